@@ -1,0 +1,11 @@
+//! The contract between the engine and whatever runs a graph, the oracle that defines what is
+//! correct, and the conformance suite that every device passes.
+
+mod contract;
+
+pub use contract::{
+    Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec,
+    KvType, Logits, PageId, Prepare, Runnable, Segment, Span,
+};
+pub use tangor_model as model;
+pub use tangor_tensor as tensor;

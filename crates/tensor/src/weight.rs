@@ -1,0 +1,507 @@
+//! A weight matrix, whatever its file stored it as.
+
+use crate::quant::BlockFormat;
+use crate::{DType, byte_len, checked_product};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One group of a quantised row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Step between neighbouring codes.
+    pub scale: f32,
+    /// Zero point or minimum, as [`Offset`] says.
+    pub offset: f32,
+}
+
+/// What the offset of a group means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Offset {
+    /// `w = scale * (code - offset)`; `offset` is an integer in `0..=255` for every group.
+    Zero,
+    /// `w = scale * code + offset`, or a fractional zero point rewritten so.
+    Min,
+}
+
+/// The canonical form of a weight: what a device has to implement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Plain elements.
+    Dense(DType),
+    /// Unsigned codes of `bits` (4 or 8) in groups along a row.
+    Quant {
+        /// 4: codes are 0..=15. 8: codes are 0..=255.
+        bits: u8,
+        /// Weights that share a scale: 16, 32, 64, 128, 256 (or a divisor of the row length).
+        group: usize,
+        /// Meaning of the groups' offsets.
+        offset: Offset,
+    },
+}
+
+/// Order of a matrix's rows in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// As they are.
+    Stored,
+    /// Within every head of `head_dim` rows the file holds the pairs of a rotary embedding next to
+    /// each other (0, d/2, 1, d/2+1, …); readers see the halves one after the other
+    /// (0, 1, …, d/2-1, d/2, …). GGUF stores the llama family's q and k so.
+    RopePairs {
+        /// Rows per head.
+        head_dim: usize,
+    },
+}
+
+/// Zero points of a grouped weight.
+#[derive(Clone, Debug)]
+pub enum Zeros {
+    /// The middle code: 8 for 4 bits, 128 for 8 bits.
+    Middle,
+    /// Codes of the weights' own width, `groups` per row; 4-bit ones two to a byte, low nibble
+    /// first, each row starting on a byte.
+    Packed(Bytes),
+    /// One floating-point zero point per group, `(rows, groups)`.
+    Float(DType, Bytes),
+}
+
+/// Scales of a grouped weight, `(rows, groups)`, row-major.
+#[derive(Clone, Debug)]
+pub struct Scales {
+    /// Element type.
+    pub dtype: DType,
+    /// The elements, little-endian.
+    pub bytes: Bytes,
+}
+
+/// A weight's parts do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// Fewer or more bytes than the shape needs.
+    #[error("{what} of a {rows} x {cols} weight needs {needed} bytes and has {found}")]
+    Size {
+        /// Codes, scales, zero points or elements.
+        what: &'static str,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+        /// Bytes that the shape needs.
+        needed: usize,
+        /// Bytes that there are.
+        found: usize,
+    },
+    /// The shape does not divide into blocks or groups.
+    #[error("rows of {cols} weights do not divide into {what} of {unit}")]
+    Ragged {
+        /// Blocks, groups or heads.
+        what: &'static str,
+        /// Columns.
+        cols: usize,
+        /// What they should be a multiple of.
+        unit: usize,
+    },
+    /// The shape is larger than the address space, or has no elements.
+    #[error("a weight of {rows} x {cols} is empty or larger than the address space")]
+    Shape {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+    },
+    /// Only 4 and 8 bits are known.
+    #[error("weights of {0} bits are not supported (4 and 8 are)")]
+    Bits(u8),
+    /// Matrices of different widths cannot be stacked.
+    #[error("cannot stack weights of {0} and {1} columns")]
+    Stack(usize, usize),
+    /// A range of rows past the end.
+    #[error("rows {start}..{end} of a weight that has {rows}")]
+    Rows {
+        /// First row asked for.
+        start: usize,
+        /// End of the range asked for.
+        end: usize,
+        /// Rows there are.
+        rows: usize,
+    },
+}
+
+#[derive(Debug)]
+enum Stored {
+    /// `(rows, cols)` elements, row-major.
+    Dense { dtype: DType, bytes: Bytes },
+    /// `(rows, cols / block_len)` blocks.
+    Blocks { format: &'static dyn BlockFormat, bytes: Bytes },
+    /// `codes`: `(rows, ceil(cols / group), group * bits / 8)` bytes, low nibble first.
+    Grouped { bits: u8, group: usize, codes: Bytes, scales: Scales, zeros: Zeros },
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    stored: Arc<Stored>,
+    /// Columns of the stored matrix (all parts of a weight agree).
+    cols: usize,
+    rows: Range<usize>,
+    order: RowOrder,
+}
+
+/// A matrix of `rows x cols`, `y = x W^T`: a row holds the weights of one output.
+///
+/// Cheap to clone; slicing and stacking rows share the stored bytes. Vectors are one row.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    rows: usize,
+    cols: usize,
+    parts: Arc<[Part]>,
+}
+
+impl Weight {
+    /// Plain elements, `(rows, cols)` row-major, little-endian.
+    ///
+    /// # Errors
+    /// If `bytes` is not exactly as long as the shape needs.
+    pub fn dense(dtype: DType, rows: usize, cols: usize, bytes: Bytes) -> Result<Self, WeightError> {
+        expect_bytes("data", rows, cols, (cols, 1, dtype.size()), rows, &bytes)?;
+        Ok(Self::whole(Stored::Dense { dtype, bytes }, rows, cols))
+    }
+
+    /// Quantised blocks along the rows, `(rows, cols / block_len)`.
+    ///
+    /// # Errors
+    /// If rows do not divide into blocks, or `bytes` is not exactly as long as the shape needs.
+    pub fn blocks(
+        format: &'static dyn BlockFormat,
+        rows: usize,
+        cols: usize,
+        bytes: Bytes,
+    ) -> Result<Self, WeightError> {
+        let unit = (cols, format.block_len(), format.block_bytes());
+        expect_bytes("data", rows, cols, unit, rows, &bytes)?;
+        Ok(Self::whole(Stored::Blocks { format, bytes }, rows, cols))
+    }
+
+    /// Codes, scales and zero points in separate arrays, as ONNX `MatMulNBits` has them: codes
+    /// `(rows, groups, group * bits / 8)` with low nibble first and the last group of a row padded,
+    /// scales `(rows, groups)`.
+    ///
+    /// # Errors
+    /// If an array is not exactly as long as the shape needs.
+    pub fn grouped(
+        (bits, group): (u8, usize),
+        (rows, cols): (usize, usize),
+        codes: Bytes,
+        scales: Scales,
+        zeros: Zeros,
+    ) -> Result<Self, WeightError> {
+        if bits != 4 && bits != 8 {
+            return Err(WeightError::Bits(bits));
+        }
+        if group == 0 || !group.is_multiple_of(2) {
+            return Err(WeightError::Ragged { what: "groups", cols, unit: group });
+        }
+        let groups = cols.div_ceil(group);
+        let group_bytes = group * usize::from(bits) / 8;
+        expect_bytes("codes", rows, cols, (groups, 1, group_bytes), rows, &codes)?;
+        expect_bytes("scales", rows, cols, (groups, 1, scales.dtype.size()), rows, &scales.bytes)?;
+        match &zeros {
+            Zeros::Middle => {}
+            Zeros::Packed(bytes) => {
+                let row = if bits == 4 { groups.div_ceil(2) } else { groups };
+                expect_bytes("zero points", rows, cols, (row, 1, 1), rows, bytes)?;
+            }
+            Zeros::Float(dtype, bytes) => {
+                expect_bytes("zero points", rows, cols, (groups, 1, dtype.size()), rows, bytes)?;
+            }
+        }
+        Ok(Self::whole(Stored::Grouped { bits, group, codes, scales, zeros }, rows, cols))
+    }
+
+    /// A vector of plain `f32`.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn vector(values: &[f32]) -> Result<Self, WeightError> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::dense(DType::F32, 1, values.len(), bytes.into())
+    }
+
+    fn whole(stored: Stored, rows: usize, cols: usize) -> Self {
+        let part = Part { stored: Arc::new(stored), cols, rows: 0..rows, order: RowOrder::Stored };
+        Self { rows, cols, parts: Arc::new([part]) }
+    }
+
+    /// Outputs.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The canonical form, if all parts agree on one; parts that differ must be used one by one.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        let mut layouts = self.parts.iter().map(|part| part.stored.layout());
+        let first = layouts.next()?;
+        layouts.all(|layout| layout == first).then_some(first)
+    }
+
+    /// Bytes that the file spends on these rows.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len() * part.stored.row_bytes(part.cols)).sum()
+    }
+
+    /// The rows `range`, sharing the bytes.
+    ///
+    /// # Errors
+    /// If the range is empty or past the end.
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Self, WeightError> {
+        if range.start >= range.end || range.end > self.rows {
+            let Range { start, end } = range;
+            return Err(WeightError::Rows { start, end, rows: self.rows });
+        }
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for part in self.parts.iter() {
+            let start = range.start.max(first);
+            let end = range.end.min(first + part.rows.len());
+            if start < end {
+                let rows = part.rows.start + (start - first)..part.rows.start + (end - first);
+                parts.push(Part { rows, ..part.clone() });
+            }
+            first += part.rows.len();
+        }
+        Ok(Self { rows: range.len(), cols: self.cols, parts: parts.into() })
+    }
+
+    /// The rows of all `weights`, one after the other: the fused form of linears that share their
+    /// input.
+    ///
+    /// # Errors
+    /// If their widths differ, or there are none.
+    pub fn stack(weights: &[&Self]) -> Result<Self, WeightError> {
+        let Some(first) = weights.first() else {
+            return Err(WeightError::Shape { rows: 0, cols: 0 });
+        };
+        if let Some(other) = weights.iter().find(|weight| weight.cols != first.cols) {
+            return Err(WeightError::Stack(first.cols, other.cols));
+        }
+        let parts: Vec<Part> = weights.iter().flat_map(|w| w.parts.iter().cloned()).collect();
+        Ok(Self {
+            rows: parts.iter().map(|part| part.rows.len()).sum(),
+            cols: first.cols,
+            parts: parts.into(),
+        })
+    }
+
+    /// The same matrix read in another order of its rows (see [`RowOrder`]).
+    ///
+    /// # Errors
+    /// If the rows do not divide into heads of an even size.
+    pub fn reordered(&self, order: RowOrder) -> Result<Self, WeightError> {
+        if let RowOrder::RopePairs { head_dim } = order {
+            let fits = head_dim > 0 && head_dim.is_multiple_of(2);
+            if !fits || self.parts.iter().any(|p| {
+                !p.rows.start.is_multiple_of(head_dim) || !p.rows.end.is_multiple_of(head_dim)
+            }) {
+                return Err(WeightError::Ragged { what: "heads", cols: self.rows, unit: head_dim });
+            }
+        }
+        let parts: Vec<Part> =
+            self.parts.iter().map(|part| Part { order, ..part.clone() }).collect();
+        Ok(Self { rows: self.rows, cols: self.cols, parts: parts.into() })
+    }
+
+    /// One row as `f32`. For quantised weights each element is computed as its [`Layout`] says, in
+    /// `f32`, with one rounding per operation.
+    ///
+    /// # Panics
+    /// If `row >= rows()` or `out.len() != cols()`.
+    pub fn row_f32(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "a row has {} elements", self.cols);
+        let (part, row) = self.locate(row);
+        match &*part.stored {
+            Stored::Dense { dtype, bytes } => {
+                let len = part.cols * dtype.size();
+                dtype.widen(&bytes[row * len..(row + 1) * len], out);
+            }
+            stored => {
+                let Layout::Quant { group, offset, .. } = stored.layout() else { return };
+                let mut codes = vec![0; part.cols];
+                let mut groups = vec![Group::default(); part.cols.div_ceil(group)];
+                stored.row_codes(row, part.cols, &mut codes, &mut groups);
+                for ((out, codes), g) in
+                    out.chunks_mut(group).zip(codes.chunks(group)).zip(&groups)
+                {
+                    for (out, &code) in out.iter_mut().zip(codes) {
+                        *out = match offset {
+                            Offset::Zero => g.scale * (f32::from(code) - g.offset),
+                            Offset::Min => g.scale * f32::from(code) + g.offset,
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// One quantised row as codes (`cols`) and groups (`ceil(cols / group)`).
+    ///
+    /// # Panics
+    /// If the row is past the end, not quantised, or a slice has the wrong length.
+    pub fn row_codes(&self, row: usize, codes: &mut [u8], groups: &mut [Group]) {
+        assert_eq!(codes.len(), self.cols, "a row has {} elements", self.cols);
+        let (part, row) = self.locate(row);
+        part.stored.row_codes(row, part.cols, codes, groups);
+    }
+
+    fn locate(&self, row: usize) -> (&Part, usize) {
+        assert!(row < self.rows, "row {row} of a weight that has {}", self.rows);
+        let mut row = row;
+        for part in self.parts.iter() {
+            if row < part.rows.len() {
+                let stored = part.rows.start + row;
+                return (part, part.order.stored_row(stored));
+            }
+            row -= part.rows.len();
+        }
+        unreachable!("the parts cover every row")
+    }
+}
+
+impl RowOrder {
+    fn stored_row(self, row: usize) -> usize {
+        match self {
+            Self::Stored => row,
+            Self::RopePairs { head_dim } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let half = head_dim / 2;
+                head * head_dim + (within % half) * 2 + within / half
+            }
+        }
+    }
+}
+
+impl Stored {
+    fn layout(&self) -> Layout {
+        match self {
+            Self::Dense { dtype, .. } => Layout::Dense(*dtype),
+            Self::Blocks { format, .. } => format.layout(),
+            Self::Grouped { bits, group, zeros, .. } => Layout::Quant {
+                bits: *bits,
+                group: *group,
+                offset: match zeros {
+                    Zeros::Float(..) => Offset::Min,
+                    Zeros::Middle | Zeros::Packed(_) => Offset::Zero,
+                },
+            },
+        }
+    }
+
+    fn row_bytes(&self, cols: usize) -> usize {
+        match self {
+            Self::Dense { dtype, .. } => cols * dtype.size(),
+            Self::Blocks { format, .. } => cols / format.block_len() * format.block_bytes(),
+            Self::Grouped { bits, group, scales, zeros, .. } => {
+                let groups = cols.div_ceil(*group);
+                let zeros = match zeros {
+                    Zeros::Middle => 0,
+                    Zeros::Packed(_) if *bits == 4 => groups.div_ceil(2),
+                    Zeros::Packed(_) => groups,
+                    Zeros::Float(dtype, _) => groups * dtype.size(),
+                };
+                groups * (group * usize::from(*bits) / 8 + scales.dtype.size()) + zeros
+            }
+        }
+    }
+
+    fn row_codes(&self, row: usize, cols: usize, codes: &mut [u8], groups: &mut [Group]) {
+        match self {
+            Self::Dense { .. } => panic!("a dense weight has no codes"),
+            Self::Blocks { format, bytes } => {
+                let blocks = cols / format.block_len();
+                let Layout::Quant { group, .. } = format.layout() else {
+                    panic!("block format {} is not quantised", format.name())
+                };
+                assert_eq!(groups.len(), cols / group, "groups of a row");
+                let row = &bytes[row * blocks * format.block_bytes()..];
+                for ((block, codes), groups) in row
+                    .chunks_exact(format.block_bytes())
+                    .zip(codes.chunks_exact_mut(format.block_len()))
+                    .zip(groups.chunks_exact_mut(format.block_len() / group))
+                {
+                    format.unpack(block, codes, groups);
+                }
+            }
+            Self::Grouped { bits, group, codes: stored, scales, zeros } => {
+                let count = cols.div_ceil(*group);
+                assert_eq!(groups.len(), count, "groups of a row");
+                let group_bytes = group * usize::from(*bits) / 8;
+                let row_bytes = &stored[row * count * group_bytes..(row + 1) * count * group_bytes];
+                if *bits == 4 {
+                    for (out, pair) in codes.chunks_mut(2).zip(row_bytes) {
+                        out[0] = pair & 15;
+                        if let Some(high) = out.get_mut(1) {
+                            *high = pair >> 4;
+                        }
+                    }
+                } else {
+                    codes.copy_from_slice(&row_bytes[..cols]);
+                }
+                for (index, g) in groups.iter_mut().enumerate() {
+                    g.scale = element(&scales.bytes, scales.dtype, row * count + index);
+                    g.offset = match zeros {
+                        Zeros::Middle if *bits == 4 => 8.0,
+                        Zeros::Middle => 128.0,
+                        Zeros::Packed(bytes) if *bits == 4 => {
+                            let byte = bytes[row * count.div_ceil(2) + index / 2];
+                            f32::from(if index % 2 == 0 { byte & 15 } else { byte >> 4 })
+                        }
+                        Zeros::Packed(bytes) => f32::from(bytes[row * count + index]),
+                        Zeros::Float(dtype, bytes) => {
+                            -g.scale * element(bytes, *dtype, row * count + index)
+                        }
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn element(bytes: &Bytes, dtype: DType, index: usize) -> f32 {
+    let size = dtype.size();
+    let mut out = [0.0];
+    dtype.widen(&bytes[index * size..(index + 1) * size], &mut out);
+    out[0]
+}
+
+/// `unit`: elements per row, and the length and bytes of the blocks that they come in.
+fn expect_bytes(
+    what: &'static str,
+    rows: usize,
+    cols: usize,
+    unit: (usize, usize, usize),
+    row_count: usize,
+    bytes: &Bytes,
+) -> Result<(), WeightError> {
+    let (per_row, block_len, block_bytes) = unit;
+    let shape = || WeightError::Shape { rows, cols };
+    if rows == 0 || cols == 0 {
+        return Err(shape());
+    }
+    let row = byte_len(per_row, block_len, block_bytes)
+        .map_err(|_| shape())?
+        .ok_or(WeightError::Ragged { what: "blocks", cols, unit: block_len })?;
+    let needed = checked_product(&[row, row_count]).map_err(|_| shape())?;
+    if needed == bytes.len() {
+        Ok(())
+    } else {
+        Err(WeightError::Size { what, rows, cols, needed, found: bytes.len() })
+    }
+}
