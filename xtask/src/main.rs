@@ -1,2 +1,118 @@
-//! Placeholder.
-fn main() {}
+//! Every chore of the repository, as `cargo xtask NAME`.
+//!
+//! CI calls `cargo xtask ci` and nothing else, so whatever CI checks anyone can check the same way.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod acceptance;
+mod command;
+mod fuzz;
+mod peer;
+mod setup;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use command::{Outcome, run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// The repository's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Format, lints and tidy.
+    Check,
+    /// Everything that CI runs: check, then every test, on the real model too.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// The same as `test`; what `.ci/run` calls.
+    Ci,
+    /// Dependency edges, file sizes, module docs, unsafe code.
+    Tidy,
+    /// Fetch what tests need: the real model, tokenizer vectors.
+    Setup,
+    /// Compile for other systems whose standard library is installed.
+    Cross,
+    /// Run fuzz targets.
+    Fuzz(fuzz::Options),
+    /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
+    /// them. Installs torch into a private environment (several gigabytes).
+    Acceptance,
+    /// Build llama.cpp from its source package and time it and Tangor side by side.
+    Peer(peer::Options),
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+}
+
+/// A cargo command in the repository.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    command.current_dir(root()).args(args).env("CARGO_INCREMENTAL", "0");
+    command
+}
+
+fn check() -> Outcome {
+    run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    tidy::tidy()?;
+    let lints = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-Dwarnings"];
+    run("lints", &mut cargo(&lints))
+}
+
+fn test(filter: Option<&str>) -> Outcome {
+    check()?;
+    let inputs = setup::setup()?;
+    let mut tests = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast", "--"]);
+    tests.args(filter);
+    tests.env("TANGOR_HOME", &inputs.home);
+    tests.env("TANGOR_TEST_GGUF", &inputs.gguf);
+    tests.env("TANGOR_LLAMA_CPP_MODELS", &inputs.llama_cpp_models);
+    run("tests", &mut tests)
+}
+
+fn cross() -> Outcome {
+    let mut compiled = Vec::new();
+    for target in ["aarch64-unknown-linux-gnu", "x86_64-pc-windows-gnu", "aarch64-apple-darwin"] {
+        let args = ["check", "--workspace", "--exclude", "xtask", "--target", target];
+        run(target, &mut cargo(&args))?;
+        compiled.push(target);
+    }
+    println!("compiled for {}", compiled.join(", "));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    let outcome = match Cli::parse().task {
+        Task::Check => check(),
+        Task::Test { filter } => test(filter.as_deref()),
+        Task::Ci => test(None),
+        Task::Tidy => tidy::tidy(),
+        Task::Setup => setup::setup().map(|inputs| println!("{inputs}")),
+        Task::Cross => cross(),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Acceptance => acceptance::acceptance(),
+        Task::Peer(options) => peer::peer(&options),
+    };
+    match outcome {
+        Ok(()) => {
+            eprintln!("done in {:.0} s", start.elapsed().as_secs_f32());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
