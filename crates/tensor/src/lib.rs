@@ -16,7 +16,5 @@ mod weight;
 pub use crate::bytes::{ByteLenError, byte_len, checked_product};
 pub use crate::dtype::DType;
 pub use crate::map::{FileChanged, MapGuard, map_file};
-pub use crate::weight::{
-    Group, Layout, Offset, RowOrder, Scales, Weight, WeightError, Zeros,
-};
+pub use crate::weight::{Group, Layout, Offset, RowOrder, Scales, Weight, WeightError, Zeros};
 pub use ::bytes::Bytes;

@@ -14,7 +14,7 @@ use std::io;
 pub struct FileChanged;
 
 /// Tells whether the file behind a map has kept its promise.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MapGuard;
 
 impl MapGuard {

@@ -162,7 +162,12 @@ impl Weight {
     ///
     /// # Errors
     /// If `bytes` is not exactly as long as the shape needs.
-    pub fn dense(dtype: DType, rows: usize, cols: usize, bytes: Bytes) -> Result<Self, WeightError> {
+    pub fn dense(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: Bytes,
+    ) -> Result<Self, WeightError> {
         expect_bytes("data", rows, cols, (cols, 1, dtype.size()), rows, &bytes)?;
         Ok(Self::whole(Stored::Dense { dtype, bytes }, rows, cols))
     }
@@ -308,9 +313,11 @@ impl Weight {
     pub fn reordered(&self, order: RowOrder) -> Result<Self, WeightError> {
         if let RowOrder::RopePairs { head_dim } = order {
             let fits = head_dim > 0 && head_dim.is_multiple_of(2);
-            if !fits || self.parts.iter().any(|p| {
-                !p.rows.start.is_multiple_of(head_dim) || !p.rows.end.is_multiple_of(head_dim)
-            }) {
+            if !fits
+                || self.parts.iter().any(|p| {
+                    !p.rows.start.is_multiple_of(head_dim) || !p.rows.end.is_multiple_of(head_dim)
+                })
+            {
                 return Err(WeightError::Ragged { what: "heads", cols: self.rows, unit: head_dim });
             }
         }
@@ -337,8 +344,7 @@ impl Weight {
                 let mut codes = vec![0; part.cols];
                 let mut groups = vec![Group::default(); part.cols.div_ceil(group)];
                 stored.row_codes(row, part.cols, &mut codes, &mut groups);
-                for ((out, codes), g) in
-                    out.chunks_mut(group).zip(codes.chunks(group)).zip(&groups)
+                for ((out, codes), g) in out.chunks_mut(group).zip(codes.chunks(group)).zip(&groups)
                 {
                     for (out, &code) in out.iter_mut().zip(codes) {
                         *out = match offset {

@@ -1,0 +1,1 @@
+//! ONNX models: protobuf, graph and external data.
