@@ -181,6 +181,46 @@ pub struct Batch<'a> {
     pub logit_rows: &'a [usize],
 }
 
+impl Batch<'_> {
+    /// Whether the batch fits the graph and the cache: what every device asks before it runs.
+    ///
+    /// # Errors
+    /// [`DeviceError::Batch`] with the first thing that does not fit.
+    pub fn check(&self, graph: &Graph, kv: &KvSpec) -> Result<(), DeviceError> {
+        let fail = |why: String| Err(DeviceError::Batch { why });
+        let (rows, vocab) = (self.tokens.len(), graph.hyper.vocab);
+        if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocab) {
+            return fail(format!("token {token} is not in the vocabulary of {vocab}"));
+        }
+        let mut next = 0;
+        for span in self.spans {
+            if span.rows.start != next || span.rows.end < next {
+                return fail(format!(
+                    "rows {:?} of a sequence do not follow row {next}",
+                    span.rows
+                ));
+            }
+            next = span.rows.end;
+            let tokens = span.start + span.rows.len();
+            if tokens > span.pages.len() * kv.page_tokens {
+                let pages = span.pages.len();
+                return fail(format!("{tokens} tokens in {pages} pages of {}", kv.page_tokens));
+            }
+            if let Some(page) = span.pages.iter().find(|&&page| page as usize >= kv.pages) {
+                return fail(format!("page {page} of a cache of {}", kv.pages));
+            }
+        }
+        if next != rows {
+            return fail(format!("sequences cover {next} of {rows} rows"));
+        }
+        let ascending = self.logit_rows.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || self.logit_rows.last().is_some_and(|&row| row >= rows) {
+            return fail(format!("logits wanted of rows {:?} of {rows}", self.logit_rows));
+        }
+        Ok(())
+    }
+}
+
 /// Logits of a run: `(logit_rows.len(), vocab)`.
 pub type Logits = Vec<f32>;
 
@@ -221,6 +261,12 @@ pub enum DeviceError {
     Timeout {
         /// The device's name.
         device: String,
+    },
+    /// A batch that does not fit the graph or the cache.
+    #[error("this batch cannot run: {why}")]
+    Batch {
+        /// What does not fit, and the limit.
+        why: String,
     },
     /// The file behind the weights changed while they were read.
     #[error("the model's file changed while it was loaded: load it again")]

@@ -1,7 +1,11 @@
 //! The contract between the engine and whatever runs a graph, the oracle that defines what is
 //! correct, and the conformance suite that every device passes.
 
+#![forbid(unsafe_code)]
+
 mod contract;
+pub mod oracle;
+pub mod rounding;
 
 pub use contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec,

@@ -1,0 +1,78 @@
+//! What storage in fewer bits does to values: to the rows that enter a quantised linear under
+//! [`Activations::Int8`](crate::Activations::Int8), and to keys and values in a cache.
+//!
+//! In 8 bits, every [`GROUP`] elements of a row share one scale, `amax / 127`; an element becomes
+//! the nearest of `-127..=127` steps, ties to even. A group that holds a NaN or an infinity becomes
+//! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides.
+
+use crate::contract::KvType;
+use half::f16;
+
+/// Elements that share a scale.
+pub const GROUP: usize = 32;
+
+/// Groups whose greatest element is below this are zero: `127 / amax` would overflow.
+pub const TINY: f32 = 1.0e-30;
+
+/// Scale of a group and the factor that turns its elements into steps.
+#[must_use]
+pub fn scale_of(group: &[f32]) -> (f32, f32) {
+    if !group.iter().all(|x| x.is_finite()) {
+        return (f32::NAN, 0.0);
+    }
+    let amax = group.iter().fold(0.0_f32, |amax, x| amax.max(x.abs()));
+    if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
+}
+
+/// Rounds one row in place to what its 8-bit form stands for.
+pub fn round_groups(row: &mut [f32]) {
+    for group in row.chunks_mut(GROUP) {
+        let (scale, steps) = scale_of(group);
+        for x in group {
+            *x = if scale.is_nan() { scale } else { (*x * steps).round_ties_even() * scale };
+        }
+    }
+}
+
+/// Rounds one head of one cached token in place to what the cache's type keeps of it.
+pub fn round_head(dtype: KvType, head: &mut [f32]) {
+    match dtype {
+        KvType::F32 => {}
+        KvType::F16 => head.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        KvType::Int8 => round_groups(head),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_to_within_half_a_step_and_keeps_the_greatest() {
+        let mut row: Vec<f32> = (0_u8..70).map(|i| f32::from(i).sin() * f32::from(i)).collect();
+        let before = row.clone();
+        round_groups(&mut row);
+        for (group, was) in row.chunks(GROUP).zip(before.chunks(GROUP)) {
+            let (scale, _) = scale_of(was);
+            for (now, was) in group.iter().zip(was) {
+                assert!((now - was).abs() <= scale * 0.5001, "{was} became {now}, step {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn broken_groups_become_nan_and_stay_alone() {
+        let mut row = vec![1.0; 96];
+        row[40] = f32::INFINITY;
+        round_groups(&mut row);
+        assert!(row[32..64].iter().all(|x| x.is_nan()));
+        assert!(row[..32].iter().chain(&row[64..]).all(|x| (x - 1.0).abs() < 1e-6));
+    }
+
+    #[test]
+    fn zeros_stay_zero() {
+        let mut row = vec![0.0, 1e-38, -1e-40];
+        round_groups(&mut row);
+        assert_eq!(row, [0.0; 3]);
+    }
+}
