@@ -1,1 +1,12 @@
-//! Placeholder.
+//! From requests to tokens: sequences, paged KV, prefix sharing, scheduling and sampling.
+#![forbid(unsafe_code)]
+
+mod error;
+mod request;
+mod sample;
+
+pub use error::EngineError;
+pub use request::{
+    Completion, Event, Finish, Logprobs, Request, Summary, Timings, Token, Usage,
+};
+pub use sample::SamplingParams;

@@ -1,0 +1,122 @@
+//! What a plan is asked for.
+
+use crate::Kind;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Which devices may take part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// Whatever is fastest.
+    #[default]
+    Auto,
+    /// At least two kinds of processors must be there; the fastest split of the work.
+    Hybrid,
+    /// The neural processor alone.
+    Npu,
+    /// The graphics processor alone.
+    Gpu,
+    /// The central processor alone.
+    Cpu,
+}
+
+impl DeviceChoice {
+    /// The kind that it is restricted to.
+    #[must_use]
+    pub fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Auto | Self::Hybrid => None,
+            Self::Npu => Some(Kind::Npu),
+            Self::Gpu => Some(Kind::Gpu),
+            Self::Cpu => Some(Kind::Cpu),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "hybrid" => Ok(Self::Hybrid),
+            "npu" => Ok(Self::Npu),
+            "gpu" => Ok(Self::Gpu),
+            "cpu" => Ok(Self::Cpu),
+            _ => Err(format!("{text:?} is not one of auto, hybrid, npu, gpu, cpu")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Hybrid => "hybrid",
+            Self::Npu => "npu",
+            Self::Gpu => "gpu",
+            Self::Cpu => "cpu",
+        })
+    }
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes.
+    #[default]
+    F16,
+    /// 1 byte, and 4 for every 32 elements.
+    Int8,
+}
+
+/// What the plan is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanOptions {
+    /// Which devices may take part.
+    pub device: DeviceChoice,
+    /// Restricts prefill further: a device's name, or a kind.
+    pub prefill_device: Option<String>,
+    /// Restricts decode further: a device's name, or a kind.
+    pub decode_device: Option<String>,
+    /// Most rows of one prefill batch.
+    pub prefill_rows: usize,
+    /// Sequences that may run at once.
+    pub max_sequences: usize,
+    /// Longest sequence, prompt and answer; `None`: the model's own context, or as much of it as
+    /// fits.
+    pub context: Option<usize>,
+    /// Element type of the KV cache.
+    pub kv: KvType,
+    /// Bytes that the KV cache may take; `None`: see [`plan`](crate::plan()).
+    pub kv_bytes: Option<u64>,
+    /// Bytes that weights and KV may take together on a device, if less than the device has.
+    pub memory_limit: Option<u64>,
+    /// Prompt that the prediction is for.
+    pub prompt: usize,
+    /// Answer that the prediction is for.
+    pub answer: usize,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            prefill_device: None,
+            decode_device: None,
+            prefill_rows: 512,
+            max_sequences: 16,
+            context: None,
+            kv: KvType::F16,
+            kv_bytes: None,
+            memory_limit: None,
+            prompt: 1024,
+            answer: 64,
+        }
+    }
+}
