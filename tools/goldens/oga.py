@@ -1,0 +1,164 @@
+"""Makes the tiny OGA folders under crates/model/tests/fixtures/oga, with the logits they must give.
+
+    python oga.py OUT_DIR [VARIANT ...]
+
+Every variant is a tiny random model of one architecture, exported by the real model builder of
+onnxruntime-genai in one of its flavours. Beside the graph lies `expected.json`: token ids and the
+logits that the graph computes by its operators' definitions in float64 (`onnx_eval.py`), which
+this script first checks against onnxruntime itself.
+
+Needs torch, transformers, onnx, onnxruntime and onnxruntime-genai. Uses no network.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+VOCAB = 80
+BASE = dict(
+    vocab_size=VOCAB,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+SMALL = dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)
+LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=10000.0,
+    short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+    long_factor=[1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0],
+    original_max_position_embeddings=16,
+)
+LONG = dict(max_position_embeddings=64, original_max_position_embeddings=16)
+
+# name: (architecture, changes to the config, precision, provider, builder options)
+VARIANTS = {
+    "llama-cpu": ("llama", {}, "int4", "cpu", []),
+    "llama-cpu-asym128": (
+        "llama",
+        dict(rope_parameters=LLAMA3, hidden_size=128, num_hidden_layers=1, rms_norm_eps=1e-5),
+        "int4",
+        "cpu",
+        ["accuracy_level=0", "block_size=128", "is_symmetric=false"],
+    ),
+    "llama-cpu-kquant": (
+        "llama",
+        dict(num_hidden_layers=3, intermediate_size=128),
+        "int4",
+        "cpu",
+        ["accuracy_level=0", "algo_config=k_quant_mixed"],
+    ),
+    "llama-cpu-tied": (
+        "llama",
+        dict(tie_word_embeddings=True, intermediate_size=128),
+        "int4",
+        "cpu",
+        ["accuracy_level=0", "algo_config=rtn", "shared_embeddings=true"],
+    ),
+    "llama-cpu-qdq": ("llama", {}, "int4", "cpu", ["use_qdq=true"]),
+    "llama-cpu-f32": ("llama", dict(SMALL, tie_word_embeddings=True), "fp32", "cpu", []),
+    "llama-dml": ("llama", dict(rope_parameters=LLAMA3), "int4", "dml", ["is_symmetric=false"]),
+    "llama-dml-f16": ("llama", SMALL, "fp16", "dml", []),
+    "mistral-cpu": (
+        "mistral",
+        dict(sliding_window=8),
+        "int4",
+        "cpu",
+        ["accuracy_level=0", "prune_lm_head=true"],
+    ),
+    "qwen2-cpu": (
+        "qwen2",
+        dict(intermediate_size=128),
+        "int4",
+        "cpu",
+        ["accuracy_level=0", "algo_config=k_quant"],
+    ),
+    "qwen2-dml": ("qwen2", dict(tie_word_embeddings=True), "int4", "dml", ["block_size=32"]),
+    "phi3-cpu": ("phi3", {}, "int4", "cpu", ["accuracy_level=0"]),
+    "phi3-cpu-long": (
+        "phi3",
+        dict(LONG, rope_parameters=LONGROPE),
+        "int4",
+        "cpu",
+        ["accuracy_level=0"],
+    ),
+    "phi3-dml-long": ("phi3", dict(LONG, rope_parameters=LONGROPE), "int4", "dml", []),
+}
+
+
+def make_hf(arch: str, changes: dict, out: Path) -> None:
+    """A random model of `arch` with a tokenizer of `VOCAB` words."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(arch, **{**BASE, **changes})
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.copy_(torch.randn_like(weight) * 0.2 + ("norm" in name))
+            else:
+                weight.copy_(torch.randn_like(weight) * 0.15)
+    model.save_pretrained(out)
+    vocab = {f"w{i}": i for i in range(VOCAB)}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(out)
+
+
+def build(hf: Path, out: Path, precision: str, provider: str, options: list) -> None:
+    """Runs the model builder and drops what is not the graph."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        command += ["-i", str(hf), "-o", str(out), "-p", precision, "-e", provider, "-c", cache]
+        if options:
+            command += ["--extra_options", *options]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise SystemExit(run.stdout[-2000:] + run.stderr[-4000:])
+    for path in out.iterdir():
+        if path.name not in ("genai_config.json", "model.onnx", "model.onnx.data"):
+            path.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("variants", nargs="*")
+    args = parser.parse_args()
+    for name in args.variants or VARIANTS:
+        arch, changes, precision, provider, options = VARIANTS[name]
+        out = args.out / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        with tempfile.TemporaryDirectory() as hf:
+            make_hf(arch, changes, Path(hf))
+            build(Path(hf), out, precision, provider, options)
+        print(name, sum(p.stat().st_size for p in out.iterdir()))
+
+
+if __name__ == "__main__":
+    main()
