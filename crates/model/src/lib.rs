@@ -3,10 +3,21 @@
 //! [`ir`] is the graph: about a dozen coarse operations over named weights, the same for GGUF,
 //! safetensors and ONNX. [`arch`] holds one page per architecture, [`import`] one file per checkpoint
 //! format, [`pass`] the rewrites. Nothing here knows that devices exist.
+#![forbid(unsafe_code)]
 
+pub mod arch;
+mod build;
+mod config;
+mod error;
 pub mod ir;
+pub mod pass;
+mod print;
 pub mod rope;
+pub mod scaling;
 
+pub use build::Tensors;
+pub use config::Config;
+pub use error::ImportError;
 pub use ir::{Graph, Node, NodeId, Op, ValueId, WeightId};
 pub use tangor_formats as formats;
 pub use tangor_tensor as tensor;

@@ -1,0 +1,36 @@
+//! Llama: Llama 2, 3, 3.1 and 3.2, SmolLM2, DeepSeek-R1-Distill-Llama and everything else that
+//! calls itself `llama`.
+//!
+//! A pre-norm decoder: RMS norm, grouped-query attention with rotary embedding, gated MLP.
+
+use super::Arch;
+use crate::build::Builder;
+use crate::config::{Config, Keys};
+use crate::error::ImportError;
+use crate::ir::Graph;
+
+pub(super) static ARCH: Arch = Arch { name: "llama", config, graph };
+
+fn config(keys: &Keys<'_>) -> Result<Config, ImportError> {
+    let bias = keys.flag("attention_bias")?;
+    Ok(Config {
+        qkv_bias: bias,
+        output_bias: bias,
+        mlp_bias: keys.flag("mlp_bias")?,
+        ..Config::common(keys)?
+    })
+}
+
+/// Also the graph of the architectures that only add biases or windows.
+pub(super) fn graph(mut b: Builder<'_>) -> Result<Graph, ImportError> {
+    let mut x = b.embed()?;
+    for layer in 0..b.config.hyper.layers {
+        let normed = b.norm(&format!("model.layers.{layer}.input_layernorm"), x)?;
+        let attended = b.separate_attention(layer, normed)?;
+        x = b.add(layer, "self_attn", x, attended)?;
+        let normed = b.norm(&format!("model.layers.{layer}.post_attention_layernorm"), x)?;
+        let mlp = b.separate_mlp(layer, normed)?;
+        x = b.add(layer, "mlp", x, mlp)?;
+    }
+    b.head(x)
+}
