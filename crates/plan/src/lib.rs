@@ -16,6 +16,8 @@ mod profile;
 
 pub use arena::Arena;
 pub use options::{DeviceChoice, KvType, PlanOptions};
-pub use plan::{KvPlan, PAGE_TOKENS, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan};
+pub use plan::{
+    KvPlan, PAGE_TOKENS, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan,
+};
 pub use profile::{DeviceProfile, Kind, Rates};
 pub use tangor_model as model;

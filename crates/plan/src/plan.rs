@@ -6,7 +6,6 @@ use crate::{DeviceProfile, KvType, PlanOptions, cost, place};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use tangor_model::Graph;
-use tangor_model::ir::Rows;
 
 /// Tokens per page of the KV cache: the unit of sharing, and of the order in which attention
 /// reduces. Larger pages waste more per sequence, smaller ones cost more bookkeeping per step.
@@ -194,4 +193,281 @@ pub enum PlanError {
         /// What it may be.
         allowed: &'static str,
     },
+}
+
+/// Makes a plan.
+///
+/// Without [`PlanOptions::kv_bytes`] the KV cache takes at most half of the memory that the weights
+/// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more.
+///
+/// # Errors
+/// [`PlanError`]: a device that is not there, or weights or KV that do not fit.
+pub fn plan(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    options: &PlanOptions,
+) -> Result<Plan, PlanError> {
+    check(options)?;
+    let mut reasons = Vec::new();
+    let weights = cost::weights_bytes(graph);
+    let for_prefill = candidates(devices, options, "prefill", options.prefill_device.as_deref())?;
+    let for_decode = candidates(devices, options, "decode", options.decode_device.as_deref())?;
+    let for_prefill = that_fit(devices, &for_prefill, weights, options, &mut reasons)?;
+    let for_decode = that_fit(devices, &for_decode, weights, options, &mut reasons)?;
+    let (for_prefill, for_decode) =
+        together(graph, devices, (for_prefill, for_decode), options, &mut reasons);
+
+    let max_rows = options.prefill_rows.max(options.max_sequences);
+    let logit_rows = LOGIT_ROWS.min(max_rows).max(options.max_sequences);
+    let mut stages = Vec::new();
+    for m in row_counts(options.prefill_rows) {
+        let shape = prefill_shape(options, m);
+        stages.push(stage(graph, devices, &for_prefill, (Stage::Prefill, m), &shape));
+    }
+    let shape = decode_shape(options);
+    stages.push(stage(graph, devices, &for_decode, (Stage::Decode, 1), &shape));
+    let verify = cost::Shape { rows: VERIFY_ROWS, logit_rows: VERIFY_ROWS, ..shape };
+    stages.push(stage(graph, devices, &for_decode, (Stage::Verify, VERIFY_ROWS), &verify));
+
+    let used = stages.iter().flat_map(|plan| plan.segments.iter().map(|segment| segment.device));
+    let room = used.map(|d| limit(&devices[d], options).saturating_sub(weights)).min();
+    let kv = kv_plan(graph, options, room.unwrap_or(0), &mut reasons)?;
+    let mut plan = Plan {
+        devices: devices.to_vec(),
+        stages,
+        arena: Arena::new(graph, max_rows, logit_rows),
+        kv,
+        predicted: Predicted { ttft_s: 0.0, decode_tps: 0.0, weights_bytes: weights, kv_bytes: 0 },
+        prefill_rows: options.prefill_rows,
+        max_rows,
+        logit_rows,
+        reasons,
+    };
+    plan.predicted = predict(graph, &plan, options);
+    Ok(plan)
+}
+
+fn check(options: &PlanOptions) -> Result<(), PlanError> {
+    let fields = [
+        ("prefill_rows", Some(options.prefill_rows)),
+        ("max_sequences", Some(options.max_sequences)),
+        ("context", options.context),
+    ];
+    match fields.into_iter().find(|(_, value)| *value == Some(0)) {
+        Some((field, _)) => Err(PlanError::Option { field, value: 0, allowed: "at least 1" }),
+        None => Ok(()),
+    }
+}
+
+/// Prefill is planned for these numbers of rows.
+fn row_counts(most: usize) -> Vec<usize> {
+    let mut counts = vec![most.div_ceil(16), most.div_ceil(4), most];
+    counts.dedup();
+    counts
+}
+
+fn limit(device: &DeviceProfile, options: &PlanOptions) -> u64 {
+    options.memory_limit.map_or(device.memory_bytes, |limit| limit.min(device.memory_bytes))
+}
+
+/// The candidates that have room for the weights.
+fn that_fit(
+    devices: &[DeviceProfile],
+    candidates: &[usize],
+    weights: u64,
+    options: &PlanOptions,
+    reasons: &mut Vec<String>,
+) -> Result<Vec<usize>, PlanError> {
+    let room = |d: usize| limit(&devices[d], options);
+    let fit: Vec<usize> = candidates.iter().copied().filter(|&d| room(d) > weights).collect();
+    for &d in candidates.iter().filter(|&&d| room(d) <= weights) {
+        let reason = format!(
+            "{} is left out: it has room for {} bytes and the weights take {weights}",
+            devices[d].name,
+            room(d)
+        );
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    if fit.is_empty() {
+        let roomiest = candidates.iter().copied().max_by_key(|&d| room(d)).unwrap_or(0);
+        let device = devices[roomiest].name.clone();
+        return Err(PlanError::WeightsDoNotFit { device, needed: weights, limit: room(roomiest) });
+    }
+    Ok(fit)
+}
+
+/// Weighs the best placement of each stage, with the hand-over of keys and values between them,
+/// against everything on one device.
+fn together(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    (prefill, decode): (Vec<usize>, Vec<usize>),
+    options: &PlanOptions,
+    reasons: &mut Vec<String>,
+) -> (Vec<usize>, Vec<usize>) {
+    let total = |prefill: &[usize], decode: &[usize]| {
+        let rows = options.prefill_rows.min(options.prompt.max(1));
+        let chunks = options.prompt.max(1).div_ceil(rows);
+        let first = place::place(graph, devices, prefill, &prefill_shape(options, rows));
+        let then = place::place(graph, devices, decode, &decode_shape(options));
+        let handed = handover_seconds(graph, devices, &first, &then, options);
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = first.seconds * chunks as f64 + handed + then.seconds * options.answer as f64;
+        seconds
+    };
+    let mut best = (total(&prefill, &decode), None);
+    for &device in prefill.iter().filter(|device| decode.contains(device)) {
+        let alone = total(&[device], &[device]);
+        if alone < best.0 {
+            best = (alone, Some(device));
+        }
+    }
+    match best.1 {
+        None => (prefill, decode),
+        Some(device) => {
+            reasons.push(format!(
+                "everything on {}: handing keys and values over would cost more than it saves",
+                devices[device].name
+            ));
+            (vec![device], vec![device])
+        }
+    }
+}
+
+/// Seconds to hand the prompt's keys and values to other memory.
+fn handover_seconds(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    from: &Placement,
+    to: &Placement,
+    options: &PlanOptions,
+) -> f64 {
+    let shared = |d: usize| devices[d].host_memory;
+    let same = from.parts == to.parts;
+    if same || from.parts.iter().chain(&to.parts).all(|(device, _)| shared(*device)) {
+        return 0.0;
+    }
+    kv_token_bytes(graph, options.kv) * to_f64(options.prompt) / place::LINK_BYTES_PER_S
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn to_f64(n: usize) -> f64 {
+    n as f64
+}
+
+/// Bytes of one token's keys and values in all layers.
+fn kv_token_bytes(graph: &Graph, kv: KvType) -> f64 {
+    let hyper = &graph.hyper;
+    to_f64(2 * hyper.layers * hyper.kv_heads * hyper.head_dim) * cost::kv_bytes(kv)
+}
+
+fn prefill_shape(options: &PlanOptions, rows: usize) -> cost::Shape {
+    let context = to_f64(options.prompt) / 2.0;
+    cost::Shape { rows, logit_rows: 1, context, sequences: 1, kv: options.kv }
+}
+
+fn decode_shape(options: &PlanOptions) -> cost::Shape {
+    let context = to_f64(options.prompt) + to_f64(options.answer) / 2.0;
+    cost::Shape { rows: 1, logit_rows: 1, context, sequences: 1, kv: options.kv }
+}
+
+fn stage(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    allowed: &[usize],
+    (stage, m): (Stage, usize),
+    shape: &cost::Shape,
+) -> StagePlan {
+    let placement = place::place(graph, devices, allowed, shape);
+    let segments = place::segments(graph, devices, allowed, &placement, shape);
+    StagePlan { stage, m, segments }
+}
+
+/// Bytes of a page: keys and values of all layers, and for 8 bits a scale per 32 elements.
+fn page_bytes(graph: &Graph, kv: KvType) -> u64 {
+    let hyper = &graph.hyper;
+    let elements = [hyper.layers, PAGE_TOKENS, hyper.kv_heads, hyper.head_dim]
+        .into_iter()
+        .fold(2_u64, |product, n| product.saturating_mul(n as u64));
+    match kv {
+        KvType::F32 => elements.saturating_mul(4),
+        KvType::F16 => elements.saturating_mul(2),
+        KvType::Int8 => elements.saturating_add(elements.div_ceil(32).saturating_mul(4)),
+    }
+}
+
+fn kv_plan(
+    graph: &Graph,
+    options: &PlanOptions,
+    room: u64,
+    reasons: &mut Vec<String>,
+) -> Result<KvPlan, PlanError> {
+    const MOST: u64 = 4 << 30;
+    let page = page_bytes(graph, options.kv).max(1);
+    let asked = options.context.unwrap_or(graph.hyper.context).max(1);
+    let per_sequence = asked.div_ceil(PAGE_TOKENS) as u64;
+    let mut budget = options.kv_bytes.map_or((room / 2).min(MOST), |bytes| bytes.min(room));
+    if options.context.is_some() && options.kv_bytes.is_none() {
+        budget = budget.max(per_sequence.saturating_mul(page).min(room));
+    }
+    let mut context = asked;
+    if budget / page < per_sequence {
+        if options.context.is_some() || budget < page {
+            let needed = per_sequence.saturating_mul(page);
+            return Err(PlanError::KvDoesNotFit { context: asked, needed, limit: budget });
+        }
+        context = usize::try_from(budget / page).unwrap_or(usize::MAX) * PAGE_TOKENS;
+        reasons.push(format!(
+            "the context is {context} tokens, not the model's {asked}: {budget} bytes of KV cache \
+             hold no more"
+        ));
+    }
+    let wanted = (context.div_ceil(PAGE_TOKENS) as u64)
+        .saturating_mul(options.max_sequences as u64)
+        .min(u64::from(u32::MAX));
+    let pages = wanted.min(budget / page);
+    Ok(KvPlan {
+        dtype: options.kv,
+        page_tokens: PAGE_TOKENS,
+        page_bytes: page,
+        pages: usize::try_from(pages).unwrap_or(usize::MAX),
+        bytes: pages * page,
+        context,
+    })
+}
+
+fn predict(graph: &Graph, plan: &Plan, options: &PlanOptions) -> Predicted {
+    let mut ttft_s = 0.0;
+    let mut done = 0;
+    while done < options.prompt.max(1) {
+        let rows = options.prefill_rows.min(options.prompt.max(1) - done);
+        let context = to_f64(done) + to_f64(rows) / 2.0;
+        let last = done + rows >= options.prompt;
+        let shape =
+            cost::Shape { context, logit_rows: usize::from(last), ..prefill_shape(options, rows) };
+        for segment in plan.stage(Stage::Prefill, rows).into_iter().flat_map(|s| &s.segments) {
+            let rates = &plan.devices[segment.device].rates;
+            ttft_s += cost::seconds(graph, segment.range.clone(), rates, &shape);
+        }
+        done += rows;
+    }
+    let placed = |stage, m| {
+        let parts = plan.stage(stage, m).map(|s| &s.segments).into_iter().flatten();
+        let parts = parts.map(|segment| (segment.device, segment.range.clone())).collect();
+        Placement { parts, seconds: 0.0 }
+    };
+    let (first, then) = (placed(Stage::Prefill, options.prefill_rows), placed(Stage::Decode, 1));
+    ttft_s += handover_seconds(graph, &plan.devices, &first, &then, options);
+    let decode_s = plan.stage(Stage::Decode, 1).map_or(0.0, StagePlan::predicted_s);
+    let tokens = options.prompt + options.answer;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let kv_bytes = (to_f64(tokens) * kv_token_bytes(graph, options.kv)) as u64;
+    Predicted {
+        ttft_s,
+        decode_tps: if decode_s > 0.0 { 1.0 / decode_s } else { 0.0 },
+        weights_bytes: plan.predicted.weights_bytes,
+        kv_bytes,
+    }
 }
