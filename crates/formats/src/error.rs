@@ -116,6 +116,13 @@ impl FormatError {
         self
     }
 
+    /// Says which `part` of the subject the message is about.
+    #[must_use]
+    pub fn about(mut self, part: &str) -> Self {
+        self.0.message = format!("{part}: {}", self.0.message);
+        self
+    }
+
     /// Why.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

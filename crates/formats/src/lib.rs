@@ -7,12 +7,16 @@
 //! panics on input, or reserves memory because a file says so ([`Limits`]).
 #![forbid(unsafe_code)]
 
+mod cursor;
 mod error;
 pub mod genai;
+pub mod gguf;
 mod limits;
 pub mod onnx;
 mod source;
+mod table;
 
 pub use crate::error::{ErrorKind, FormatError, Result};
+pub use crate::gguf::Gguf;
 pub use crate::limits::Limits;
 pub use crate::source::{MemorySource, Source, check_file_name};

@@ -67,4 +67,27 @@ impl DType {
         self.widen(element, &mut out);
         Some(out[0])
     }
+
+    /// Index of the first element that is infinite or not a number.
+    #[must_use]
+    pub fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
+        // All ones in the exponent.
+        match self {
+            Self::F32 => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .position(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000),
+            Self::F16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .position(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00),
+            Self::Bf16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80),
+        }
+    }
 }

@@ -116,6 +116,14 @@ pub enum WeightError {
     /// Matrices of different widths cannot be stacked.
     #[error("cannot stack weights of {0} and {1} columns")]
     Stack(usize, usize),
+    /// A scale, zero point or element that is infinite or not a number.
+    #[error("{what} of row {row} are not finite")]
+    NotFinite {
+        /// Scales, zero points or elements.
+        what: &'static str,
+        /// The first such row, as stored.
+        row: usize,
+    },
     /// A range of rows past the end.
     #[error("rows {start}..{end} of a weight that has {rows}")]
     Rows {
@@ -326,6 +334,15 @@ impl Weight {
         Ok(Self { rows: self.rows, cols: self.cols, parts: parts.into() })
     }
 
+    /// Proves that every weight is a finite number: reads all plain elements, and the scales and
+    /// zero points of the quantised ones.
+    ///
+    /// # Errors
+    /// [`WeightError::NotFinite`] for the first that is not.
+    pub fn check_finite(&self) -> Result<(), WeightError> {
+        self.parts.iter().try_for_each(|part| part.stored.check_finite(part.cols, &part.rows))
+    }
+
     /// One row as `f32`. For quantised weights each element is computed as its [`Layout`] says, in
     /// `f32`, with one rounding per operation.
     ///
@@ -407,6 +424,41 @@ impl Stored {
                     Zeros::Middle | Zeros::Packed(_) => Offset::Zero,
                 },
             },
+        }
+    }
+
+    fn check_finite(&self, cols: usize, rows: &Range<usize>) -> Result<(), WeightError> {
+        let floats = |what, dtype: DType, bytes: &Bytes, per_row: usize| {
+            let len = per_row * dtype.size();
+            let bytes = &bytes[rows.start * len..rows.end * len];
+            match dtype.first_not_finite(bytes) {
+                Some(index) => {
+                    Err(WeightError::NotFinite { what, row: rows.start + index / per_row })
+                }
+                None => Ok(()),
+            }
+        };
+        match self {
+            Self::Dense { dtype, bytes } => floats("elements", *dtype, bytes, cols),
+            Self::Blocks { format, bytes } => {
+                let (size, per_row) = (format.block_bytes(), cols / format.block_len());
+                let bytes = &bytes[rows.start * per_row * size..rows.end * per_row * size];
+                match bytes.chunks_exact(size).position(|block| !format.is_finite(block)) {
+                    Some(index) => {
+                        let row = rows.start + index / per_row;
+                        Err(WeightError::NotFinite { what: "scales", row })
+                    }
+                    None => Ok(()),
+                }
+            }
+            Self::Grouped { group, scales, zeros, .. } => {
+                let groups = cols.div_ceil(*group);
+                floats("scales", scales.dtype, &scales.bytes, groups)?;
+                match zeros {
+                    Zeros::Float(dtype, bytes) => floats("zero points", *dtype, bytes, groups),
+                    Zeros::Middle | Zeros::Packed(_) => Ok(()),
+                }
+            }
         }
     }
 

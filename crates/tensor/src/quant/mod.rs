@@ -21,6 +21,8 @@ pub trait BlockFormat: Sync + std::fmt::Debug {
     ///
     /// `block`: `block_bytes`; `codes`: `block_len`; `groups`: `block_len / layout().group`.
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]);
+    /// Whether the block's scales and offsets are finite, and therefore all its weights.
+    fn is_finite(&self, block: &[u8]) -> bool;
     /// Rounds `block_len` weights to the format, to nearest and without looking at other blocks:
     /// the reference for tests, and the simplest quantiser.
     fn pack(&self, weights: &[f32], block: &mut [u8]);
