@@ -1,0 +1,318 @@
+//! The store itself: what is there, whether it is intact, and how it goes away.
+
+use crate::digest::Sha256Digest;
+use crate::manifest::{Check, Manifest};
+use crate::options::Watch;
+use crate::source::DirSource;
+use crate::sys::{self, Lock};
+use crate::{ModelName, Phase, Progress, Result, StoreError, StoreOptions};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Models on disk.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) root: PathBuf,
+    pub(crate) options: StoreOptions,
+}
+
+/// A model whose files are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Installed {
+    /// Its name, which [`ModelName::parse`] understands.
+    pub name: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The file or folder to open.
+    pub path: PathBuf,
+    /// Its files.
+    pub files: Vec<FileInfo>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The only file's digest, or the digest of the list of digests; none for local models.
+    pub digest: Option<Sha256Digest>,
+    /// Seconds since 1970; none for local models.
+    pub pulled_at: Option<u64>,
+    /// Why it cannot be used, as far as can be told without reading it.
+    pub damage: Option<String>,
+}
+
+/// A file of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileInfo {
+    /// Name relative to the model, with `/` between folders.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its digest; none for local models.
+    pub sha256: Option<Sha256Digest>,
+}
+
+/// Where a model came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Origin {
+    /// A Python package.
+    Package {
+        /// What pip was asked for.
+        requirement: String,
+    },
+    /// A repository of a model hub.
+    Hub {
+        /// `org/repo`.
+        repo: String,
+        /// The commit that was fetched.
+        commit: String,
+    },
+    /// The user's own files.
+    Local,
+}
+
+impl Store {
+    /// A store at the place that the options name. Touches no disk: a store that nothing was
+    /// pulled to need not exist.
+    ///
+    /// # Errors
+    /// [`StoreError::NoHome`] if no place is named and the user has no home.
+    pub fn open(options: StoreOptions) -> Result<Self> {
+        let root = options.root.clone().map_or_else(sys::default_root, Ok)?;
+        Ok(Self { root, options })
+    }
+
+    /// Where models are kept.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds a model and makes sure that its files are what was pulled; files that look untouched
+    /// are not read for that. `None`: it would have to be pulled first.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]; for paths [`StoreError::NotFound`], [`StoreError::NotAModel`];
+    /// [`StoreError::Io`].
+    pub fn resolve(&self, name: &ModelName) -> Result<Option<Installed>> {
+        match name {
+            ModelName::Path(path) => local(path).map(Some),
+            _ => self.installed(name, Check::Stamps, &mut |_, _, _| Ok(())),
+        }
+    }
+
+    /// Reads every byte of a model again. Local models have no digests to compare with, and are
+    /// always fine.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::NotInstalled`], [`StoreError::Cancelled`],
+    /// [`StoreError::Io`].
+    pub fn verify(
+        &self,
+        name: &ModelName,
+        progress: &mut dyn FnMut(&Progress<'_>),
+        cancel: &AtomicBool,
+    ) -> Result<Installed> {
+        if let ModelName::Path(path) = name {
+            return local(path);
+        }
+        self.verified(name, &mut Watch::new(progress, cancel))?
+            .ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+    }
+
+    pub(crate) fn verified(
+        &self,
+        name: &ModelName,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<Installed>> {
+        self.installed(name, Check::Digests, &mut |file, done, total| {
+            watch.tick(Phase::Verifying, file, done, Some(total))
+        })
+    }
+
+    /// The entry of `name`, if it has a manifest and passes the check.
+    fn installed(
+        &self,
+        name: &ModelName,
+        check: Check,
+        each: &mut dyn FnMut(&str, u64, u64) -> Result<()>,
+    ) -> Result<Option<Installed>> {
+        let Some(entry) = self.entry(name) else { return Ok(None) };
+        let text = name.to_string();
+        let Some(mut manifest) = Manifest::read(&entry, &text)? else { return Ok(None) };
+        if manifest.name != text {
+            return Err(StoreError::Damaged {
+                name: text,
+                file: crate::manifest::FILE.to_owned(),
+                why: format!("is that of {}", manifest.name),
+            });
+        }
+        if manifest.check(&entry.join(FILES), check, each)? {
+            // Saves the next look at it the hashing. A store that may not be written to is as good.
+            self.renew(name, &entry, &manifest);
+        }
+        Ok(Some(installed(&entry, manifest, None)))
+    }
+
+    /// Records newer stamps, unless another process changes the entry.
+    fn renew(&self, name: &ModelName, entry: &Path, checked: &Manifest) {
+        let Ok(Some(_lock)) = self.try_lock(name) else { return };
+        let Ok(Some(current)) = Manifest::read(entry, &checked.name) else { return };
+        if current.pulled_at == checked.pulled_at {
+            let _ = checked.write(&*self.options.disk, entry);
+        }
+    }
+
+    /// Every installed model, by name. Looks at the lengths of files only; damaged models are
+    /// listed with their damage.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Installed>> {
+        let folder = self.root.join(MODELS);
+        let failed = |error| StoreError::io("read the folder", &folder, error);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut models = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?.path();
+            let key = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let mut manifest = match Manifest::read(&entry, &key) {
+                Ok(Some(manifest)) => manifest,
+                // Either a pull that has not ended, or a manifest that does not even say whose
+                // entry it is: `resolve` tells about the latter.
+                Ok(None) | Err(StoreError::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let damage =
+                match manifest.check(&entry.join(FILES), Check::Lengths, &mut |_, _, _| Ok(())) {
+                    Ok(_) => None,
+                    Err(StoreError::Damaged { file, why, .. }) => Some(format!("{file} {why}")),
+                    Err(error) => Some(error.to_string()),
+                };
+            models.push(installed(&entry, manifest, damage));
+        }
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(models)
+    }
+
+    /// Removes a model, and what has arrived of one that is not complete. Programs that have it
+    /// open go on undisturbed where the system allows that, and keep it from being removed where it
+    /// does not. Returns the bytes of its files.
+    ///
+    /// # Errors
+    /// [`StoreError::NotInstalled`], also for paths: the store does not touch what is not its own;
+    /// [`StoreError::Io`].
+    pub fn remove(&self, name: &ModelName, cancel: &AtomicBool) -> Result<u64> {
+        let absent = || StoreError::NotInstalled(name.to_string());
+        let entry = self.entry(name).filter(|entry| entry.is_dir()).ok_or_else(absent)?;
+        let _lock = self.lock(name, &mut Watch::new(&mut |_| {}, cancel))?;
+        let bytes = folder_bytes(&entry);
+        let disk = &*self.options.disk;
+        Manifest::remove(disk, &entry)?;
+        disk.remove_dir_all(&entry)
+            .map_err(|error| StoreError::io("remove the folder", &entry, error))?;
+        Ok(bytes)
+    }
+
+    /// Opens a model's files: checked descriptions, and weights that are mapped.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`], [`StoreError::Io`], [`StoreError::NotFound`].
+    pub fn source(&self, model: &Installed) -> Result<DirSource> {
+        DirSource::open(&model.path)
+    }
+
+    /// The model's folder in the store; none for paths.
+    pub(crate) fn entry(&self, name: &ModelName) -> Option<PathBuf> {
+        Some(self.root.join(MODELS).join(name.key()?))
+    }
+
+    fn try_lock(&self, name: &ModelName) -> Result<Option<Lock>> {
+        let key = name.key().ok_or_else(|| StoreError::NotInstalled(name.to_string()))?;
+        let folder = self.root.join("locks");
+        sys::create_dirs(&*self.options.disk, &folder)?;
+        Lock::take(&folder.join(format!("{key}.lock")))
+    }
+
+    /// Waits until no other process changes the model.
+    pub(crate) fn lock(&self, name: &ModelName, watch: &mut Watch<'_>) -> Result<Lock> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        loop {
+            if let Some(lock) = self.try_lock(name)? {
+                return Ok(lock);
+            }
+            watch.tick(Phase::Waiting, &name.to_string(), 0, None)?;
+            std::thread::park_timeout(LOOK_AGAIN);
+        }
+    }
+}
+
+/// Folder of the entries, in the root.
+const MODELS: &str = "models";
+/// Folder of the model's files, in an entry.
+pub(crate) const FILES: &str = "files";
+/// Folder of what has not arrived completely, in an entry.
+pub(crate) const PART: &str = "part";
+
+fn installed(entry: &Path, manifest: Manifest, damage: Option<String>) -> Installed {
+    let info = |record: &crate::manifest::Record| FileInfo {
+        path: record.path.clone(),
+        bytes: record.bytes,
+        sha256: Some(record.sha256),
+    };
+    let files: Vec<FileInfo> = manifest.files.iter().map(info).collect();
+    let digest = match manifest.files.as_slice() {
+        [only] => only.sha256,
+        files => {
+            let line = |file: &crate::manifest::Record| format!("{}  {}\n", file.sha256, file.path);
+            Sha256Digest::of(files.iter().map(line).collect::<String>().as_bytes())
+        }
+    };
+    let mut path = entry.join(FILES);
+    path.extend(manifest.open.split('/').filter(|part| !part.is_empty()));
+    Installed {
+        name: manifest.name,
+        origin: manifest.origin,
+        path,
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        files,
+        digest: Some(digest),
+        pulled_at: Some(manifest.pulled_at),
+        damage,
+    }
+}
+
+/// The user's own file or folder.
+fn local(path: &Path) -> Result<Installed> {
+    let source = DirSource::open(path)?;
+    let files: Vec<FileInfo> = source
+        .lengths()?
+        .into_iter()
+        .map(|(path, bytes)| FileInfo { path, bytes, sha256: None })
+        .collect();
+    Ok(Installed {
+        name: path.display().to_string(),
+        origin: Origin::Local,
+        path: path.to_path_buf(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        files,
+        digest: None,
+        pulled_at: None,
+        damage: None,
+    })
+}
+
+/// Bytes of the regular files below a folder, as far as they can be seen; follows no links.
+pub(crate) fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => folder_bytes(&entry.path()),
+        Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |meta| meta.len()),
+        _ => 0,
+    };
+    entries.flatten().map(size).sum()
+}
