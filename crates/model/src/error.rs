@@ -1,6 +1,7 @@
 //! What can be wrong with a checkpoint, beyond its file format.
 
 use crate::ir::ShapeError;
+use tangor_formats::FormatError;
 use tangor_tensor::WeightError;
 
 /// A checkpoint that cannot become a graph.
@@ -13,6 +14,14 @@ pub enum ImportError {
         /// What the file says it is.
         arch: String,
         /// Names of all known architectures, with commas.
+        known: String,
+    },
+    /// No published model of this name is in [`crate::shapes`].
+    #[error("unknown shape \"{name}\" (known: {known})")]
+    UnknownShape {
+        /// What was asked for.
+        name: String,
+        /// All known names, with commas.
         known: String,
     },
     /// A configuration key is missing or has an impossible value.
@@ -65,6 +74,9 @@ pub enum ImportError {
         /// What does not fit.
         source: WeightError,
     },
+    /// The file itself is wrong.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// A node does not fit the values that it reads.
     #[error(transparent)]
     Shape(#[from] ShapeError),

@@ -9,11 +9,13 @@ pub mod arch;
 mod build;
 mod config;
 mod error;
+pub mod import;
 pub mod ir;
 pub mod pass;
 mod print;
 pub mod rope;
 pub mod scaling;
+pub mod shapes;
 
 pub use build::Tensors;
 pub use config::Config;

@@ -1,0 +1,307 @@
+//! GGUF: keys and tensors take their Hugging Face names, and then an architecture's page builds the
+//! graph as it would from a `config.json`.
+//!
+//! Names are those of llama.cpp's converter (`gguf-py/gguf/constants.py`). What it changes besides
+//! names is undone here: the llama family's q and k rows are permuted, Llama 3's frequencies are a
+//! tensor of divisors, Phi-3's long and short factors are tensors.
+
+use crate::build::Tensors;
+use crate::config::{Config, Keys};
+use crate::error::ImportError;
+use crate::ir::Graph;
+use crate::rope::Rope;
+use crate::scaling::{self, Scaling, longrope_attention_factor};
+use serde_json::{Map, Value, json};
+use tangor_formats::Gguf;
+use tangor_formats::gguf::Metadata;
+use tangor_tensor::{RowOrder, Weight};
+
+/// The graph of a GGUF file, nothing fused.
+///
+/// # Errors
+/// [`ImportError`], naming keys and tensors as the file does where it is about the file.
+pub fn graph(gguf: &Gguf) -> Result<Graph, ImportError> {
+    let config = config(gguf)?;
+    crate::arch::graph(&config, &GgufTensors { gguf, config: &config })
+}
+
+/// The configuration of a GGUF file.
+///
+/// # Errors
+/// [`ImportError`] for keys that are missing or impossible and for unknown architectures.
+pub fn config(gguf: &Gguf) -> Result<Config, ImportError> {
+    let file = File { gguf, arch: gguf.metadata().str("general.architecture")? };
+    let keys = file.hf_keys()?;
+    let keys = Keys::new(&keys);
+    let mut config = (crate::arch::find(keys.text("model_type")?.unwrap_or_default())?.config)(&keys)
+        .map_err(|error| file.in_its_own_words(error))?;
+    config.rope = file.rope(&config)?;
+    Ok(config)
+}
+
+/// Keys of `config.json` and what GGUF calls them, after the architecture's name.
+const KEYS: &[(&str, &str)] = &[
+    ("num_hidden_layers", "block_count"),
+    ("hidden_size", "embedding_length"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_attention_heads", "attention.head_count"),
+    ("num_key_value_heads", "attention.head_count_kv"),
+    ("head_dim", "attention.key_length"),
+    ("max_position_embeddings", "context_length"),
+    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    ("rope_theta", "rope.freq_base"),
+];
+
+/// Modules of a layer and what GGUF calls them.
+const MODULES: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    // Phi-3's, whose file has no `ffn_gate`.
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// What GGUF calls a tensor; `None` if it has no name for it.
+fn gguf_name(hf: &str) -> Option<String> {
+    match hf {
+        "model.embed_tokens.weight" => Some("token_embd.weight".into()),
+        "model.norm.weight" => Some("output_norm.weight".into()),
+        "lm_head.weight" => Some("output.weight".into()),
+        _ => {
+            let (layer, rest) = hf.strip_prefix("model.layers.")?.split_once('.')?;
+            let (module, kind) = rest.rsplit_once('.')?;
+            let (_, module) = MODULES.iter().find(|(hf, _)| *hf == module)?;
+            Some(format!("blk.{layer}.{module}.{kind}"))
+        }
+    }
+}
+
+/// A file and the prefix of its keys.
+struct File<'a> {
+    gguf: &'a Gguf,
+    arch: &'a str,
+}
+
+impl File<'_> {
+    fn metadata(&self) -> &Metadata {
+        self.gguf.metadata()
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.arch)
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.gguf.tensor_info(tensor).is_some()
+    }
+
+    /// The metadata as a `config.json` would have it, except for the rotary embedding's scaling.
+    fn hf_keys(&self) -> Result<Map<String, Value>, ImportError> {
+        let metadata = self.metadata();
+        if let Some(experts) = metadata.opt_usize(&self.key("expert_count"))?.filter(|&n| n > 0) {
+            return Err(ImportError::Unsupported {
+                what: format!("a mixture of {experts} experts"),
+                why: "every layer must have one MLP".into(),
+            });
+        }
+        let mut keys = Map::new();
+        for &(hf, gguf) in KEYS {
+            let key = self.key(gguf);
+            let value = match hf {
+                "rms_norm_eps" | "rope_theta" => metadata.opt_f32(&key)?.map(|v| json!(v)),
+                _ => metadata.opt_usize(&key)?.map(|v| json!(v)),
+            };
+            keys.extend(value.map(|value| (hf.to_owned(), value)));
+        }
+        let window = metadata.opt_usize(&self.key("attention.sliding_window"))?.filter(|&w| w > 0);
+        // Mistral's files say that they are llama.
+        let model_type = if self.arch == "llama" && window.is_some() { "mistral" } else { self.arch };
+        let vocab = self.gguf.tensor_info("token_embd.weight").and_then(|t| t.dims().get(1).copied());
+        let has_bias =
+            |modules: &[&str]| modules.iter().any(|m| self.has(&format!("blk.0.{m}.bias")));
+        keys.extend([
+            ("model_type".to_owned(), json!(model_type)),
+            ("sliding_window".to_owned(), json!(window)),
+            ("vocab_size".to_owned(), json!(vocab)),
+            ("tie_word_embeddings".to_owned(), json!(!self.has("output.weight"))),
+            ("attention_bias".to_owned(), json!(has_bias(&["attn_q", "attn_qkv", "attn_output"]))),
+            ("mlp_bias".to_owned(), json!(has_bias(&["ffn_gate", "ffn_up", "ffn_down"]))),
+        ]);
+        Ok(keys)
+    }
+
+    /// Complaints about a key by the name that it has in the file.
+    fn in_its_own_words(&self, error: ImportError) -> ImportError {
+        match error {
+            ImportError::Config { key, why } => {
+                let own = KEYS.iter().find(|(hf, _)| *hf == key).map(|(_, gguf)| self.key(gguf));
+                ImportError::Config { key: own.unwrap_or(key), why }
+            }
+            error => error,
+        }
+    }
+
+    fn rope(&self, config: &Config) -> Result<Rope, ImportError> {
+        let (metadata, hyper) = (self.metadata(), &config.hyper);
+        let key = self.key("rope.dimension_count");
+        let dim = metadata.opt_usize(&key)?.unwrap_or(hyper.head_dim);
+        if dim == 0 || dim > hyper.head_dim || !dim.is_multiple_of(2) {
+            let why = format!("is {dim}, not an even part of heads of {}", hyper.head_dim);
+            return Err(ImportError::config(key, why));
+        }
+        let theta = metadata.opt_f32(&self.key("rope.freq_base"))?.unwrap_or(10_000.0);
+        Ok(scaling::rope(dim, f64::from(theta), &self.scaling(hyper.context, dim)?))
+    }
+
+    fn scaling(&self, context: usize, dim: usize) -> Result<Scaling, ImportError> {
+        let metadata = self.metadata();
+        if self.has(SHORT_FACTORS) || self.has(LONG_FACTORS) {
+            return self.longrope(context, dim);
+        }
+        if self.has(DIVISORS) {
+            return Ok(Scaling::Divisors(self.divisors(DIVISORS, dim)?));
+        }
+        let factor = metadata.opt_f32(&self.key("rope.scaling.factor"))?;
+        let factor = factor.or(metadata.opt_f32(&self.key("rope.scale_linear"))?);
+        let name = metadata.opt_str(&self.key("rope.scaling.type"))?;
+        match (name, factor) {
+            (None | Some("none"), None) | (Some("none"), _) => Ok(Scaling::None),
+            (None | Some("linear"), Some(factor)) if factor > 0.0 => Ok(Scaling::Linear { factor }),
+            (None | Some("linear"), _) => {
+                let why = "is missing, or not a positive number";
+                Err(ImportError::config(self.key("rope.scaling.factor"), why))
+            }
+            (Some(other), _) => Err(ImportError::Unsupported {
+                what: format!("RoPE scaling \"{other}\""),
+                why: format!("{} must be none or linear", self.key("rope.scaling.type")),
+            }),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn longrope(&self, context: usize, dim: usize) -> Result<Scaling, ImportError> {
+        let metadata = self.metadata();
+        let key = self.key("rope.scaling.original_context_length");
+        let original = metadata.opt_usize(&key)?.unwrap_or(context);
+        if original == 0 {
+            return Err(ImportError::config(key, "is 0"));
+        }
+        let attention = metadata.opt_f32(&self.key("rope.scaling.attn_factor"))?;
+        let scale = context as f64 / original as f64;
+        Ok(Scaling::LongRope {
+            short: self.divisors(SHORT_FACTORS, dim)?,
+            long: self.divisors(LONG_FACTORS, dim)?,
+            original,
+            attention: attention.unwrap_or_else(|| longrope_attention_factor(scale, original)),
+        })
+    }
+
+    /// A vector of `dim / 2` positive numbers.
+    fn divisors(&self, name: &str, dim: usize) -> Result<Vec<f32>, ImportError> {
+        let weight = self.gguf.tensor(name)?;
+        let (rows, cols) = (1, dim / 2);
+        if (weight.rows(), weight.cols()) != (rows, cols) {
+            let (found_rows, found_cols) = (weight.rows(), weight.cols());
+            let name = name.to_owned();
+            return Err(ImportError::TensorShape { name, rows, cols, found_rows, found_cols });
+        }
+        let divisors = vector(&weight);
+        match divisors.iter().find(|divisor| **divisor <= 0.0) {
+            Some(divisor) => Err(ImportError::Unsupported {
+                what: format!("a RoPE divisor of {divisor} in tensor \"{name}\""),
+                why: "divisors must be positive".into(),
+            }),
+            None => Ok(divisors),
+        }
+    }
+}
+
+const DIVISORS: &str = "rope_freqs.weight";
+const SHORT_FACTORS: &str = "rope_factors_short.weight";
+const LONG_FACTORS: &str = "rope_factors_long.weight";
+
+fn vector(weight: &Weight) -> Vec<f32> {
+    let mut values = vec![0.0; weight.cols()];
+    weight.row_f32(0, &mut values);
+    values
+}
+
+/// A file's tensors by their Hugging Face names.
+struct GgufTensors<'a> {
+    gguf: &'a Gguf,
+    config: &'a Config,
+}
+
+impl Tensors for GgufTensors<'_> {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
+        let own_name = gguf_name(name).unwrap_or_else(|| name.to_owned());
+        let wrong = |source| ImportError::Weight { name: name.to_owned(), source };
+        let found = match self.gguf.tensor_info(&own_name) {
+            Some(_) => Some(self.gguf.tensor(&own_name)?),
+            None => self.part_of_qkv(name)?,
+        };
+        let Some(weight) = found else {
+            let stored_as = format!(" (in {} it is \"{own_name}\")", self.gguf.name());
+            return Err(ImportError::MissingTensor { name: name.into(), stored_as, rows, cols });
+        };
+        if !self.permuted(name) {
+            return Ok(weight);
+        }
+        let head_dim = self.config.hyper.head_dim;
+        let order = RowOrder::RopePairs { head_dim };
+        match name.ends_with(".bias") {
+            true => unpermuted(&weight, head_dim).map_err(wrong),
+            false => weight.reordered(order).map_err(wrong),
+        }
+    }
+}
+
+impl GgufTensors<'_> {
+    /// Whether rows of q and k stand in the order of llama.cpp's rotary embedding.
+    fn permuted(&self, name: &str) -> bool {
+        let llama = matches!(self.config.hyper.arch.as_str(), "llama" | "mistral");
+        llama && (name.contains(".q_proj.") || name.contains(".k_proj."))
+    }
+
+    /// Rows of `attn_qkv`, which some converters write for every architecture.
+    fn part_of_qkv(&self, name: &str) -> Result<Option<Weight>, ImportError> {
+        let (q, kv) = (self.config.q_width(), self.config.kv_width());
+        let parts = [("q_proj", 0..q), ("k_proj", q..q + kv), ("v_proj", q + kv..q + 2 * kv)];
+        let Some((part, rows)) = parts.into_iter().find(|(part, _)| name.contains(part)) else {
+            return Ok(None);
+        };
+        let Some(fused) = gguf_name(&name.replace(part, "qkv_proj")) else { return Ok(None) };
+        if self.gguf.tensor_info(&fused).is_none() {
+            return Ok(None);
+        }
+        let weight = self.gguf.tensor(&fused)?;
+        let wrong = |source| ImportError::Weight { name: fused.clone(), source };
+        let part = if name.ends_with(".bias") {
+            let values = vector(&weight);
+            let values = values.get(rows.clone()).unwrap_or_default();
+            Weight::vector(values)
+        } else {
+            weight.slice_rows(rows)
+        };
+        part.map(Some).map_err(wrong)
+    }
+}
+
+/// A bias whose elements stand in the order of [`RowOrder::RopePairs`], as it was.
+fn unpermuted(bias: &Weight, head_dim: usize) -> Result<Weight, tangor_tensor::WeightError> {
+    let column: Vec<u8> = vector(bias).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let column = Weight::dense(tangor_tensor::DType::F32, bias.cols(), 1, column.into())?
+        .reordered(RowOrder::RopePairs { head_dim })?;
+    let mut values = vec![0.0; bias.cols()];
+    for (row, value) in values.iter_mut().enumerate() {
+        column.row_f32(row, std::slice::from_mut(value));
+    }
+    Weight::vector(&values)
+}

@@ -1,0 +1,190 @@
+//! Published models by their shapes alone, with random weights: for measuring speed, which does not
+//! depend on what the weights say, and for planning without a download.
+//!
+//! The shapes are the models' own `config.json`, in `configs/`.
+
+use crate::build::Tensors;
+use crate::config::Config;
+use crate::error::ImportError;
+use crate::ir::Graph;
+use crate::{arch, pass};
+use half::{bf16, f16};
+use std::cell::{Cell, RefCell};
+use tangor_tensor::{Bytes, DType, Layout, Offset, Scales, Weight, WeightError, Zeros};
+
+macro_rules! published {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../configs/", $name, ".json")))),*]
+    };
+}
+
+/// Names and `config.json`s.
+static PUBLISHED: &[(&str, &str)] = published![
+    "deepseek-r1-distill-llama-8b",
+    "deepseek-r1-distill-qwen-1.5b",
+    "deepseek-r1-distill-qwen-7b",
+    "llama-2-7b",
+    "llama-2-7b-chat",
+    "llama-3-8b",
+    "llama-3.1-8b",
+    "llama-3.2-1b",
+    "llama-3.2-3b",
+    "mistral-7b",
+    "phi-3-mini",
+    "phi-3.5-mini",
+    "qwen1.5-7b",
+    "smollm2-135m",
+];
+
+/// The names that [`config()`] knows, in alphabetical order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PUBLISHED.iter().map(|(name, _)| *name)
+}
+
+/// The configuration of a published model.
+///
+/// # Errors
+/// [`ImportError::UnknownShape`], with the names that are known.
+pub fn config(name: &str) -> Result<Config, ImportError> {
+    let published = PUBLISHED.iter().find(|(known, _)| *known == name);
+    let (_, json) = published.ok_or_else(|| ImportError::UnknownShape {
+        name: name.to_owned(),
+        known: names().collect::<Vec<_>>().join(", "),
+    })?;
+    let unreadable = |error: serde_json::Error| ImportError::config(name, error.to_string());
+    Config::from_hf(&serde_json::from_str(json).map_err(unreadable)?)
+}
+
+/// A graph of a configuration whose matrices, embedding and head included, are random codes in
+/// `layout`, and whose vectors are `f32`; the values are of a size that keeps activations near one.
+///
+/// All matrices share one run of codes, so that a graph of billions of weights takes little memory.
+/// Speed is only measured on a device that copies weights into a layout of its own: one that reads
+/// them in place would read its cache.
+///
+/// # Errors
+/// If `layout` is not 4 or 8 bits in even groups, or the configuration's architecture is unknown.
+pub fn random_graph(config: &Config, layout: Layout, seed: u64) -> Result<Graph, ImportError> {
+    let random = Random { layout, state: Cell::new(seed), codes: RefCell::default() };
+    Ok(pass::run_all(arch::graph(config, &random)?)?)
+}
+
+/// Makes up whatever weight is asked for.
+struct Random {
+    layout: Layout,
+    /// Of the generator.
+    state: Cell<u64>,
+    /// The longest run of codes so far.
+    codes: RefCell<Bytes>,
+}
+
+/// Bytes of the random pattern that long arrays repeat.
+const PATTERN: usize = 1 << 16;
+
+impl Tensors for Random {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
+        let made = match (rows, self.layout) {
+            (1, _) => self.vector(name, cols),
+            (_, Layout::Dense(dtype)) => self.dense(dtype, rows, cols),
+            (_, Layout::Quant { bits, group, offset }) => {
+                self.quantised((bits, group, offset), rows, cols)
+            }
+        };
+        made.map_err(|source| ImportError::Weight { name: name.to_owned(), source })
+    }
+}
+
+impl Random {
+    /// Gains near one, biases near zero.
+    fn vector(&self, name: &str, cols: usize) -> Result<Weight, WeightError> {
+        let middle = if name.ends_with("bias") { 0.0 } else { 1.0 };
+        let values: Vec<f32> = (0..cols).map(|_| middle + 0.1 * self.unit()).collect();
+        Weight::vector(&values)
+    }
+
+    fn dense(&self, dtype: DType, rows: usize, cols: usize) -> Result<Weight, WeightError> {
+        let bytes = self.floats(dtype, spread(cols), rows.saturating_mul(cols), true);
+        Weight::dense(dtype, rows, cols, bytes)
+    }
+
+    fn quantised(
+        &self,
+        (bits, group, offset): (u8, usize, Offset),
+        rows: usize,
+        cols: usize,
+    ) -> Result<Weight, WeightError> {
+        if bits != 4 && bits != 8 {
+            return Err(WeightError::Bits(bits));
+        }
+        if group == 0 || !group.is_multiple_of(2) {
+            return Err(WeightError::Ragged { what: "groups", cols, unit: group });
+        }
+        let groups = rows.saturating_mul(cols.div_ceil(group));
+        let codes = self.codes(groups.saturating_mul(group * usize::from(bits) / 8));
+        // Uniform codes deviate from their middle by 0.29 of their range.
+        let scale = spread(cols) / if bits == 4 { 4.6 } else { 74.0 };
+        let scales = Scales {
+            dtype: DType::F16,
+            bytes: self.floats(DType::F16, scale, groups, false),
+        };
+        let zeros = match offset {
+            Offset::Zero => Zeros::Middle,
+            Offset::Min => {
+                let middle = if bits == 4 { 7.5 } else { 127.5 };
+                Zeros::Float(DType::F16, self.floats(DType::F16, middle, groups, false))
+            }
+        };
+        Weight::grouped((bits, group), (rows, cols), codes, scales, zeros)
+    }
+
+    /// A run of `len` random bytes, shared with the other matrices.
+    fn codes(&self, len: usize) -> Bytes {
+        if self.codes.borrow().len() < len {
+            let pattern: Vec<u8> =
+                (0..PATTERN / 8).flat_map(|_| self.next().to_le_bytes()).collect();
+            self.codes.replace(repeat(&pattern, len));
+        }
+        self.codes.borrow().slice(..len)
+    }
+
+    /// `len` floats of magnitude `size`, within a tenth of it or, if `signed`, of either sign.
+    fn floats(&self, dtype: DType, size: f32, len: usize, signed: bool) -> Bytes {
+        let pattern: Vec<u8> = (0..(PATTERN / dtype.size()).min(len))
+            .flat_map(|_| {
+                let unit = self.unit();
+                let value = if signed { 1.7 * unit * size } else { (1.0 + 0.1 * unit) * size };
+                match dtype {
+                    DType::F32 => value.to_le_bytes().to_vec(),
+                    DType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+                    DType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+                }
+            })
+            .collect();
+        repeat(&pattern, len.saturating_mul(dtype.size()))
+    }
+
+    /// Uniform in -1..1.
+    #[allow(clippy::cast_precision_loss)]
+    fn unit(&self) -> f32 {
+        (self.next() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    /// splitmix64 (Steele, Lea and Flood 2014).
+    fn next(&self) -> u64 {
+        self.state.set(self.state.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let z = self.state.get();
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn repeat(pattern: &[u8], len: usize) -> Bytes {
+    pattern.iter().copied().cycle().take(len).collect::<Vec<u8>>().into()
+}
+
+/// Standard deviation of weights over `cols` inputs that keeps the size of what they are fed.
+#[allow(clippy::cast_precision_loss)]
+fn spread(cols: usize) -> f32 {
+    1.0 / (cols as f32).sqrt()
+}

@@ -1,0 +1,112 @@
+//! Tiny models: recorded ones with the logits that transformers computes for them, and random ones
+//! of any architecture and weight layout.
+//!
+//! The recorded ones lie in `crates/device/tests/fixtures`, made by `tools/goldens/tiny.py`.
+#![allow(clippy::expect_used, reason = "a broken fixture has to stop the test that needs it")]
+
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tangor_model::formats::{Gguf, Limits};
+use tangor_model::tensor::Layout;
+use tangor_model::{Config, Graph, import, shapes};
+
+/// The recorded models: an architecture and what is particular about it.
+pub static RECORDED: &[&str] = &[
+    "llama-biases",
+    "llama-tied",
+    "llama3-rope",
+    "mistral-head-dim",
+    "mistral-window",
+    "phi3-longrope",
+    "phi3-window",
+    "qwen2",
+    "qwen2-window",
+];
+
+/// Those of [`RECORDED`] that also are a GGUF file with the same weights.
+pub static RECORDED_GGUF: &[&str] = &["llama-biases", "llama3-rope", "phi3-longrope", "qwen2"];
+
+/// A prompt and what transformers computes for it, in `f32`.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The prompt.
+    pub tokens: Vec<u32>,
+    /// Rows whose logits are recorded, ascending.
+    pub rows: Vec<usize>,
+    /// `(rows.len(), vocab)`.
+    pub logits: Vec<f32>,
+}
+
+/// The folder of a recorded model: `config.json`, `model.safetensors`, perhaps `model.gguf`.
+#[must_use]
+pub fn folder(name: &str) -> PathBuf {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../device/tests/fixtures");
+    PathBuf::from(fixtures).join(name)
+}
+
+/// The recorded prompts of a model of [`RECORDED`].
+///
+/// # Panics
+/// If the fixture is not there or is damaged.
+#[must_use]
+pub fn recorded(name: &str) -> Vec<Recorded> {
+    let runs: Value = serde_json::from_slice(&file(name, "golden.json")).expect("golden.json");
+    let numbers = |run: &Value, key: &str| -> Vec<usize> {
+        serde_json::from_value(run[key].clone()).expect("a list of numbers")
+    };
+    let bytes = file(name, "logits.f32");
+    let mut logits = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+    let vocab = config(name)["vocab_size"].as_u64().expect("a number");
+    let vocab = usize::try_from(vocab).expect("a small number");
+    let runs = runs.as_array().expect("a list of runs").iter().map(|run| {
+        let rows = numbers(run, "rows");
+        let logits: Vec<f32> = logits.by_ref().take(rows.len() * vocab).collect();
+        assert_eq!(logits.len(), rows.len() * vocab, "logits of {name}");
+        let token = |token: usize| u32::try_from(token).expect("a small number");
+        let tokens = numbers(run, "tokens").into_iter().map(token).collect();
+        Recorded { tokens, rows, logits }
+    });
+    runs.collect()
+}
+
+/// A recorded model from its GGUF file.
+///
+/// # Panics
+/// If the fixture is not there or cannot be imported.
+#[must_use]
+pub fn gguf_graph(name: &str) -> Graph {
+    let bytes = file(name, "model.gguf");
+    let gguf = Gguf::parse(name, bytes.into(), &Limits::default()).expect("a GGUF file");
+    import::gguf::graph(&gguf).expect("a graph")
+}
+
+/// A model of two layers with random weights in `layout`, of the architecture `arch`: `llama`,
+/// `mistral` (with a window of 16), `qwen2` or `phi3`. 64 wide, 4 heads over 2, 256 tokens.
+///
+/// # Panics
+/// If there is no such architecture, or it cannot have such weights.
+#[must_use]
+pub fn random(arch: &str, layout: Layout, seed: u64) -> Graph {
+    let config = json!({
+        "model_type": arch,
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "sliding_window": if arch == "mistral" { json!(16) } else { Value::Null },
+    });
+    let config = Config::from_hf(config.as_object().expect("an object")).expect("a configuration");
+    shapes::random_graph(&config, layout, seed).expect("a graph")
+}
+
+fn config(name: &str) -> Value {
+    serde_json::from_slice(&file(name, "config.json")).expect("config.json")
+}
+
+fn file(name: &str, file: &str) -> Vec<u8> {
+    let path = folder(name).join(file);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
