@@ -6,17 +6,29 @@
 //! together is a [`FormatError`] that says what, where and what to do. Nothing here opens files,
 //! panics on input, or reserves memory because a file says so ([`Limits`]).
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic)
+)]
 
+mod checkpoint;
 mod cursor;
 mod error;
 pub mod genai;
 pub mod gguf;
+pub mod hf;
+pub mod json;
 mod limits;
 pub mod onnx;
+pub mod safetensors;
+mod sidecars;
 mod source;
 mod table;
 
+pub use crate::checkpoint::Checkpoint;
 pub use crate::error::{ErrorKind, FormatError, Result};
 pub use crate::gguf::Gguf;
+pub use crate::hf::{HfCheckpoint, HfConfig};
 pub use crate::limits::Limits;
+pub use crate::sidecars::Sidecars;
 pub use crate::source::{MemorySource, Source, check_file_name};
