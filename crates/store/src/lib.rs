@@ -20,12 +20,18 @@
 mod builtin;
 mod digest;
 mod error;
+mod http;
+mod hub;
+mod incoming;
 mod manifest;
 mod name;
 mod options;
+mod pull;
+mod select;
 mod source;
 mod store;
 mod sys;
+mod wheel;
 
 pub use crate::builtin::{BUILT_IN, BuiltIn};
 pub use crate::digest::Sha256Digest;

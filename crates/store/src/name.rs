@@ -128,7 +128,7 @@ impl HubName {
             FileName::new(part).map_err(|why| format!("its part {part:?} {why}"))?;
         }
         if let Some(tag) = &revision {
-            let safe = tag.split('/').all(|word| hub_word(word));
+            let safe = tag.split('/').all(hub_word);
             if !safe || tag.len() > 255 {
                 return Err(format!("its revision {tag:?} is not one"));
             }

@@ -200,15 +200,14 @@ mod tests {
     #[test]
     fn reads_the_environment() {
         let vars = |name: &str| {
-            Some(match name {
+            Some(str::to_owned(match name {
                 "TANGOR_HOME" => "/models",
                 "HF_HUB_OFFLINE" => "1",
                 "TANGOR_OFFLINE" => "0",
                 "HF_ENDPOINT" => " ",
                 "HF_TOKEN" => " hf_secret\n",
                 _ => return None,
-            })
-            .map(str::to_owned)
+            }))
         };
         let options = StoreOptions::from_vars(vars);
         assert_eq!(options.root, Some(PathBuf::from("/models")));

