@@ -2,7 +2,7 @@
 //! before and after the graph's passes.
 
 use tangor_device::oracle;
-use tangor_model::{Graph, pass};
+use tangor_model::{Graph, import, pass};
 use tangor_testkit::tiny::{self, Recorded};
 
 /// Largest difference of two vectors, relative to the largest magnitude of the second.
@@ -27,16 +27,23 @@ fn check(name: &str, graph: &Graph) {
 }
 
 #[test]
+fn hugging_face_folders_give_the_logits_of_transformers() {
+    for name in tiny::RECORDED {
+        check(name, &tiny::graph(name));
+    }
+}
+
+#[test]
 fn gguf_files_give_the_logits_of_transformers() {
     for name in tiny::RECORDED_GGUF {
-        check(name, &tiny::gguf_graph(name));
+        check(name, &import::import(&tiny::gguf(name)).expect("a graph"));
     }
 }
 
 #[test]
 fn passes_do_not_change_a_bit() {
-    for name in tiny::RECORDED_GGUF {
-        let plain = tiny::gguf_graph(name);
+    for name in tiny::RECORDED {
+        let plain = import::as_written(&tiny::hf(name)).expect("a graph");
         let fused = pass::run_all(plain.clone()).expect("shapes fit");
         assert!(fused.nodes.len() < plain.nodes.len(), "{name}: nothing was fused");
         let tokens = &tiny::recorded(name)[0].tokens;

@@ -66,6 +66,12 @@ pub enum ImportError {
         /// Inputs in the file.
         found_cols: usize,
     },
+    /// The file has a tensor that the architecture does not use.
+    #[error("tensor \"{name}\" is no part of the architecture that the file says it has")]
+    LeftOver {
+        /// The tensor's name in the file.
+        name: String,
+    },
     /// A tensor's parts do not fit together.
     #[error("tensor \"{name}\": {source}")]
     Weight {

@@ -20,6 +20,7 @@ pub mod shapes;
 pub use build::Tensors;
 pub use config::Config;
 pub use error::ImportError;
+pub use import::import;
 pub use ir::{Graph, Node, NodeId, Op, ValueId, WeightId};
 pub use tangor_formats as formats;
 pub use tangor_tensor as tensor;

@@ -1,4 +1,7 @@
-//! The graph as text: one node a line, `outputs = op(inputs) name, weights`.
+//! The graph as text: one node a line, `name: outputs = op(inputs) weights`.
+//!
+//! A value is `%3[64]`, 64 wide with a row per token, or `%3[logits 64]` with only the wanted rows.
+//! A weight is `[256 x 64, f16]`, after its name where that is not the node's.
 
 use crate::ir::{Activation, Attention, Graph, Node, Op, Rows, ValueId, WeightId};
 use crate::rope::{Angles, Rope};
@@ -25,17 +28,17 @@ impl Graph {
     fn write_node(&self, f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         let outputs: Vec<String> = node.outputs.iter().map(|&id| self.value_text(id)).collect();
         let inputs: Vec<String> = node.inputs.iter().map(ToString::to_string).collect();
-        write!(f, "{} = {}({})", outputs.join(", "), node.op.name(), inputs.join(", "))?;
+        let (op, outputs, inputs) = (node.op.name(), outputs.join(", "), inputs.join(", "));
+        write!(f, "{}: {outputs} = {op}({inputs})", node.name)?;
+        let weight = |id| self.weight_text(node, id);
         match &node.op {
-            Op::Embed { table } => write!(f, " {}", self.weight_text(*table))?,
+            Op::Embed { table } => write!(f, " {}", weight(*table))?,
             Op::RmsNorm { gain, eps } | Op::AddRmsNorm { gain, eps } => {
-                write!(f, " {} eps {eps:e}", self.weight_text(*gain))?;
+                write!(f, " {} eps {eps:e}", weight(*gain))?;
             }
-            Op::Linear { weight, bias } => {
-                write!(f, " {}", self.weight_text(*weight))?;
-                if let Some(bias) = bias {
-                    write!(f, " + {}", self.weight_text(*bias))?;
-                }
+            Op::Linear { weight: matrix, bias: None } => write!(f, " {}", weight(*matrix))?,
+            Op::Linear { weight: matrix, bias: Some(bias) } => {
+                write!(f, " {} + {}", weight(*matrix), weight(*bias))?;
             }
             Op::Attention(attention) => write!(f, " {}", AttentionText(attention))?,
             Op::Gated(Activation::Silu) => f.write_str(" silu")?,
@@ -44,22 +47,24 @@ impl Graph {
             Op::Scale(factor) => write!(f, " {factor}")?,
             Op::Add | Op::SelectRows => {}
         }
-        writeln!(f, "  # {}", node.name)
+        writeln!(f)
     }
 
     fn value_text(&self, id: ValueId) -> String {
         let value = self.value(id);
-        let rows = match value.rows {
-            Rows::Tokens => "tokens",
-            Rows::Logits => "logits",
-        };
-        format!("{id}[{rows}, {}]", value.width)
+        match value.rows {
+            Rows::Tokens => format!("{id}[{}]", value.width),
+            Rows::Logits => format!("{id}[logits {}]", value.width),
+        }
     }
 
-    fn weight_text(&self, id: WeightId) -> String {
+    fn weight_text(&self, node: &Node, id: WeightId) -> String {
         let named = &self.weights[id.0];
+        let module = named.name.rsplit_once('.').map_or("", |(module, _)| module);
+        let own = module.strip_prefix("model.").unwrap_or(module) == node.name;
+        let name = if own { "" } else { &named.name };
         let layout = named.weight.layout().map_or_else(|| "mixed".to_owned(), layout_text);
-        format!("{}[{} x {}, {layout}]", named.name, named.weight.rows(), named.weight.cols())
+        format!("{name}[{} x {}, {layout}]", named.weight.rows(), named.weight.cols())
     }
 }
 

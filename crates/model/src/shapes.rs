@@ -10,6 +10,8 @@ use crate::ir::Graph;
 use crate::{arch, pass};
 use half::{bf16, f16};
 use std::cell::{Cell, RefCell};
+use tangor_formats::Limits;
+use tangor_formats::hf::HfConfig;
 use tangor_tensor::{Bytes, DType, Layout, Offset, Scales, Weight, WeightError, Zeros};
 
 macro_rules! published {
@@ -51,8 +53,9 @@ pub fn config(name: &str) -> Result<Config, ImportError> {
         name: name.to_owned(),
         known: names().collect::<Vec<_>>().join(", "),
     })?;
-    let unreadable = |error: serde_json::Error| ImportError::config(name, error.to_string());
-    Config::from_hf(&serde_json::from_str(json).map_err(unreadable)?)
+    let limits = Limits::default();
+    let json = tangor_formats::json::parse(name, json.as_bytes(), &limits)?;
+    Config::from_hf(&HfConfig::from_json(json, &limits)?)
 }
 
 /// A graph of a configuration whose matrices, embedding and head included, are random codes in
@@ -180,7 +183,11 @@ impl Random {
 }
 
 fn repeat(pattern: &[u8], len: usize) -> Bytes {
-    pattern.iter().copied().cycle().take(len).collect::<Vec<u8>>().into()
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&pattern[..pattern.len().min(len - bytes.len())]);
+    }
+    bytes.into()
 }
 
 /// Standard deviation of weights over `cols` inputs that keeps the size of what they are fed.

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tangor_model::formats::{Gguf, Limits};
+use tangor_model::formats::{Checkpoint, HfConfig, Limits, MemorySource};
 use tangor_model::tensor::Layout;
 use tangor_model::{Config, Graph, import, shapes};
 
@@ -69,15 +69,35 @@ pub fn recorded(name: &str) -> Vec<Recorded> {
     runs.collect()
 }
 
-/// A recorded model from its GGUF file.
+/// A recorded model from its Hugging Face folder.
 ///
 /// # Panics
-/// If the fixture is not there or cannot be imported.
+/// If the fixture is not there or is damaged.
 #[must_use]
-pub fn gguf_graph(name: &str) -> Graph {
-    let bytes = file(name, "model.gguf");
-    let gguf = Gguf::parse(name, bytes.into(), &Limits::default()).expect("a GGUF file");
-    import::gguf::graph(&gguf).expect("a graph")
+pub fn hf(name: &str) -> Checkpoint {
+    let source = MemorySource::new(name)
+        .with("config.json", file(name, "config.json"))
+        .with("model.safetensors", file(name, "model.safetensors"));
+    Checkpoint::open(&source, None, &Limits::default()).expect("a folder")
+}
+
+/// A recorded model of [`RECORDED_GGUF`] from its GGUF file.
+///
+/// # Panics
+/// If the fixture is not there or is damaged.
+#[must_use]
+pub fn gguf(name: &str) -> Checkpoint {
+    let source = MemorySource::new(name).with("model.gguf", file(name, "model.gguf"));
+    Checkpoint::open(&source, None, &Limits::default()).expect("a GGUF file")
+}
+
+/// The graph of a recorded model, after every pass.
+///
+/// # Panics
+/// If the fixture is not there or is damaged.
+#[must_use]
+pub fn graph(name: &str) -> Graph {
+    import(&hf(name)).expect("a graph")
 }
 
 /// A model of two layers with random weights in `layout`, of the architecture `arch`: `llama`,
@@ -98,7 +118,8 @@ pub fn random(arch: &str, layout: Layout, seed: u64) -> Graph {
         "max_position_embeddings": 512,
         "sliding_window": if arch == "mistral" { json!(16) } else { Value::Null },
     });
-    let config = Config::from_hf(config.as_object().expect("an object")).expect("a configuration");
+    let config = HfConfig::from_json(config, &Limits::default()).expect("a configuration");
+    let config = Config::from_hf(&config).expect("a known architecture");
     shapes::random_graph(&config, layout, seed).expect("a graph")
 }
 

@@ -5,19 +5,19 @@
 
 use super::Arch;
 use crate::build::Builder;
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
+use tangor_formats::hf::HfConfig;
 
 pub(super) static ARCH: Arch = Arch { name: "llama", config, graph };
 
-fn config(keys: &Keys<'_>) -> Result<Config, ImportError> {
-    let bias = keys.flag("attention_bias")?;
+fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     Ok(Config {
-        qkv_bias: bias,
-        output_bias: bias,
-        mlp_bias: keys.flag("mlp_bias")?,
-        ..Config::common(keys)?
+        qkv_bias: hf.attention_bias,
+        output_bias: hf.attention_bias,
+        mlp_bias: hf.mlp_bias,
+        ..Config::common(hf)?
     })
 }
 

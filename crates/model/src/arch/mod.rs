@@ -8,9 +8,10 @@ mod phi3;
 mod qwen2;
 
 use crate::build::{Builder, Tensors};
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
+use tangor_formats::hf::HfConfig;
 
 /// An architecture.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Arch {
     /// Its Hugging Face `model_type`.
     pub name: &'static str,
     /// Reads what is particular about its configuration.
-    pub(crate) config: fn(&Keys<'_>) -> Result<Config, ImportError>,
+    pub(crate) config: fn(&HfConfig) -> Result<Config, ImportError>,
     /// Writes its graph.
     pub(crate) graph: fn(Builder<'_>) -> Result<Graph, ImportError>,
 }

@@ -3,15 +3,16 @@
 
 use super::Arch;
 use crate::build::Builder;
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
+use tangor_formats::hf::HfConfig;
 
 pub(super) static ARCH: Arch = Arch { name: "phi3", config, graph };
 
-fn config(keys: &Keys<'_>) -> Result<Config, ImportError> {
-    let mut config = Config::common(keys)?;
-    config.windows.fill(keys.optional_size("sliding_window")?);
+fn config(hf: &HfConfig) -> Result<Config, ImportError> {
+    let mut config = Config::common(hf)?;
+    config.windows.fill(hf.sliding_window);
     Ok(config)
 }
 

@@ -2,31 +2,29 @@
 //! windows in the upper layers where the configuration turns them on.
 
 use super::{Arch, llama};
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::ImportError;
 use serde_json::Value;
+use tangor_formats::hf::HfConfig;
 
 pub(super) static ARCH: Arch = Arch { name: "qwen2", config, graph: llama::graph };
 
-fn config(keys: &Keys<'_>) -> Result<Config, ImportError> {
-    let mut config = Config { qkv_bias: true, ..Config::common(keys)? };
-    if keys.flag("use_sliding_window")? {
-        let window = keys.size_or("sliding_window", 4096)?;
-        for layer in windowed_layers(keys, config.hyper.layers)? {
-            config.windows[layer] = Some(window);
+fn config(hf: &HfConfig) -> Result<Config, ImportError> {
+    let mut config = Config { qkv_bias: true, ..Config::common(hf)? };
+    if hf.sliding_window.is_some() {
+        for layer in windowed_layers(hf)? {
+            config.windows[layer] = hf.sliding_window;
         }
     }
     Ok(config)
 }
 
 /// The layers that `layer_types` names, or else all from `max_window_layers` on.
-fn windowed_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>, ImportError> {
-    let Some(types) = keys.list("layer_types")? else {
-        let first = match keys.number("max_window_layers")? {
-            Some(0.0) => 0,
-            _ => keys.size_or("max_window_layers", 28)?,
-        };
-        return Ok((first..layers).collect());
+fn windowed_layers(hf: &HfConfig) -> Result<Vec<usize>, ImportError> {
+    let layers = hf.num_hidden_layers;
+    let Some(types) = hf.raw.get("layer_types").and_then(Value::as_array) else {
+        // The class's default, for files that do not mention the key.
+        return Ok((hf.max_window_layers.unwrap_or(28)..layers).collect());
     };
     if types.len() != layers {
         let why = format!("has {} entries for {layers} layers", types.len());
@@ -37,13 +35,11 @@ fn windowed_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>, ImportE
         match kind.as_str() {
             Some("sliding_attention") => windowed.push(layer),
             Some("full_attention") => {}
-            _ => return Err(unknown_layer_type(kind)),
+            _ => {
+                let why = format!("names {kind}, not full_attention or sliding_attention");
+                return Err(ImportError::config("layer_types", why));
+            }
         }
     }
     Ok(windowed)
-}
-
-fn unknown_layer_type(kind: &Value) -> ImportError {
-    let why = format!("names {kind}; full_attention and sliding_attention are supported");
-    ImportError::config("layer_types", why)
 }

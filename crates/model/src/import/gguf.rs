@@ -5,15 +5,17 @@
 //! names is undone here: the llama family's q and k rows are permuted, Llama 3's frequencies are a
 //! tensor of divisors, Phi-3's long and short factors are tensors.
 
+use super::{Taken, vector};
 use crate::build::Tensors;
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
 use crate::rope::Rope;
 use crate::scaling::{self, Scaling, longrope_attention_factor};
-use serde_json::{Map, Value, json};
-use tangor_formats::Gguf;
-use tangor_formats::gguf::Metadata;
+use serde_json::{Value, json};
+use tangor_formats::gguf::{Metadata, TensorInfo};
+use tangor_formats::hf::HfConfig;
+use tangor_formats::{Gguf, Limits};
 use tangor_tensor::{RowOrder, Weight};
 
 /// The graph of a GGUF file, nothing fused.
@@ -22,7 +24,11 @@ use tangor_tensor::{RowOrder, Weight};
 /// [`ImportError`], naming keys and tensors as the file does where it is about the file.
 pub fn graph(gguf: &Gguf) -> Result<Graph, ImportError> {
     let config = config(gguf)?;
-    crate::arch::graph(&config, &GgufTensors { gguf, config: &config })
+    let tensors = GgufTensors { gguf, config: &config, taken: Taken::default() };
+    let graph = crate::arch::graph(&config, &tensors)?;
+    let ignored = |name: &str| [DIVISORS, SHORT_FACTORS, LONG_FACTORS].contains(&name);
+    tensors.taken.check(gguf.tensors().map(TensorInfo::name), ignored, |name| gguf.tensor(name))?;
+    Ok(graph)
 }
 
 /// The configuration of a GGUF file.
@@ -31,26 +37,11 @@ pub fn graph(gguf: &Gguf) -> Result<Graph, ImportError> {
 /// [`ImportError`] for keys that are missing or impossible and for unknown architectures.
 pub fn config(gguf: &Gguf) -> Result<Config, ImportError> {
     let file = File { gguf, arch: gguf.metadata().str("general.architecture")? };
-    let keys = file.hf_keys()?;
-    let keys = Keys::new(&keys);
-    let mut config = (crate::arch::find(keys.text("model_type")?.unwrap_or_default())?.config)(&keys)
-        .map_err(|error| file.in_its_own_words(error))?;
+    crate::arch::find(file.arch)?;
+    let mut config = Config::from_hf(&HfConfig::from_json(file.hf_config()?, &Limits::default())?)?;
     config.rope = file.rope(&config)?;
     Ok(config)
 }
-
-/// Keys of `config.json` and what GGUF calls them, after the architecture's name.
-const KEYS: &[(&str, &str)] = &[
-    ("num_hidden_layers", "block_count"),
-    ("hidden_size", "embedding_length"),
-    ("intermediate_size", "feed_forward_length"),
-    ("num_attention_heads", "attention.head_count"),
-    ("num_key_value_heads", "attention.head_count_kv"),
-    ("head_dim", "attention.key_length"),
-    ("max_position_embeddings", "context_length"),
-    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
-    ("rope_theta", "rope.freq_base"),
-];
 
 /// Modules of a layer and what GGUF calls them.
 const MODULES: &[(&str, &str)] = &[
@@ -71,7 +62,7 @@ const MODULES: &[(&str, &str)] = &[
 /// What GGUF calls a tensor; `None` if it has no name for it.
 fn gguf_name(hf: &str) -> Option<String> {
     match hf {
-        "model.embed_tokens.weight" => Some("token_embd.weight".into()),
+        "model.embed_tokens.weight" => Some(EMBEDDING.into()),
         "model.norm.weight" => Some("output_norm.weight".into()),
         "lm_head.weight" => Some("output.weight".into()),
         _ => {
@@ -103,7 +94,7 @@ impl File<'_> {
     }
 
     /// The metadata as a `config.json` would have it, except for the rotary embedding's scaling.
-    fn hf_keys(&self) -> Result<Map<String, Value>, ImportError> {
+    fn hf_config(&self) -> Result<Value, ImportError> {
         let metadata = self.metadata();
         if let Some(experts) = metadata.opt_usize(&self.key("expert_count"))?.filter(|&n| n > 0) {
             return Err(ImportError::Unsupported {
@@ -111,41 +102,31 @@ impl File<'_> {
                 why: "every layer must have one MLP".into(),
             });
         }
-        let mut keys = Map::new();
-        for &(hf, gguf) in KEYS {
-            let key = self.key(gguf);
-            let value = match hf {
-                "rms_norm_eps" | "rope_theta" => metadata.opt_f32(&key)?.map(|v| json!(v)),
-                _ => metadata.opt_usize(&key)?.map(|v| json!(v)),
-            };
-            keys.extend(value.map(|value| (hf.to_owned(), value)));
-        }
-        let window = metadata.opt_usize(&self.key("attention.sliding_window"))?.filter(|&w| w > 0);
+        let required = |name: &str| metadata.usize(&self.key(name));
+        let optional = |name: &str| metadata.opt_usize(&self.key(name));
+        let window = optional("attention.sliding_window")?.filter(|&window| window > 0);
         // Mistral's files say that they are llama.
-        let model_type = if self.arch == "llama" && window.is_some() { "mistral" } else { self.arch };
-        let vocab = self.gguf.tensor_info("token_embd.weight").and_then(|t| t.dims().get(1).copied());
-        let has_bias =
-            |modules: &[&str]| modules.iter().any(|m| self.has(&format!("blk.0.{m}.bias")));
-        keys.extend([
-            ("model_type".to_owned(), json!(model_type)),
-            ("sliding_window".to_owned(), json!(window)),
-            ("vocab_size".to_owned(), json!(vocab)),
-            ("tie_word_embeddings".to_owned(), json!(!self.has("output.weight"))),
-            ("attention_bias".to_owned(), json!(has_bias(&["attn_q", "attn_qkv", "attn_output"]))),
-            ("mlp_bias".to_owned(), json!(has_bias(&["ffn_gate", "ffn_up", "ffn_down"]))),
-        ]);
-        Ok(keys)
-    }
-
-    /// Complaints about a key by the name that it has in the file.
-    fn in_its_own_words(&self, error: ImportError) -> ImportError {
-        match error {
-            ImportError::Config { key, why } => {
-                let own = KEYS.iter().find(|(hf, _)| *hf == key).map(|(_, gguf)| self.key(gguf));
-                ImportError::Config { key: own.unwrap_or(key), why }
-            }
-            error => error,
-        }
+        let mistral = self.arch == "llama" && window.is_some();
+        let vocab = self.gguf.tensor_info(EMBEDDING).and_then(|info| info.dims().get(1).copied());
+        let has_bias = |modules: &[&str]| {
+            modules.iter().any(|module| self.has(&format!("blk.0.{module}.bias")))
+        };
+        Ok(json!({
+            "model_type": if mistral { "mistral" } else { self.arch },
+            "num_hidden_layers": required("block_count")?,
+            "hidden_size": required("embedding_length")?,
+            "intermediate_size": required("feed_forward_length")?,
+            "num_attention_heads": required("attention.head_count")?,
+            "num_key_value_heads": optional("attention.head_count_kv")?,
+            "head_dim": optional("attention.key_length")?,
+            "vocab_size": vocab,
+            "max_position_embeddings": required("context_length")?,
+            "rms_norm_eps": metadata.f32(&self.key("attention.layer_norm_rms_epsilon"))?,
+            "sliding_window": window,
+            "tie_word_embeddings": !self.has("output.weight"),
+            "attention_bias": has_bias(&["attn_q", "attn_qkv", "attn_output"]),
+            "mlp_bias": has_bias(&["ffn_gate", "ffn_up", "ffn_down"]),
+        }))
     }
 
     fn rope(&self, config: &Config) -> Result<Rope, ImportError> {
@@ -223,20 +204,16 @@ impl File<'_> {
     }
 }
 
+const EMBEDDING: &str = "token_embd.weight";
 const DIVISORS: &str = "rope_freqs.weight";
 const SHORT_FACTORS: &str = "rope_factors_short.weight";
 const LONG_FACTORS: &str = "rope_factors_long.weight";
-
-fn vector(weight: &Weight) -> Vec<f32> {
-    let mut values = vec![0.0; weight.cols()];
-    weight.row_f32(0, &mut values);
-    values
-}
 
 /// A file's tensors by their Hugging Face names.
 struct GgufTensors<'a> {
     gguf: &'a Gguf,
     config: &'a Config,
+    taken: Taken,
 }
 
 impl Tensors for GgufTensors<'_> {
@@ -244,7 +221,7 @@ impl Tensors for GgufTensors<'_> {
         let own_name = gguf_name(name).unwrap_or_else(|| name.to_owned());
         let wrong = |source| ImportError::Weight { name: name.to_owned(), source };
         let found = match self.gguf.tensor_info(&own_name) {
-            Some(_) => Some(self.gguf.tensor(&own_name)?),
+            Some(_) => Some(self.take(&own_name)?),
             None => self.part_of_qkv(name)?,
         };
         let Some(weight) = found else {
@@ -264,6 +241,11 @@ impl Tensors for GgufTensors<'_> {
 }
 
 impl GgufTensors<'_> {
+    fn take(&self, name: &str) -> Result<Weight, ImportError> {
+        self.taken.take(name);
+        Ok(self.gguf.tensor(name)?)
+    }
+
     /// Whether rows of q and k stand in the order of llama.cpp's rotary embedding.
     fn permuted(&self, name: &str) -> bool {
         let llama = matches!(self.config.hyper.arch.as_str(), "llama" | "mistral");
@@ -281,7 +263,7 @@ impl GgufTensors<'_> {
         if self.gguf.tensor_info(&fused).is_none() {
             return Ok(None);
         }
-        let weight = self.gguf.tensor(&fused)?;
+        let weight = self.take(&fused)?;
         let wrong = |source| ImportError::Weight { name: fused.clone(), source };
         let part = if name.ends_with(".bias") {
             let values = vector(&weight);

@@ -1,0 +1,39 @@
+//! What is wrong with a GGUF file is said in the file's own words.
+
+use tangor_model::formats::{Gguf, Limits};
+use tangor_model::{ImportError, import};
+use tangor_testkit::tiny;
+
+/// A recorded file with one text (of the same length) in place of another, wherever it occurs.
+fn changed(name: &str, from: &str, to: &str) -> Result<tangor_model::Graph, ImportError> {
+    assert_eq!(from.len(), to.len(), "offsets must stay");
+    let mut bytes = std::fs::read(tiny::folder(name).join("model.gguf")).unwrap();
+    let mut changes = 0;
+    for start in 0..bytes.len() - from.len() {
+        if bytes[start..].starts_with(from.as_bytes()) {
+            bytes[start..start + to.len()].copy_from_slice(to.as_bytes());
+            changes += 1;
+        }
+    }
+    assert!(changes > 0, "{from} is not in {name}");
+    import::gguf::graph(&Gguf::parse(name, bytes.into(), &Limits::default())?)
+}
+
+#[test]
+fn names_what_is_missing() {
+    for (from, to, expected) in [
+        (
+            "blk.1.attn_q.weight",
+            "blk.1.attn_x.weight",
+            "tensor \"model.layers.1.self_attn.q_proj.weight\" is missing \
+             (in llama3-rope it is \"blk.1.attn_q.weight\") (expected 64 x 64)",
+        ),
+        ("llama.block_count", "llama.block_cants", "llama.block_count"),
+        ("output_norm.weight", "output_form.weight", "\"model.norm.weight\" is missing"),
+    ] {
+        let Err(error) = changed("llama3-rope", &from[..to.len()], to) else {
+            panic!("{from} is needed")
+        };
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
