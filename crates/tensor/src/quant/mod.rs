@@ -1,5 +1,32 @@
 //! Quantised block formats: one file per format, each with its layout, its exact unpacking and its
-//! reference packing.
+//! reference packing. The formats are those of ggml (`ggml-common.h`, `ggml-quants.c`).
+
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod shared;
+
+pub use self::iq4_nl::Iq4Nl;
+pub use self::iq4_xs::Iq4Xs;
+pub use self::q2_k::Q2K;
+pub use self::q3_k::Q3K;
+pub use self::q4_0::Q4_0;
+pub use self::q4_1::Q4_1;
+pub use self::q4_k::Q4K;
+pub use self::q5_0::Q5_0;
+pub use self::q5_1::Q5_1;
+pub use self::q5_k::Q5K;
+pub use self::q6_k::Q6K;
+pub use self::q8_0::Q8_0;
 
 use crate::{Group, Layout};
 
@@ -8,6 +35,9 @@ use crate::{Group, Layout};
 /// Unpacking is lossless: codes are unsigned, and `scale` and `offset` of each group are the exact
 /// products that the format defines (they fit `f32` exactly), so that
 /// `scale * code + offset` or `scale * (code - offset)` (see [`Layout`]) is the stored weight.
+///
+/// # Panics
+/// Methods that take slices panic if their lengths are not the ones that they document.
 pub trait BlockFormat: Sync + std::fmt::Debug {
     /// The field's name, as `Q4_K`.
     fn name(&self) -> &'static str;
@@ -35,4 +65,5 @@ pub fn by_name(name: &str) -> Option<&'static dyn BlockFormat> {
 }
 
 /// Every block format that is known.
-pub static ALL: &[&dyn BlockFormat] = &[];
+pub static ALL: &[&dyn BlockFormat] =
+    &[&Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q8_0, &Q2K, &Q3K, &Q4K, &Q5K, &Q6K, &Iq4Nl, &Iq4Xs];

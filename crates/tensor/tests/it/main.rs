@@ -1,0 +1,5 @@
+//! The crate's promises, seen from outside.
+#![allow(clippy::unwrap_used)]
+
+mod quant;
+mod weight;
