@@ -1,5 +1,6 @@
-//! The oracle computes what transformers computes, for every architecture, whatever the file format,
-//! before and after the graph's passes.
+//! The oracle computes what transformers computes, for every architecture and file format, before
+//! and after the graph's passes.
+#![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
 
 use tangor_device::oracle;
 use tangor_model::{Graph, import, pass};

@@ -106,8 +106,7 @@ impl<'a> Builder<'a> {
         x: ValueId,
     ) -> Result<ValueId, ImportError> {
         let module = |part| format!("model.layers.{layer}.self_attn.{part}_proj");
-        let (q, kv, bias) =
-            (self.config.q_width(), self.config.kv_width(), self.config.qkv_bias);
+        let (q, kv, bias) = (self.config.q_width(), self.config.kv_width(), self.config.qkv_bias);
         let q = self.linear(&module("q"), x, q, bias)?;
         let k = self.linear(&module("k"), x, kv, bias)?;
         let v = self.linear(&module("v"), x, kv, bias)?;

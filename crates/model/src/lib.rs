@@ -1,8 +1,9 @@
 //! From a checkpoint's description to the graph that every device runs.
 //!
 //! [`ir`] is the graph: about a dozen coarse operations over named weights, the same for GGUF,
-//! safetensors and ONNX. [`arch`] holds one page per architecture, [`import`] one file per checkpoint
-//! format, [`pass`] the rewrites. Nothing here knows that devices exist.
+//! safetensors and ONNX. [`arch`] holds one page per architecture, [`import`](mod@import) one file
+//! per checkpoint format, [`pass`] the rewrites, [`shapes`] published models without their weights.
+//! Nothing here knows that devices exist.
 #![forbid(unsafe_code)]
 
 pub mod arch;

@@ -1,7 +1,8 @@
 //! The graph as text: one node a line, `name: outputs = op(inputs) weights`.
 //!
-//! A value is `%3[64]`, 64 wide with a row per token, or `%3[logits 64]` with only the wanted rows.
-//! A weight is `[256 x 64, f16]`, after its name where that is not the node's.
+//! A value is `%3[64]`, 64 wide with a row per token, or `%3[logits 64]` with only the wanted rows;
+//! a node's outputs are all of one shape.
+//! A weight is `[256 x 64 f16]`, after its name where that is not the node's.
 
 use crate::ir::{Activation, Attention, Graph, Node, Op, Rows, ValueId, WeightId};
 use crate::rope::{Angles, Rope};
@@ -26,10 +27,11 @@ impl fmt::Display for Graph {
 
 impl Graph {
     fn write_node(&self, f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
-        let outputs: Vec<String> = node.outputs.iter().map(|&id| self.value_text(id)).collect();
+        let outputs: Vec<String> = node.outputs.iter().map(ToString::to_string).collect();
         let inputs: Vec<String> = node.inputs.iter().map(ToString::to_string).collect();
         let (op, outputs, inputs) = (node.op.name(), outputs.join(", "), inputs.join(", "));
-        write!(f, "{}: {outputs} = {op}({inputs})", node.name)?;
+        let shape = node.outputs.first().map_or_else(String::new, |&id| self.value_text(id));
+        write!(f, "{}: {outputs}{shape} = {op}({inputs})", node.name)?;
         let weight = |id| self.weight_text(node, id);
         match &node.op {
             Op::Embed { table } => write!(f, " {}", weight(*table))?,
@@ -53,8 +55,8 @@ impl Graph {
     fn value_text(&self, id: ValueId) -> String {
         let value = self.value(id);
         match value.rows {
-            Rows::Tokens => format!("{id}[{}]", value.width),
-            Rows::Logits => format!("{id}[logits {}]", value.width),
+            Rows::Tokens => format!("[{}]", value.width),
+            Rows::Logits => format!("[logits {}]", value.width),
         }
     }
 
@@ -64,7 +66,10 @@ impl Graph {
         let own = module.strip_prefix("model.").unwrap_or(module) == node.name;
         let name = if own { "" } else { &named.name };
         let layout = named.weight.layout().map_or_else(|| "mixed".to_owned(), layout_text);
-        format!("{name}[{} x {}, {layout}]", named.weight.rows(), named.weight.cols())
+        match (named.weight.rows(), named.weight.cols()) {
+            (1, cols) => format!("{name}[{cols} {layout}]"),
+            (rows, cols) => format!("{name}[{rows} x {cols} {layout}]"),
+        }
     }
 }
 

@@ -128,8 +128,9 @@ mod tests {
         assert_eq!(freqs[0], 1.0);
         assert_eq!(freqs[5], 1.0 / plain[5]);
         assert_eq!(freqs[31], 1.0 / plain[31] / 32.0);
-        let middle: Vec<usize> =
-            (0..32).filter(|&i| freqs[i] != 1.0 / plain[i] && freqs[i] > 1.0 / plain[i] / 31.0).collect();
+        let middle: Vec<usize> = (0..32)
+            .filter(|&i| freqs[i] != 1.0 / plain[i] && freqs[i] > 1.0 / plain[i] / 31.0)
+            .collect();
         assert!(!middle.is_empty() && middle.windows(2).all(|w| w[1] == w[0] + 1), "{middle:?}");
     }
 

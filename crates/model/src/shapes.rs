@@ -126,10 +126,8 @@ impl Random {
         let codes = self.codes(groups.saturating_mul(group * usize::from(bits) / 8));
         // Uniform codes deviate from their middle by 0.29 of their range.
         let scale = spread(cols) / if bits == 4 { 4.6 } else { 74.0 };
-        let scales = Scales {
-            dtype: DType::F16,
-            bytes: self.floats(DType::F16, scale, groups, false),
-        };
+        let scales =
+            Scales { dtype: DType::F16, bytes: self.floats(DType::F16, scale, groups, false) };
         let zeros = match offset {
             Offset::Zero => Zeros::Middle,
             Offset::Min => {

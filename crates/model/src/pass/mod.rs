@@ -138,11 +138,7 @@ fn linear_parts(node: &Node) -> Option<(WeightId, Option<WeightId>)> {
 
 /// Fuses the linears before every reader that `wanted` picks into one named
 /// `layers.N.{module}`, where they can be.
-fn stack_before(
-    graph: &Graph,
-    wanted: fn(&Op) -> bool,
-    module: &str,
-) -> Result<Graph, ShapeError> {
+fn stack_before(graph: &Graph, wanted: fn(&Op) -> bool, module: &str) -> Result<Graph, ShapeError> {
     let readers = readers(graph);
     let stacks: HashMap<usize, Vec<&Node>> = (0..graph.nodes.len())
         .filter(|&index| wanted(&graph.nodes[index].op))

@@ -57,8 +57,8 @@ fn select(
 fn needed_in_full(graph: &Graph) -> Vec<bool> {
     let mut full = vec![false; graph.values.len()];
     for node in graph.nodes.iter().rev() {
-        let reads_full = matches!(node.op, Op::Attention(_))
-            || node.outputs.iter().any(|output| full[output.0]);
+        let reads_full =
+            matches!(node.op, Op::Attention(_)) || node.outputs.iter().any(|output| full[output.0]);
         if reads_full {
             for input in &node.inputs {
                 full[input.0] = true;

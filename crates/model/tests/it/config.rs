@@ -51,7 +51,8 @@ fn names_the_key_that_is_missing_or_impossible() {
         ),
         (json!({"model_type": "mamba"}), "unknown architecture \"mamba\" (known: llama, mistral"),
         (
-            json!({"model_type": "qwen2", "use_sliding_window": true, "layer_types": ["x"]}),
+            json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8,
+                   "layer_types": ["x"]}),
             "\"layer_types\" has 1 entries for 4 layers",
         ),
     ] {

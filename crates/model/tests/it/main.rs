@@ -1,4 +1,5 @@
 //! Configurations, shapes, passes and the text form.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "tests stop at what is unexpected")]
 
 mod config;
 mod gguf;
