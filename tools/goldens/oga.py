@@ -45,6 +45,7 @@ LLAMA3 = dict(
     original_max_position_embeddings=16,
 )
 LONGROPE = dict(
+    type="longrope",
     rope_type="longrope",
     rope_theta=10000.0,
     short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
@@ -96,7 +97,13 @@ VARIANTS = {
         ["accuracy_level=0", "algo_config=k_quant"],
     ),
     "qwen2-dml": ("qwen2", dict(tie_word_embeddings=True), "int4", "dml", ["block_size=32"]),
-    "phi3-cpu": ("phi3", {}, "int4", "cpu", ["accuracy_level=0"]),
+    "phi3-cpu": (
+        "phi3",
+        dict(original_max_position_embeddings=64),
+        "int4",
+        "cpu",
+        ["accuracy_level=0"],
+    ),
     "phi3-cpu-long": (
         "phi3",
         dict(LONG, rope_parameters=LONGROPE),

@@ -336,10 +336,12 @@ impl<'a> Importer<'a> {
         let shape = self.constant(node, 1)?.integers().unwrap_or_default();
         let last = shape.last().and_then(|&size| usize::try_from(size).ok()).unwrap_or(0);
         let val = match self.val(node, 0)?.clone() {
-            Val::Const(tensor) => match reshaped(&tensor, &shape) {
-                Some(dims) => Val::Const(Tensor { dims, ..tensor }),
-                None => return Err(refuse(node, format!("it makes {shape:?} of a constant"))),
-            },
+            Val::Const(mut tensor) => {
+                tensor.dims = reshaped(&tensor, &shape).ok_or_else(|| {
+                    refuse(node, format!("it makes {shape:?} of {:?}", tensor.dims))
+                })?;
+                Val::Const(tensor)
+            }
             Val::Rows(x) if last == x.width && shape.len() == 3 => Val::Rows(x),
             Val::Rows(x) if last > 0 && x.width.is_multiple_of(last) => Val::Heads(x, last),
             Val::Heads(x, _) if last == x.width || (last == 0 && shape.len() == 3) => Val::Rows(x),

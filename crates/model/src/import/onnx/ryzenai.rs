@@ -18,7 +18,7 @@ impl<'a> Importer<'a> {
         let (first, last) = (self.constant(node, 2)?.clone(), self.constant(node, 12)?.clone());
         let eps = node.float("epsilon").unwrap_or(1e-5);
         let [sum, normed] = self.add_norm(node, x, skip, &first, eps)?;
-        let mut project = |this: &mut Self, name: &str, input, first| {
+        let project = |this: &mut Self, name: &str, input, first| {
             let form = Quantized::attributes(node, name)?;
             this.quantized_linear(node, input, form, [first, first + 1, first + 2, usize::MAX])
         };

@@ -282,10 +282,10 @@ impl<'a> Importer<'a> {
             8 => 8,
             _ => return Err(refuse(node, format!("weights of {bits} bits"))),
         };
-        let zeros = zeros.map(|zeros| Tensor {
-            element: if zeros.element == Element::U4 { Element::U8 } else { zeros.element },
-            ..zeros
-        });
+        let mut zeros = zeros;
+        if let Some(zeros) = zeros.as_mut().filter(|zeros| zeros.element == Element::U4) {
+            zeros.element = Element::U8;
+        }
         let form = Quantized { rows, cols, bits, group };
         let parts = (&codes, &scales, zeros.as_ref());
         let table = self.grouped(node, form, parts, EMBEDDING)?;
