@@ -1,12 +1,11 @@
 //! One door for every kind of checkpoint.
 
+use crate::genai::FILE as GENAI_CONFIG;
 use crate::gguf::split_set;
 use crate::hf::{CONFIG, HfCheckpoint};
 use crate::safetensors::INDEX;
-use crate::{ErrorKind, FormatError, Gguf, Limits, Result, Source};
+use crate::{ErrorKind, FormatError, Gguf, Limits, OgaCheckpoint, Result, Sidecars, Source};
 use tangor_tensor::MapGuard;
-
-const GENAI_CONFIG: &str = "genai_config.json";
 
 /// A checked model of any format.
 #[derive(Debug)]
@@ -14,7 +13,9 @@ pub enum Checkpoint {
     /// A GGUF file or split set.
     Gguf(Gguf),
     /// A Hugging Face folder with safetensors.
-    Hf(HfCheckpoint),
+    Hf(Box<HfCheckpoint>),
+    /// An ONNX Runtime GenAI folder.
+    Oga(Box<OgaCheckpoint>),
 }
 
 /// What a folder's files could be.
@@ -50,9 +51,9 @@ impl Checkpoint {
         let mut guesses = guesses(source.list()?, limits)?;
         match (guesses.pop(), guesses.as_slice()) {
             (Some(Guess::Gguf(file)), []) => Gguf::open(source, &file, limits).map(Self::Gguf),
-            (Some(Guess::Hf), []) => HfCheckpoint::open(source, limits).map(Self::Hf),
+            (Some(Guess::Hf), []) => HfCheckpoint::open(source, limits).map(Box::new).map(Self::Hf),
             (Some(Guess::Oga), []) => {
-                Err(FormatError::unsupported(source.name(), "is an ONNX Runtime GenAI folder"))
+                OgaCheckpoint::open(source, limits).map(Box::new).map(Self::Oga)
             }
             (Some(last), _) => {
                 guesses.push(last);
@@ -76,8 +77,20 @@ impl Checkpoint {
         let name = match self {
             Self::Gguf(gguf) => gguf.name(),
             Self::Hf(hf) => hf.arrays().name(),
+            Self::Oga(oga) => &oga.name,
         };
         self.guard().check().map_err(|error| FormatError::changed(name, error))
+    }
+
+    /// Tokenizer, chat template and generation defaults of a folder; GGUF files have theirs in
+    /// their metadata.
+    #[must_use]
+    pub fn sidecars(&self) -> Option<&Sidecars> {
+        match self {
+            Self::Gguf(_) => None,
+            Self::Hf(hf) => Some(hf.sidecars()),
+            Self::Oga(oga) => Some(&oga.sidecars),
+        }
     }
 
     /// Tells whether the files stayed as they were.
@@ -86,6 +99,7 @@ impl Checkpoint {
         match self {
             Self::Gguf(gguf) => gguf.guard(),
             Self::Hf(hf) => hf.guard(),
+            Self::Oga(oga) => oga.guard(),
         }
     }
 }

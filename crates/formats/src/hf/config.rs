@@ -274,7 +274,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn object(&self, name: &'static str) -> Result<Option<Fields<'a>>> {
+    pub(super) fn object(&self, name: &'static str) -> Result<Option<Self>> {
         let within = match name {
             "rope_parameters" => "rope_parameters.",
             "rope_scaling" => "rope_scaling.",
@@ -282,7 +282,7 @@ impl<'a> Fields<'a> {
             _ => "",
         };
         let map = self.typed(name, "an object", Value::as_object)?;
-        Ok(map.map(|map| Fields { map, within }))
+        Ok(map.map(|map| Self { map, within }))
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
