@@ -29,27 +29,29 @@ impl<'a> Cursor<'a> {
         self.bytes.len().saturating_sub(self.position)
     }
 
-    /// The next `len` bytes, sharing the file's memory.
-    pub(crate) fn take(&mut self, len: u64, what: &str) -> Result<Bytes> {
-        let range = self.advance(len, what)?;
-        Ok(self.bytes.slice(range))
+    /// The next `len` bytes.
+    pub(crate) fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8]> {
+        let end = usize::try_from(len).ok().and_then(|len| self.position.checked_add(len));
+        let bytes: &'a [u8] = self.bytes;
+        let taken = end.and_then(|end| bytes.get(self.position..end));
+        let (Some(taken), Some(end)) = (taken, end) else {
+            let at = (self.position as u64, len);
+            return Err(FormatError::truncated(self.subject, what, at, bytes.len() as u64));
+        };
+        self.position = end;
+        Ok(taken)
     }
 
-    /// What has been read since the cursor was at `start`.
-    pub(crate) fn since(&self, start: usize) -> Bytes {
-        self.bytes.slice(start.min(self.position)..self.position)
-    }
-
-    /// Passes over `len` bytes.
-    pub(crate) fn skip(&mut self, len: u64, what: &str) -> Result<()> {
-        self.advance(len, what).map(|_| ())
+    /// The `len` bytes before the position, sharing the file's memory.
+    pub(crate) fn last(&self, len: usize) -> Bytes {
+        self.bytes.slice(self.position.saturating_sub(len)..self.position)
     }
 
     /// The next `N` bytes.
     pub(crate) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let range = self.advance(N as u64, what)?;
-        let read = self.bytes.get(range).and_then(|bytes| bytes.try_into().ok());
-        read.ok_or_else(|| self.past_end(N as u64, what))
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N as u64, what)?);
+        Ok(array)
     }
 
     pub(crate) fn u32(&mut self, what: &str) -> Result<u32> {
@@ -58,20 +60,5 @@ impl<'a> Cursor<'a> {
 
     pub(crate) fn u64(&mut self, what: &str) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    fn advance(&mut self, len: u64, what: &str) -> Result<std::ops::Range<usize>> {
-        let end = usize::try_from(len)
-            .ok()
-            .and_then(|len| self.position.checked_add(len))
-            .filter(|&end| end <= self.bytes.len())
-            .ok_or_else(|| self.past_end(len, what))?;
-        let start = std::mem::replace(&mut self.position, end);
-        Ok(start..end)
-    }
-
-    fn past_end(&self, len: u64, what: &str) -> FormatError {
-        let at = (self.position as u64, len);
-        FormatError::truncated(self.subject, what, at, self.bytes.len() as u64)
     }
 }

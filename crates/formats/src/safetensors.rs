@@ -229,7 +229,7 @@ fn read_file(
     }
     let first = arrays.len();
     let mut over = false;
-    let mut reader = serde_json::Deserializer::from_slice(&header);
+    let mut reader = serde_json::Deserializer::from_slice(header);
     let seed = Header { arrays, file, limit: limits.tensors, over: &mut over };
     let parsed = seed.deserialize(&mut reader).and_then(|()| reader.end());
     if over {

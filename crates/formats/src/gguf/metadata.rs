@@ -144,12 +144,16 @@ impl Value {
     fn read(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<Self> {
         let kind = read_kind(cursor)?;
         match kind {
-            Kind::Str => Ok(Self { kind, elements: None, bytes: read_str(cursor, limits)? }),
+            Kind::Str => {
+                let len = read_str(cursor, limits)?.len();
+                Ok(Self { kind, elements: None, bytes: cursor.last(len) })
+            }
             Kind::Array => Self::read_array(cursor, limits),
             _ => {
-                let bytes = cursor.take(kind.size().unwrap_or(0) as u64, "a metadata value")?;
-                check_bools(cursor, kind, &bytes)?;
-                Ok(Self { kind, elements: None, bytes })
+                let len = kind.size().unwrap_or(0);
+                let bytes = cursor.take(len as u64, "a metadata value")?;
+                check_bools(cursor, kind, bytes)?;
+                Ok(Self { kind, elements: None, bytes: cursor.last(len) })
             }
         }
     }
@@ -174,10 +178,10 @@ impl Value {
             }
             _ => {
                 let size = element.size().unwrap_or(0) as u64;
-                cursor.skip(count.saturating_mul(size), "an array")?;
+                cursor.take(count.saturating_mul(size), "an array")?;
             }
         }
-        let bytes = cursor.since(start);
+        let bytes = cursor.last(cursor.position().saturating_sub(start));
         check_bools(cursor, element, &bytes)?;
         let count = usize::try_from(count).unwrap_or(0);
         Ok(Self { kind: Kind::Array, elements: Some((element, count)), bytes })
@@ -227,8 +231,7 @@ impl Metadata {
         let fit = cursor.remaining() / 13;
         let mut entries = Vec::with_capacity(usize::try_from(count).unwrap_or(fit).min(fit));
         for _ in 0..count {
-            let key = read_str(cursor, limits)?;
-            let key = String::from_utf8_lossy(&key).into_owned();
+            let key = read_str(cursor, limits)?.to_owned();
             let value = Value::read(cursor, limits)
                 .map_err(|error| error.about(&format!("metadata {key:?}")))?;
             entries.push(Entry { key, value });
@@ -486,17 +489,15 @@ fn read_kind(cursor: &mut Cursor<'_>) -> Result<Kind> {
 }
 
 /// Text with its length before it: proven to be UTF-8.
-pub(super) fn read_str(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<Bytes> {
+pub(super) fn read_str<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result<&'a str> {
     let len = cursor.u64("the length of a string")?;
     if len > limits.gguf_string_bytes {
         let limit = limits.gguf_string_bytes;
         return Err(FormatError::limit(cursor.subject(), "bytes of a string", len, limit));
     }
     let bytes = cursor.take(len, "a string")?;
-    match std::str::from_utf8(&bytes) {
-        Ok(_) => Ok(bytes),
-        Err(_) => Err(FormatError::malformed(cursor.subject(), "holds text that is not UTF-8")),
-    }
+    std::str::from_utf8(bytes)
+        .map_err(|_| FormatError::malformed(cursor.subject(), "holds text that is not UTF-8"))
 }
 
 fn check_bools(cursor: &Cursor<'_>, kind: Kind, bytes: &[u8]) -> Result<()> {

@@ -279,8 +279,7 @@ fn read_tensor(
     next_offset: &mut u64,
     limits: &Limits,
 ) -> Result<TensorInfo> {
-    let name = read_str(cursor, limits)?;
-    let name = String::from_utf8_lossy(&name).into_owned();
+    let name = read_str(cursor, limits)?.to_owned();
     let file_name = cursor.subject();
     let subject = || format!("{file_name}: tensor {name:?}");
     let malformed = |message: String| Err(FormatError::malformed(subject(), message));
@@ -362,7 +361,7 @@ fn place(
         tensor.extent = from..to;
     }
     let end = (start as u64).saturating_add(data_len);
-    if !tensors.is_empty() && file_len as u64 > end {
+    if file_len as u64 > end {
         let message = format!("has {file_len} bytes, but its tensors end at {end}");
         return Err(FormatError::malformed(subject, message)
             .with_hint("something was appended to the file: fetch it again"));
