@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import oga_ryzenai
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
@@ -102,7 +104,7 @@ VARIANTS = {
         dict(original_max_position_embeddings=64),
         "int4",
         "cpu",
-        ["accuracy_level=0"],
+        ["accuracy_level=0", "fuse_mlp_gate_up=true"],
     ),
     "phi3-cpu-long": (
         "phi3",
@@ -112,7 +114,12 @@ VARIANTS = {
         ["accuracy_level=0"],
     ),
     "phi3-dml-long": ("phi3", dict(LONG, rope_parameters=LONGROPE), "int4", "dml", []),
+    # Rewritten by oga_ryzenai.py after the builder.
+    "ryzenai-hybrid": ("qwen2", {}, "int4", "dml", ["is_symmetric=false"]),
 }
+
+# Logits of every token of these sequences; the long one is past LongRoPE's switch and the window.
+SEQUENCES = [[(7 * i * i + 3 * i + 1) % VOCAB for i in range(n)] for n in (10, 22)]
 
 
 def make_hf(arch: str, changes: dict, out: Path) -> None:
@@ -151,6 +158,64 @@ def build(hf: Path, out: Path, precision: str, provider: str, options: list) -> 
             path.unlink()
 
 
+def expected(folder: Path, name: str, options: list) -> list:
+    """Logits by the operators' definitions, checked against onnxruntime where it can run them."""
+    import numpy as np
+    from onnx_eval import Evaluator
+
+    config = json.loads((folder / "genai_config.json").read_text())["model"]
+    path = folder / config["decoder"]["filename"]
+    window = config["decoder"].get("sliding_window", {}).get("window_size")
+    cases = []
+    for tokens in SEQUENCES:
+        if "com.ryzenai" not in str(Evaluator(path).model.opset_import):
+            runtime = run_onnxruntime(path, config["decoder"], tokens)
+            plain = Evaluator(path).logits(tokens)[-len(runtime) :]
+            # fp16 graphs, and weights or activations that onnxruntime rounds to int8.
+            exact = "accuracy_level=0" in options or name.endswith("-f32")
+            error = np.abs(plain - runtime).max() / np.abs(plain).max()
+            if error > (2e-6 if exact else 5e-2 if "-cpu" in name else 3e-3):
+                raise SystemExit(f"{name}: differs from onnxruntime by {error}")
+        logits = Evaluator(path, window).logits(tokens)
+        rounded = [float(f"{value:.7g}") for value in logits.ravel()]
+        cases.append({"tokens": tokens, "logits": rounded})
+    return cases
+
+
+def rewrite_checked(folder: Path) -> None:
+    """Rewrites a folder into AMD's operators, and checks that it still computes the same."""
+    import numpy as np
+    from onnx_eval import Evaluator
+
+    before = Evaluator(folder / "model.onnx").logits(SEQUENCES[1])
+    oga_ryzenai.rewrite(folder)
+    after = Evaluator(folder / "model_jit.onnx").logits(SEQUENCES[1])
+    if np.abs(before - after).max() > 1e-12:
+        raise SystemExit(f"{folder.name}: the rewritten graph computes something else")
+
+
+def run_onnxruntime(path: Path, decoder: dict, tokens: list):
+    """Logits of one sequence from its beginning, of as many of its last tokens as there are."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    ids = np.array([tokens])
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    feed["position_ids"] = np.arange(len(tokens))[None]
+    inputs = {}
+    for value in session.get_inputs():
+        if value.name in feed:
+            inputs[value.name] = feed[value.name]
+        else:
+            dtype = np.float16 if "float16" in value.type else np.float32
+            shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
+            inputs[value.name] = np.zeros(shape, dtype)
+    return session.run(["logits"], inputs)[0][0].astype(np.float64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -164,6 +229,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as hf:
             make_hf(arch, changes, Path(hf))
             build(Path(hf), out, precision, provider, options)
+        if name.startswith("ryzenai"):
+            rewrite_checked(out)
+        cases = json.dumps({"cases": expected(out, name, options)}, separators=(",", ":"))
+        (out / "expected.json").write_text(cases + "\n")
         print(name, sum(p.stat().st_size for p in out.iterdir()))
 
 

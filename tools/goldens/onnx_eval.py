@@ -171,7 +171,9 @@ class Evaluator:
         return [rms_norm(total, gain, epsilon), None, None, total]
 
     def op_MatMulNBits(self, x, codes, scales, zeros=None, *rest, K, N, bits, block_size, **_):
-        bias = rest[-1] if rest and rest[-1] is not None and rest[-1].size == N else 0
+        # Group indices and AMD's packed weights are integers.
+        floats = [t for t in rest if t is not None and t.dtype == np.float64]
+        bias = floats[0] if floats else 0
         return x @ blocks_to_floats(codes, scales, zeros, N, K, bits, block_size).T + bias
 
     def op_GatherBlockQuantized(self, table, ids, scales, zeros=None, *, bits=4, block_size, **_):

@@ -45,8 +45,8 @@ TEXTS = [
     "naïve café — “quoted” text… and then",
 ]
 FORCED = (
-    "The history of the lighthouse is a history of fuel. Wood fires on hilltops gave way to coal in "
-    "iron baskets, coal to whale oil behind glass, and oil to paraffin, gas and electricity. Each "
+    "The history of the lighthouse is a history of fuel. Wood fires on hilltops gave way to coal "
+    "in iron baskets, coal to whale oil behind glass, and oil to paraffin, gas and electricity. Each "
     "change made the light steadier, and each made the keeper's work a little lonelier."
 )
 

@@ -3,8 +3,8 @@
     python tools/goldens/tiny.py crates/device/tests/fixtures
 
 Writes one folder per variant: config.json and model.safetensors (bf16), golden.json (token ids and
-the rows whose logits are kept, per run) and logits.f32 (those rows, little-endian f32, one run after
-the other). Some variants get a model.gguf with the same weights, laid out as llama.cpp's converter
+the rows whose logits are kept, per run) and logits.f32 (those rows, little-endian f32, one run
+after the other). Some variants get a model.gguf with the same weights, laid out as llama.cpp's converter
 does. Seeds are fixed: running it again writes the same weights.
 
 Needs torch, transformers and gguf.
@@ -161,6 +161,16 @@ def gguf_tensors(config, state):
         yield names.get_name(key, try_suffixes=(".weight", ".bias")), value
 
 
+def fuse_qkv(tensors):
+    """q, k and v as one tensor, as the converter's --fuse-qkv writes them."""
+    tensors = dict(tensors)
+    for name in [name for name in tensors if ".attn_q." in name]:
+        names = [name.replace("attn_q", part) for part in ("attn_q", "attn_k", "attn_v")]
+        parts = [tensors.pop(name) for name in names]
+        tensors[name.replace("attn_q", "attn_qkv")] = torch.cat(parts)
+    return tensors.items()
+
+
 def rope_tensors(config):
     """Scaling factors, which GGUF stores as tensors."""
     scaling = config.get("rope_scaling") or {}
@@ -184,7 +194,7 @@ def rope_tensors(config):
         yield "rope_factors_short.weight", torch.tensor(scaling["short_factor"])
 
 
-def write_gguf(path, config, state):
+def write_gguf(path, config, state, fused):
     writer = gguf.GGUFWriter(path, config["model_type"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -205,7 +215,8 @@ def write_gguf(path, config, state):
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
         writer.add_sliding_window(config.get("sliding_window") or 0)
-    for name, value in [*gguf_tensors(config, state), *rope_tensors(config)]:
+    tensors = gguf_tensors(config, state)
+    for name, value in [*(fuse_qkv(tensors) if fused else tensors), *rope_tensors(config)]:
         if value.dim() == 1:
             writer.add_tensor(name, value.float().numpy())
         else:
@@ -231,7 +242,7 @@ def main(folder):
         save_file(state, out / "model.safetensors", metadata={"format": "pt"})
         write_goldens(out, config, model, seed)
         if name in WITH_GGUF:
-            write_gguf(out / "model.gguf", config, state)
+            write_gguf(out / "model.gguf", config, state, fused=name == "llama-biases")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 pub mod gguf;
 pub mod hf;
+pub mod onnx;
 
 use crate::error::ImportError;
 use crate::ir::Graph;
@@ -27,6 +28,7 @@ pub fn as_written(checkpoint: &Checkpoint) -> Result<Graph, ImportError> {
     match checkpoint {
         Checkpoint::Gguf(gguf) => gguf::graph(gguf),
         Checkpoint::Hf(checkpoint) => hf::graph(checkpoint),
+        Checkpoint::Oga(checkpoint) => onnx::graph(&checkpoint.model, &checkpoint.genai),
     }
 }
 
