@@ -2,8 +2,10 @@
 //! and after the graph's passes.
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
 
-use tangor_device::oracle;
+use tangor_device::oracle::{self, OracleDevice};
+use tangor_device::{Activations, KvType};
 use tangor_model::{Graph, import, pass};
+use tangor_testkit::drive;
 use tangor_testkit::tiny::{self, Recorded};
 
 /// Largest difference of two vectors, relative to the largest magnitude of the second.
@@ -50,5 +52,18 @@ fn passes_do_not_change_a_bit() {
         let tokens = &tiny::recorded(name)[0].tokens;
         let run = |graph| oracle::logits(graph, tokens).expect("the oracle runs everything");
         assert_eq!(run(&plain), run(&fused), "{name}");
+    }
+}
+
+#[test]
+fn rows_do_not_depend_on_chunks_or_neighbours() {
+    for name in tiny::RECORDED {
+        let (graph, runs) = (tiny::graph(name), tiny::recorded(name));
+        for run in runs {
+            let modes = [(Activations::F32, KvType::F32), (Activations::Int8, KvType::Int8)];
+            for mode in modes {
+                drive::check_row_independence(&OracleDevice::new(), &graph, &run.tokens, mode);
+            }
+        }
     }
 }

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn llama3_keeps_high_frequencies_and_divides_low_ones() {
-        // Llama-3.2-1B; values printed by transformers' LlamaRotaryEmbedding.
+        // Llama-3.2-1B.
         let scaling = Scaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192 };
         let rope = rope(64, 500_000.0, &scaling);
         let freqs = frequencies(&rope);

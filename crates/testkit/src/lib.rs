@@ -1,4 +1,6 @@
-//! What tests of several crates share: tiny models with known answers.
+//! What tests of several crates share: tiny models with known answers, and what to ask of
+//! every device that runs them.
 #![forbid(unsafe_code)]
 
+pub mod drive;
 pub mod tiny;

@@ -3,5 +3,6 @@
 
 mod config;
 mod gguf;
+mod hf;
 mod print;
 mod shapes;

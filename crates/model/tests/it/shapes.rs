@@ -1,14 +1,29 @@
 //! Published models: every one builds a graph, with as many weights as its authors say.
 
 use tangor_model::ir::Rows;
-use tangor_model::tensor::{DType, Layout, Offset};
-use tangor_model::{Graph, Op, shapes};
+use tangor_model::rope::{Angles, Variant};
+use tangor_model::tensor::{self, Bytes, DType, Layout, Offset, Scales, Weight};
+use tangor_model::{Graph, ImportError, Op, Tensors, arch, pass, shapes};
 
 const INT4: Layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Zero };
 
+/// Weights that are all zero and share their memory, which is never touched.
+struct Zeros(Bytes);
+
+impl Tensors for Zeros {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
+        let groups = rows * cols.div_ceil(256);
+        let scales = Scales { dtype: DType::F16, bytes: self.0.slice(..groups * 2) };
+        let codes = self.0.slice(..groups * 128);
+        Weight::grouped((4, 256), (rows, cols), codes, scales, tensor::Zeros::Middle)
+            .map_err(|source| ImportError::Weight { name: name.to_owned(), source })
+    }
+}
+
 fn graph(name: &str) -> Graph {
     let config = shapes::config(name).expect("a published shape");
-    shapes::random_graph(&config, INT4, 0).expect("a graph")
+    let zeros = Zeros(vec![0; 152_064 * 3584 / 2].into());
+    pass::run_all(arch::graph(&config, &zeros).expect("a graph")).expect("shapes that fit")
 }
 
 fn weights(graph: &Graph) -> usize {
@@ -80,5 +95,45 @@ fn only_the_wanted_rows_pass_the_last_mlp() {
             assert!(!in_last_mlp || rows == Rows::Logits, "{name}: {}", node.name);
             assert!(!in_first_mlp || rows == Rows::Tokens, "{name}: {}", node.name);
         }
+    }
+}
+
+#[test]
+fn have_the_frequencies_that_transformers_computes() {
+    // inv_freq at 1, n/2, 5n/8 and n-1 of n.
+    let plain = [0.865_964_35, 0.01, 0.003_162_277_9, 1.154_781_9e-4];
+    let (phi_short, phi_long) = (
+        [0.809_219_8, 0.005_025_126_5, 0.001_565_484_3, 4.265_942_7e-5],
+        [0.743_607_3, 1.986_491_7e-4, 5.050_754_8e-5, 1.868_487_9e-6],
+    );
+    for (name, variant, expected) in [
+        ("llama-2-7b", Variant::Short, plain),
+        ("deepseek-r1-distill-qwen-1.5b", Variant::Short, plain),
+        (
+            "llama-3-8b",
+            Variant::Short,
+            [0.814_617_2, 0.001_414_213_4, 2.742_481_9e-4, 2.455_140_7e-6],
+        ),
+        (
+            "llama-3.1-8b",
+            Variant::Short,
+            [0.814_617_2, 5.248_46e-4, 3.428_102_4e-5, 3.068_925_9e-7],
+        ),
+        ("llama-3.2-1b", Variant::Short, [0.663_601_3, 4.295_567e-4, 8.570_256e-6, 9.418_306_5e-8]),
+        ("phi-3.5-mini", Variant::Short, phi_short),
+        ("phi-3.5-mini", Variant::Long, phi_long),
+        ("mistral-7b", Variant::Long, [0.805_842_2, 0.001, 1.778_279_4e-4, 1.240_937_8e-6]),
+    ] {
+        let rope = shapes::config(name).unwrap().rope;
+        let Angles::Frequencies { inv_freq, factor } = rope.angles(variant) else {
+            panic!("frequencies expected")
+        };
+        let n = inv_freq.len();
+        for (index, expected) in [1, n / 2, n * 5 / 8, n - 1].into_iter().zip(expected) {
+            let off: f32 = inv_freq[index] / expected - 1.0;
+            assert!(off.abs() < 3e-7, "{name} {index}: {} is not {expected}", inv_freq[index]);
+        }
+        let expected = if name == "phi-3.5-mini" { 1.190_238_1 } else { 1.0 };
+        assert_eq!(*factor, expected, "{name}");
     }
 }
