@@ -4,15 +4,20 @@
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod divergence;
 mod error;
+mod limits;
 pub mod logits;
 mod perplexity;
 mod reader;
 mod text;
 
+pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
+pub use limits::{MachineLimits, OfLimit, Work, of_limit};
 pub use perplexity::{Perplexity, Windows, perplexity};
-pub use reader::{CHUNK_TOKENS, Reader, Watch};
+pub use reader::{CHUNK_TOKENS, ModelReader, Reader, Watch};
+pub use tangor_engine as engine;
 pub use text::ENGLISH;

@@ -13,9 +13,9 @@
 //! This is the sliding window of the Hugging Face documentation ("Perplexity of fixed-length
 //! models"): a smaller stride gives every token a longer past, and takes longer.
 
+use crate::EvalError;
 use crate::logits::nll;
 use crate::reader::{CHUNK_TOKENS, Reader, Watch, check_row};
-use crate::EvalError;
 use serde::Serialize;
 use std::time::Instant;
 

@@ -2,6 +2,7 @@
 
 use crate::EvalError;
 use std::ops::ControlFlow;
+use tangor_engine::{Model, Session, SessionOptions};
 
 /// Tokens that are read in one go: bounds the memory of their logits.
 pub const CHUNK_TOKENS: usize = 64;
@@ -29,6 +30,45 @@ pub trait Reader {
     /// # Errors
     /// If the text grows longer than the context, or the model cannot go on.
     fn read(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<(), EvalError>;
+}
+
+/// A loaded model as a reader: a session of its own, that batches with whatever else it serves.
+#[derive(Debug)]
+pub struct ModelReader {
+    session: Session,
+    vocab: usize,
+    context: usize,
+}
+
+impl ModelReader {
+    /// A reader of `model`.
+    ///
+    /// # Errors
+    /// If the model serves too many sequences already.
+    pub fn new(model: &Model) -> Result<Self, EvalError> {
+        let session = model.session(SessionOptions::default())?;
+        Ok(Self { session, vocab: model.hyper().vocab, context: model.context() })
+    }
+}
+
+impl Reader for ModelReader {
+    fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn start(&mut self) -> Result<(), EvalError> {
+        Ok(self.session.rewind(0)?)
+    }
+
+    fn read(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<(), EvalError> {
+        logits.clear();
+        logits.reserve(tokens.len() * self.vocab);
+        Ok(self.session.score(tokens, &mut |_, row| logits.extend_from_slice(row))?)
+    }
 }
 
 /// Refuses logits that no probability can be computed from; minus infinity is one that can.

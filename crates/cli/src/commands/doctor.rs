@@ -1,0 +1,201 @@
+//! `tangor doctor`: what this machine offers, and whether everything is in order.
+
+use crate::args::Global;
+use crate::error::Outcome;
+use crate::{load, sys, terminal};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use tangor_device_cpu::Isa;
+use tangor_eval::MachineLimits;
+use tangor_store::Store;
+
+/// Say what this machine offers and whether everything is in order
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Measure what the processor and its memory can do (a second or two)
+    #[arg(long)]
+    measure: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that there is to say.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    processor: sys::Processor,
+    isa: &'static str,
+    isas: Vec<&'static str>,
+    memory: sys::Memory,
+    python: Option<String>,
+    pip: Option<String>,
+    store: StoreReport,
+    measured: Option<MachineLimits>,
+    limits: Vec<Limit>,
+    problems: Vec<Problem>,
+}
+
+/// The model store.
+#[derive(Debug, Serialize)]
+struct StoreReport {
+    path: PathBuf,
+    models: usize,
+    bytes: u64,
+    disk_free_bytes: Option<u64>,
+}
+
+/// A bound that the program keeps to.
+#[derive(Debug, Serialize)]
+struct Limit {
+    name: &'static str,
+    value: u64,
+    what: &'static str,
+}
+
+/// Something that is not in order, and what to do.
+#[derive(Debug, Serialize)]
+struct Problem {
+    what: String,
+    todo: String,
+}
+
+pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    let store = load::store(global)?;
+    let report = report(&store, options.measure)?;
+    if options.json { terminal::json(&report) } else { print(&report) }
+}
+
+fn report(store: &Store, measure: bool) -> Outcome<Report> {
+    let mut problems = Vec::new();
+    let python = sys::python();
+    let pip = python.as_ref().and_then(|(command, _)| sys::pip(command));
+    if pip.is_none() {
+        problems.push(Problem {
+            what: "no pip was found, and built-in models are fetched with it".into(),
+            todo: "install Python 3 with pip, or use model files and org/repo names".into(),
+        });
+    }
+    let store_report = store_report(store, &mut problems);
+    let isas: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    if isas.len() == 1 {
+        problems.push(Problem {
+            what: "this processor has none of the instructions that fast kernels use".into(),
+            todo: "models run, slowly; a processor with AVX2 is several times faster".into(),
+        });
+    }
+    let measured = measure.then(load::measure_default).transpose()?;
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        processor: sys::processor(),
+        isa: Isa::best().name(),
+        isas,
+        memory: sys::memory(),
+        python: python.map(|(command, version)| format!("{command} {version}")),
+        pip,
+        store: store_report,
+        measured,
+        limits: limits(),
+        problems,
+    })
+}
+
+fn store_report(store: &Store, problems: &mut Vec<Problem>) -> StoreReport {
+    let path = store.root().to_path_buf();
+    let models = store.list().unwrap_or_else(|error| {
+        let todo = error.hint().unwrap_or_else(|| "set TANGOR_HOME to another folder".into());
+        problems.push(Problem { what: error.to_string(), todo });
+        Vec::new()
+    });
+    for model in &models {
+        if let Some(damage) = &model.damage {
+            problems.push(Problem {
+                what: format!("{} is damaged: {damage}", model.name),
+                todo: format!("repair it: tangor pull {}", model.name),
+            });
+        }
+    }
+    let disk_free_bytes = sys::disk_free_bytes(&path);
+    if disk_free_bytes.is_some_and(|free| free < 1 << 30) {
+        problems.push(Problem {
+            what: format!("the disk of {} is nearly full", path.display()),
+            todo: "make room, or set TANGOR_HOME to a folder on another disk".into(),
+        });
+    }
+    let bytes = models.iter().map(|model| model.bytes).sum();
+    StoreReport { path, models: models.len(), bytes, disk_free_bytes }
+}
+
+/// The bounds that somebody may run into.
+fn limits() -> Vec<Limit> {
+    let load = tangor_engine::LoadOptions::default();
+    let limit = |name, value: usize, what| Limit { name, value: value as u64, what };
+    vec![
+        limit("max_sequences", load.max_sequences, "sequences that run at once"),
+        limit("max_alive", load.max_alive, "sequences that may be alive at once"),
+        limit("prefill_chunk", load.prefill_chunk, "rows of prompts per step"),
+        limit("text_bytes", tangor_engine::text::limits::TEXT_BYTES, "bytes of a prompt"),
+        limit("messages", tangor_engine::text::limits::MESSAGES, "messages of a conversation"),
+    ]
+}
+
+fn print(report: &Report) -> Outcome {
+    let unknown = || "unknown".to_owned();
+    let bytes = |value: Option<u64>| value.map_or_else(unknown, terminal::bytes);
+    let (processor, memory) = (&report.processor, &report.memory);
+    let mut threads = format!("{} usable", processor.usable_threads);
+    if let Some(all) = processor.threads {
+        threads.push_str(&format!(" of {all}"));
+    }
+    if let Some(quota) = processor.quota {
+        threads.push_str(&format!(", limited to {quota} by the control group"));
+    }
+    let mut ram =
+        format!("{}, {} available", bytes(memory.total_bytes), bytes(memory.available_bytes));
+    if let Some(limit) = memory.limit_bytes {
+        ram.push_str(&format!(", limited to {} by the control group", terminal::bytes(limit)));
+    }
+    let store = &report.store;
+    let mut rows = vec![
+        ("tangor", report.version.to_owned()),
+        ("processor", processor.model.clone().unwrap_or_else(unknown)),
+        ("kernels", format!("{} (this processor can run {})", report.isa, report.isas.join(", "))),
+        ("threads", threads),
+        ("memory", ram),
+        ("gpu, npu", "none: no device of these kinds is built in yet".to_owned()),
+        ("store", store.path.display().to_string()),
+        ("", format!("{} models, {}", store.models, terminal::bytes(store.bytes))),
+        ("disk", format!("{} free", bytes(store.disk_free_bytes))),
+        ("python", report.python.clone().unwrap_or_else(|| "not found".into())),
+        ("pip", report.pip.clone().unwrap_or_else(|| "not found".into())),
+    ];
+    match &report.measured {
+        Some(limits) => rows.push((
+            "measured",
+            format!(
+                "{:.2} T int8 operations/s, {:.1} GB/s read",
+                limits.int8_ops_per_s / 1e12,
+                limits.read_bytes_per_s / 1e9
+            ),
+        )),
+        None => rows.push(("measured", "not asked for (--measure)".to_owned())),
+    }
+    terminal::facts(rows)?;
+    terminal::line("")?;
+    let mut table = terminal::columns(&["LIMIT", "VALUE", "OF"], &[1]);
+    for limit in &report.limits {
+        table.add_row([limit.name.to_owned(), limit.value.to_string(), limit.what.to_owned()]);
+    }
+    terminal::table(&table)?;
+    terminal::line("")?;
+    if report.problems.is_empty() {
+        return terminal::line("everything is in order");
+    }
+    for problem in &report.problems {
+        terminal::line(&format!("problem: {}", problem.what))?;
+        terminal::line(&format!("   todo: {}", problem.todo))?;
+    }
+    Ok(())
+}

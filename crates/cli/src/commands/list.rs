@@ -1,0 +1,87 @@
+//! `tangor list`: the models on this machine.
+
+use crate::args::Global;
+use crate::error::Outcome;
+use crate::load;
+use crate::terminal;
+use clap::Args;
+use serde_json::json;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tangor_store::{Installed, Origin};
+
+/// List the models in the store
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Print one JSON object: models[{name, origin, path, files, bytes, digest, pulled_at, damage}]
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    let store = load::store(global)?;
+    let models = store.list()?;
+    if options.json {
+        return terminal::json(&json!({ "models": models }));
+    }
+    if models.is_empty() {
+        terminal::note(&format!("no models in {} yet", store.root().display()));
+        terminal::note("try: tangor pull smollm2");
+        return Ok(());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut table = terminal::columns(&["NAME", "SIZE", "PULLED", "SOURCE"], &[1]);
+    for model in &models {
+        let pulled = model.pulled_at.map_or_else(|| "-".into(), |then| age(now, then));
+        let size = terminal::bytes(model.bytes);
+        table.add_row([model.name.clone(), size, pulled, source(model)]);
+    }
+    terminal::table(&table)?;
+    for model in &models {
+        if let Some(damage) = &model.damage {
+            let name = &model.name;
+            terminal::note(&format!("{name} is damaged ({damage}); repair it: tangor pull {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a model came from, in a word.
+pub(crate) fn source(model: &Installed) -> String {
+    match &model.origin {
+        Origin::Package { requirement } => format!("package {requirement}"),
+        Origin::Hub { repo, commit } => format!("{repo}@{}", commit.get(..7).unwrap_or(commit)),
+        Origin::Local => "local".to_owned(),
+    }
+}
+
+/// How long ago `then` was, roughly.
+fn age(now: u64, then: u64) -> String {
+    let seconds = now.saturating_sub(then);
+    let (value, unit) = match seconds {
+        0..60 => return "just now".to_owned(),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        86_400..5_184_000 => (seconds / 86_400, "day"),
+        _ => (seconds / 2_592_000, "month"),
+    };
+    format!("{value} {unit}{} ago", if value == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_rough() {
+        for (seconds, text) in [
+            (5, "just now"),
+            (60, "1 minute ago"),
+            (7300, "2 hours ago"),
+            (86_400 * 3, "3 days ago"),
+            (86_400 * 100, "3 months ago"),
+        ] {
+            assert_eq!(age(1_000_000_000, 1_000_000_000 - seconds), text);
+        }
+        assert_eq!(age(5, 10), "just now");
+    }
+}

@@ -1,0 +1,78 @@
+//! Ctrl-C, in one place.
+//!
+//! Work that can stop at a good moment listens: the first Ctrl-C is then a request
+//! ([`Listening::pressed`]) and the second one ends the program. Work that cannot is ended by the
+//! first: everything on disk is written so that it may be cut off at any point.
+
+use crate::terminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
+pub(crate) const EXIT_CODE: u8 = 130;
+
+/// What a Ctrl-C does at once, on a thread of its own.
+type Action = Box<dyn Fn() + Send>;
+
+static PRESSED: AtomicBool = AtomicBool::new(false);
+/// Who listens, innermost last.
+static LISTENERS: Mutex<Vec<Action>> = Mutex::new(Vec::new());
+
+fn listeners() -> MutexGuard<'static, Vec<Action>> {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes over Ctrl-C (and a request to terminate) for the whole program.
+///
+/// Where the system does not let us, Ctrl-C ends the program at once, as it does anywhere.
+pub(crate) fn install() {
+    let result = ctrlc::set_handler(|| {
+        let listeners = listeners();
+        if !listeners.is_empty() && !PRESSED.swap(true, Ordering::SeqCst) {
+            listeners.iter().for_each(|action| action());
+            return;
+        }
+        terminal::note_plain("interrupted");
+        exit_now();
+    });
+    if let Err(error) = result {
+        terminal::note(&format!("Ctrl-C will not be handled: {error}"));
+    }
+}
+
+#[allow(clippy::exit, reason = "nothing listens that could unwind, and no destructor must run")]
+fn exit_now() -> ! {
+    std::process::exit(i32::from(EXIT_CODE))
+}
+
+/// As long as it lives, Ctrl-C is a request.
+#[derive(Debug)]
+pub(crate) struct Listening(());
+
+/// Starts to listen; a Ctrl-C before is forgotten.
+pub(crate) fn listen() -> Listening {
+    listen_and(|| {})
+}
+
+/// Starts to listen, and does `action` at once when Ctrl-C is pressed.
+pub(crate) fn listen_and(action: impl Fn() + Send + 'static) -> Listening {
+    let mut listeners = listeners();
+    if listeners.is_empty() {
+        PRESSED.store(false, Ordering::SeqCst);
+    }
+    listeners.push(Box::new(action));
+    Listening(())
+}
+
+impl Listening {
+    /// Whether Ctrl-C was pressed since listening began.
+    pub(crate) fn pressed(&self) -> bool {
+        PRESSED.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        listeners().pop();
+    }
+}

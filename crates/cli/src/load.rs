@@ -1,0 +1,352 @@
+//! From a MODEL argument to a loaded model: the store, the files, the devices, the options.
+
+use crate::args::{
+    ActivationsChoice, DeviceChoice, Global, KvChoice, ModelOptions, SamplingOptions,
+};
+use crate::error::{Failure, Outcome};
+use crate::progress::Progress;
+use crate::prompt::Turn;
+use crate::{interrupt, sampling, terminal};
+use clap::Args;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
+use tangor_engine::device::{Activations, Device, KvType};
+use tangor_engine::plan::model::formats::{Checkpoint, Limits};
+use tangor_engine::plan::model::tensor::{Layout, Offset};
+use tangor_engine::plan::model::{Graph, shapes};
+use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
+use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
+use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Text};
+use tangor_eval::{MachineLimits, Work};
+use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
+
+/// A model by name, or the shape of a published one.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// Name, file or folder of the model
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
+
+    /// A published model's shape with random weights instead, as llama-3.2-1b
+    #[arg(long, value_name = "NAME", value_parser = shape_names())]
+    shape: Option<String>,
+}
+
+fn shape_names() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(shapes::names())
+}
+
+impl Which {
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        self.model.as_deref().or(self.shape.as_deref()).unwrap_or_default()
+    }
+}
+
+/// The store that the global options name.
+pub(crate) fn store(global: &Global) -> Outcome<Store> {
+    let mut options = StoreOptions::from_env();
+    if let Some(home) = &global.home {
+        options.root = Some(home.clone());
+    }
+    options.offline |= global.offline;
+    Ok(Store::open(options)?)
+}
+
+/// Fetches a model, with progress; Ctrl-C ends it, and what has arrived stays.
+pub(crate) fn pull(store: &Store, name: &ModelName) -> Outcome<Installed> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let hear = Arc::clone(&cancel);
+    let _ctrl_c = interrupt::listen_and(move || hear.store(true, Ordering::SeqCst));
+    let mut shown: Option<(Phase, String, Progress)> = None;
+    let installed = store.pull(
+        name,
+        &mut |step| {
+            let same = matches!(&shown, Some((phase, file, _))
+                if *phase == step.phase && file == step.file);
+            if !same {
+                drop(shown.take());
+                let progress = announce(step);
+                shown = Some((step.phase, step.file.to_owned(), progress));
+            }
+            if let Some((_, _, progress)) = &mut shown {
+                progress.set(step.done, step.total.unwrap_or(0));
+            }
+        },
+        &cancel,
+    )?;
+    Ok(installed)
+}
+
+/// A new phase of a pull: a bar on a terminal, a line elsewhere.
+fn announce(step: &tangor_store::Progress<'_>) -> Progress {
+    let file = step.file;
+    let (doing, transfer) = match step.phase {
+        Phase::Resolving => (format!("looking for {file}"), false),
+        Phase::Waiting => (format!("waiting for another process that changes {file}"), false),
+        Phase::Downloading => (format!("fetching {file}"), true),
+        Phase::Verifying => (format!("verifying {file}"), true),
+        Phase::Unpacking => (format!("unpacking {file}"), true),
+    };
+    if !terminal::stderr_is_terminal() {
+        let size =
+            step.total.map_or(String::new(), |total| format!(", {}", terminal::bytes(total)));
+        terminal::note(&format!("{doing}{size}"));
+    }
+    if transfer { Progress::transfer(doing) } else { Progress::spinner(doing) }
+}
+
+/// A model's files, fetched first where they have to be.
+pub(crate) fn open(model: &str, global: &Global) -> Outcome<(Installed, Checkpoint)> {
+    let store = store(global)?;
+    let name = ModelName::parse(model)?;
+    let installed = match store.resolve(&name)? {
+        Some(installed) => installed,
+        None => pull(&store, &name)?,
+    };
+    let checkpoint = store.open_checkpoint(&installed, &Limits::default())?;
+    Ok((installed, checkpoint))
+}
+
+/// The graph of a model's files.
+pub(crate) fn graph(checkpoint: &Checkpoint) -> Outcome<Graph> {
+    Ok(tangor_engine::plan::model::import::import(checkpoint)?)
+}
+
+/// The graph of a model or of a published shape.
+pub(crate) fn graph_or_shape(which: &Which, global: &Global) -> Outcome<Graph> {
+    match &which.shape {
+        Some(name) => random_graph(name),
+        None => graph(&open(which.name(), global)?.1),
+    }
+}
+
+/// A published shape with random 4-bit weights in groups of 32, as `Q4_0` has them.
+fn random_graph(name: &str) -> Outcome<Graph> {
+    let layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Zero };
+    Ok(shapes::random_graph(&shapes::config(name)?, layout, 1)?)
+}
+
+/// A model that is ready to generate.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The model.
+    pub(crate) model: Arc<Model>,
+    /// Seconds that loading took, fetching not counted.
+    pub(crate) load_s: f64,
+    /// How its publisher wants tokens to be chosen.
+    recommended: SamplingParams,
+}
+
+/// Loads a model by name, with progress.
+pub(crate) fn model(model: &str, options: &ModelOptions, global: &Global) -> Outcome<Loaded> {
+    let (_, checkpoint) = open(model, global)?;
+    load(model, &checkpoint, options)
+}
+
+fn load(name: &str, checkpoint: &Checkpoint, options: &ModelOptions) -> Outcome<Loaded> {
+    let devices = devices(options)?;
+    let begin = Instant::now();
+    let mut progress = Progress::share(format!("loading {name}"));
+    let model = Model::load(checkpoint, &devices, &load_options(options), &mut |step| {
+        progress.set_share(step.share);
+    })?;
+    let load_s = begin.elapsed().as_secs_f64();
+    Ok(Loaded { model, load_s, recommended: sampling::recommended(checkpoint) })
+}
+
+/// Loads a model by name, or a published shape with random weights for sequences of `context`
+/// tokens; and says how much work its tokens are.
+pub(crate) fn model_or_shape(
+    which: &Which,
+    options: &ModelOptions,
+    context: usize,
+    global: &Global,
+) -> Outcome<(Loaded, Work)> {
+    let Some(shape) = &which.shape else {
+        let (_, checkpoint) = open(which.name(), global)?;
+        let work = Work::of(&graph(&checkpoint)?);
+        return Ok((load(which.name(), &checkpoint, options)?, work));
+    };
+    let devices = devices(options)?;
+    let graph = random_graph(shape)?;
+    let work = Work::of(&graph);
+    let asked = LoadOptions {
+        context: options.context.or(Some(context.min(graph.hyper.context))),
+        ..load_options(options)
+    };
+    let begin = Instant::now();
+    let mut progress = Progress::share(format!("loading {shape}"));
+    let model = Model::from_graph(graph, Text::default(), &devices, &asked, &mut |step| {
+        progress.set_share(step.share);
+    })?;
+    let load_s = begin.elapsed().as_secs_f64();
+    Ok((Loaded { model, load_s, recommended: SamplingParams::default() }, work))
+}
+
+/// The devices of this machine.
+fn devices(options: &ModelOptions) -> Outcome<Vec<Arc<dyn Device>>> {
+    Ok(vec![Arc::new(cpu(options)?)])
+}
+
+fn cpu(options: &ModelOptions) -> Outcome<CpuDevice> {
+    let isa: Option<Isa> = match &options.isa {
+        Some(name) => Some(name.parse()?),
+        None => None,
+    };
+    Ok(CpuDevice::new(CpuOptions { threads: options.threads, isa, ..CpuOptions::default() })?)
+}
+
+/// What the processor and its memory can do at most, measured in about a second.
+pub(crate) fn measure(options: &ModelOptions) -> Outcome<MachineLimits> {
+    Ok(limits_of(&cpu(options)?))
+}
+
+/// The same, with the processor's own number of threads.
+pub(crate) fn measure_default() -> Outcome<MachineLimits> {
+    Ok(limits_of(&CpuDevice::new(CpuOptions::default())?))
+}
+
+fn limits_of(cpu: &CpuDevice) -> MachineLimits {
+    let _progress = Progress::spinner("measuring the processor and its memory");
+    MachineLimits {
+        int8_ops_per_s: tangor_device_cpu::limits::int8_ops_per_s(cpu.pool(), cpu.isa()),
+        read_bytes_per_s: tangor_device_cpu::limits::read_bytes_per_s(cpu.pool(), cpu.isa()),
+    }
+}
+
+/// The devices as the planner sees them; their rates are measured if `measured`, else typical.
+pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
+    let cpu = cpu(options)?;
+    let mut rates = Rates::typical(Kind::Cpu);
+    if measured {
+        let limits = limits_of(&cpu);
+        rates.int8_ops_per_s = limits.int8_ops_per_s;
+        rates.read_bytes_per_s = limits.read_bytes_per_s;
+        rates.measured = true;
+    }
+    let facts = cpu.descriptor();
+    Ok(vec![DeviceProfile {
+        name: facts.name.clone(),
+        kind: Kind::Cpu,
+        description: facts.description.clone(),
+        memory_bytes: facts.memory_bytes,
+        host_memory: facts.host_memory,
+        rates,
+    }])
+}
+
+/// What the options ask of the engine.
+pub(crate) fn load_options(options: &ModelOptions) -> LoadOptions {
+    let one = |choice: Option<DeviceChoice>| {
+        choice.and_then(|choice| match plan_device(choice) {
+            plan::DeviceChoice::Auto | plan::DeviceChoice::Hybrid => None,
+            device => Some(device.to_string()),
+        })
+    };
+    LoadOptions {
+        activations: match options.activations {
+            ActivationsChoice::Int8 => Activations::Int8,
+            ActivationsChoice::F32 => Activations::F32,
+        },
+        kv: options.kv.map(|kv| match kv {
+            KvChoice::F16 => KvType::F16,
+            KvChoice::Int8 => KvType::Int8,
+            KvChoice::F32 => KvType::F32,
+        }),
+        context: options.context,
+        device: plan_device(options.device),
+        prefill_device: one(options.prefill_device),
+        decode_device: one(options.decode_device),
+        ..LoadOptions::default()
+    }
+}
+
+/// The KV type that the engine will choose, as the planner calls it.
+pub(crate) fn plan_kv(options: &ModelOptions) -> plan::KvType {
+    match (options.kv, options.activations) {
+        (Some(KvChoice::F32), _) | (None, ActivationsChoice::F32) => plan::KvType::F32,
+        (Some(KvChoice::F16), _) | (None, ActivationsChoice::Int8) => plan::KvType::F16,
+        (Some(KvChoice::Int8), _) => plan::KvType::Int8,
+    }
+}
+
+fn plan_device(choice: DeviceChoice) -> plan::DeviceChoice {
+    match choice {
+        DeviceChoice::Auto => plan::DeviceChoice::Auto,
+        DeviceChoice::Hybrid => plan::DeviceChoice::Hybrid,
+        DeviceChoice::Npu => plan::DeviceChoice::Npu,
+        DeviceChoice::Gpu => plan::DeviceChoice::Gpu,
+        DeviceChoice::Cpu => plan::DeviceChoice::Cpu,
+    }
+}
+
+impl Loaded {
+    /// Tokens of a text as it is, with whatever the model expects around a plain text.
+    pub(crate) fn raw_tokens(&self, text: &str) -> Outcome<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        Ok(tokenizer.frame(tokenizer.encode(text, Specials::AsText)?))
+    }
+
+    /// Tokens of a conversation in the model's own template, up to where the answer begins.
+    pub(crate) fn chat_tokens(&self, turns: &[Turn]) -> Outcome<Vec<u32>> {
+        let messages: Vec<Message> =
+            turns.iter().map(|turn| Message::new(turn.role.name(), turn.content.clone())).collect();
+        let template = self.require_template()?;
+        let rendered = template.render(&messages, None, true, &serde_json::Map::new())?;
+        Ok(self.tokenizer()?.encode_spans(&rendered.spans)?)
+    }
+
+    /// The model's chat template.
+    pub(crate) fn require_template(&self) -> Outcome<&ChatTemplate> {
+        self.model.text().template.as_deref().ok_or_else(|| {
+            Failure::new("the model has no chat template")
+                .hint("`tangor run --raw` gives it the prompt as it is")
+        })
+    }
+
+    fn tokenizer(&self) -> Outcome<&Tokenizer> {
+        self.model.text().tokenizer.as_deref().ok_or_else(|| {
+            Failure::new("the model has no tokenizer")
+                .hint("a Hugging Face folder needs its tokenizer.json or tokenizer.model")
+        })
+    }
+
+    /// A request for an answer.
+    pub(crate) fn request(&self, prompt: Vec<u32>, options: &SamplingOptions) -> Request {
+        Request {
+            prompt,
+            sampling: sampling::chosen(&self.recommended, options),
+            max_tokens: options.max_tokens,
+            stop: options.stop.clone(),
+            ..Request::default()
+        }
+    }
+
+    /// Names of the devices that run a stage, as `cpu`.
+    pub(crate) fn device_of(&self, stage: Stage) -> String {
+        self.devices_of(stage, |device| &device.name).join("+")
+    }
+
+    /// The devices of both phases as a person would call them.
+    pub(crate) fn device_names(&self) -> String {
+        let names = |stage| self.devices_of(stage, |device| &device.description).join(" and ");
+        let (prefill, decode) = (names(Stage::Prefill), names(Stage::Decode));
+        if prefill == decode { prefill } else { format!("{prefill} (prefill), {decode} (decode)") }
+    }
+
+    fn devices_of(&self, stage: Stage, text: fn(&DeviceProfile) -> &str) -> Vec<&str> {
+        let plan = self.model.plan();
+        let mut names = Vec::new();
+        for segment in plan.stage(stage, 1).iter().flat_map(|stage| &stage.segments) {
+            let name = plan.devices.get(segment.device).map_or("unknown", text);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}

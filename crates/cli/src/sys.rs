@@ -1,0 +1,136 @@
+//! What the operating system says about this machine and this process. Everything that depends on
+//! the system stands here; what a system does not tell is `None`.
+
+use serde::Serialize;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Most memory that this process has had resident, in bytes.
+pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Memory of the machine, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Memory {
+    /// Built in.
+    pub(crate) total_bytes: Option<u64>,
+    /// Free to take without swapping.
+    pub(crate) available_bytes: Option<u64>,
+    /// Most that this process's control group may take.
+    pub(crate) limit_bytes: Option<u64>,
+}
+
+/// Memory of the machine and what of it this process may have.
+pub(crate) fn memory() -> Memory {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    Memory {
+        total_bytes: kilobytes(&text, "MemTotal:"),
+        available_bytes: kilobytes(&text, "MemAvailable:"),
+        limit_bytes: limit.and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// The processor.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Processor {
+    /// What its maker calls it.
+    pub(crate) model: Option<String>,
+    /// Hardware threads that the machine has.
+    pub(crate) threads: Option<usize>,
+    /// Hardware threads that this process may use at once.
+    pub(crate) usable_threads: usize,
+    /// Threads' worth of time that the control group grants.
+    pub(crate) quota: Option<f64>,
+}
+
+/// The processor, and how much of it this process may use.
+pub(crate) fn processor() -> Processor {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == "model name").then(|| value.trim().to_owned())
+    });
+    let threads = text.lines().filter(|line| line.starts_with("processor")).count();
+    Processor {
+        model,
+        threads: (threads > 0).then_some(threads),
+        usable_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        quota: fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| quota(&text)),
+    }
+}
+
+/// Room on the disk that holds `path` or will hold it, in bytes.
+pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
+    if !cfg!(unix) {
+        return None;
+    }
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let text = answer(Command::new("df").arg("-Pk").arg(existing).env("LC_ALL", "C"))?;
+    let kilobytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// The Python interpreter that is found first, and its version.
+pub(crate) fn python() -> Option<(String, String)> {
+    ["python3", "python"].into_iter().find_map(|name| {
+        let version = answer(Command::new(name).arg("--version"))?;
+        Some((name.to_owned(), version.trim_start_matches("Python ").to_owned()))
+    })
+}
+
+/// The version of that interpreter's pip.
+pub(crate) fn pip(python: &str) -> Option<String> {
+    let text = answer(Command::new(python).args(["-m", "pip", "--version"]))?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// What a command that succeeds prints.
+fn answer(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// `cpu.max` of a control group: microseconds of processor time per period, or `max`.
+fn quota(text: &str) -> Option<f64> {
+    let (time, period) = text.trim().split_once(' ')?;
+    let (time, period): (f64, f64) = (time.parse().ok()?, period.parse().ok()?);
+    (period > 0.0).then_some(time / period)
+}
+
+/// The bytes behind `name` in a file whose lines are `Name:   123 kB`.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().trim_end_matches("kB").trim_end().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let status = "Name:\ttangor\nVmPeak:\t  9000 kB\nVmHWM:\t  1234 kB\n";
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(1234 * 1024));
+        assert_eq!(kilobytes(status, "VmSwap:"), None);
+        assert_eq!(kilobytes("VmHWM:\tmany kB", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn reads_processor_quotas() {
+        assert_eq!(quota("150000 100000\n"), Some(1.5));
+        assert_eq!(quota("max 100000\n"), None);
+        assert_eq!(quota("150000 0"), None);
+    }
+
+    #[test]
+    fn free_space_is_that_of_the_nearest_folder_that_exists() {
+        let here = disk_free_bytes(Path::new("."));
+        let missing = disk_free_bytes(&Path::new(".").join("no").join("such").join("folder"));
+        assert_eq!(here.is_some(), missing.is_some());
+        assert_eq!(here.is_some(), cfg!(unix));
+    }
+}

@@ -1,0 +1,196 @@
+//! What needs no model: help, wrong usage, the empty store, exit codes, which stream gets what.
+
+use crate::{Place, Written, keys};
+
+const COMMANDS: &[&str] = &[
+    "run",
+    "chat",
+    "pull",
+    "list",
+    "rm",
+    "show",
+    "inspect",
+    "plan",
+    "bench",
+    "eval",
+    "doctor",
+    "completions",
+];
+
+#[test]
+fn help_is_a_result_and_names_every_command() {
+    let place = Place::new();
+    let help = Written::of(place.tangor(&["--help"]));
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    for command in COMMANDS {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
+        let help = Written::of(place.tangor(&[command, "--help"]));
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{command}");
+        assert!(help.stdout.contains("Usage: tangor"), "{command}");
+    }
+}
+
+#[test]
+fn help_fits_a_terminal() {
+    let place = Place::new();
+    for command in COMMANDS {
+        let help = Written::of(place.tangor(&[command, "--help"]));
+        for line in help.stdout.lines() {
+            assert!(line.chars().count() <= 100, "{command}: {line}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_leaves_stdout_empty() {
+    let place = Place::new();
+    for args in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &["run"],
+        &["run", "m", "--temperature", "-1", "-p", "x"],
+        &["run", "m", "-n", "0", "-p", "x"],
+        &["run", "m", "--top-p", "1.5", "-p", "x"],
+        &["run", "m", "-p", "x", "-f", "y"],
+        &["run", "m", "-p", "x", "--raw", "--system", "y"],
+        &["run", "m", "-p", "x", "--device", "abacus"],
+        &["run", "m", "-p", "x", "--top", "1"],
+        &["bench"],
+        &["bench", "m", "--shape", "llama-3.2-1b"],
+        &["bench", "--shape", "nonsense"],
+        &["plan", "m", "--policy", "nobody"],
+        &["eval"],
+        &["completions", "nonsense"],
+    ] {
+        let written = Written::of(place.tangor(args));
+        assert_eq!(written.code, 2, "{args:?}: {}", written.stderr);
+        assert_eq!(written.stdout, "", "{args:?}");
+        assert!(written.stderr.starts_with("error:"), "{args:?}: {}", written.stderr);
+    }
+}
+
+#[test]
+fn long_options_may_be_shortened_while_unique() {
+    let place = Place::new();
+    // The model is missing, which is found out after the options were understood.
+    let args = ["run", "absent.gguf", "--prom", "x", "--temp", "0", "--act", "f32", "--th", "1"];
+    let written = Written::of(place.tangor(&args));
+    assert_eq!(written.code, 1, "{}", written.stderr);
+}
+
+#[test]
+fn failures_exit_with_1_and_one_line_that_says_what_to_do() {
+    let place = Place::new();
+    let garbage = place.folder.path().join("garbage.gguf");
+    std::fs::write(&garbage, "this is no model").unwrap();
+    for (args, subject, hint) in [
+        (&["run", "absent.gguf", "-p", "x"][..], "absent.gguf", false),
+        (&["run", "garbage.gguf", "-p", "x"], "garbage.gguf", false),
+        (&["inspect", "garbage.gguf"], "garbage.gguf", false),
+        (&["run", "smollm2", "-p", "x"], "smollm2", true),
+        (&["pull", "smollm2"], "smollm2", true),
+        (&["pull", "nonsense"], "nonsense", true),
+        (&["show", "org/repo"], "org/repo", true),
+        (&["rm", "smollm2"], "smollm2", true),
+        (&["plan", "--shape", "llama-3.2-1b", "--profile", "abacus"], "abacus", true),
+        (&["chat", "smollm2", "--load", "absent.json"], "absent.json", false),
+        (&["run", "m.gguf", "-f", "absent.txt"], "absent.txt", false),
+    ] {
+        let written = Written::of(place.tangor(args));
+        assert_eq!(written.code, 1, "{args:?}: {}", written.stderr);
+        assert_eq!(written.stdout, "", "{args:?}");
+        let lines: Vec<&str> = written.stderr.lines().collect();
+        assert!(lines[0].starts_with("error: ") && lines[0].contains(subject), "{lines:?}");
+        assert!(lines.len() <= 2, "{lines:?}");
+        assert!(lines[1..].iter().all(|line| line.starts_with("hint: ")), "{lines:?}");
+        assert!(!hint || lines.len() == 2, "{args:?} has no hint: {lines:?}");
+    }
+}
+
+#[test]
+fn an_empty_store_is_no_failure() {
+    let place = Place::new();
+    let list = Written::of(place.tangor(&["list"]));
+    assert_eq!((list.code, list.stdout.as_str()), (0, ""));
+    assert!(list.stderr.contains("tangor pull"), "{}", list.stderr);
+    let quiet = Written::of(place.tangor(&["list", "--quiet"]));
+    assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (0, "", ""));
+    let json = Written::of(place.tangor(&["list", "--json"])).json();
+    assert_eq!(json, serde_json::json!({ "models": [] }));
+}
+
+#[test]
+fn every_shell_has_completions() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let written = Written::of(place.tangor(&["completions", shell]));
+        assert_eq!((written.code, written.stderr.as_str()), (0, ""), "{shell}");
+        for word in ["tangor", "inspect", "decode-device", "temperature"] {
+            assert!(written.stdout.contains(word), "{shell} lacks {word}");
+        }
+    }
+}
+
+#[test]
+fn the_doctor_knows_this_machine() {
+    let place = Place::new();
+    let report = Written::of(place.tangor(&["doctor", "--json"])).json();
+    assert!(report["processor"]["usable_threads"].as_u64().unwrap() >= 1);
+    assert!(report["isas"].as_array().unwrap().contains(&report["isa"]));
+    assert_eq!(report["store"]["models"], 0);
+    assert!(report["limits"].as_array().unwrap().len() >= 3);
+    assert!(report["measured"].is_null());
+    let text = Written::of(place.tangor(&["doctor"]));
+    assert_eq!((text.code, text.stderr.as_str()), (0, ""));
+    assert!(text.stdout.contains("processor"), "{}", text.stdout);
+}
+
+#[test]
+fn a_published_shape_is_planned_without_its_weights() {
+    let place = Place::new();
+    let plan = Written::of(place.tangor(&[
+        "plan",
+        "--shape",
+        "smollm2-135m",
+        "--no-measure",
+        "-p",
+        "100",
+        "-n",
+        "10",
+        "--json",
+    ]))
+    .json();
+    assert_eq!(keys(&plan["predicted"]), ["ttft_s", "decode_tps", "weights_bytes", "kv_bytes"]);
+    let stages = plan["stages"].as_array().unwrap();
+    assert!(stages.iter().any(|stage| stage["stage"] == "prefill"));
+    assert!(stages.iter().any(|stage| stage["stage"] == "decode"));
+    for stage in stages {
+        assert_eq!(keys(stage), ["stage", "m", "segments"]);
+        for segment in stage["segments"].as_array().unwrap() {
+            let expected = ["device", "nodes", "predicted_s", "measured_s", "why"];
+            assert_eq!(keys(segment), expected);
+        }
+    }
+    let absent = Written::of(place.tangor(&["plan", "--shape", "smollm2-135m", "--device", "npu"]));
+    assert_eq!(absent.code, 1);
+    assert!(absent.stderr.contains("npu"), "{}", absent.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_quiet() {
+    use std::process::{Command, Stdio};
+    let place = Place::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tangor"))
+        .args(["completions", "bash"])
+        .env("TANGOR_HOME", place.folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Nobody reads: more than a pipe holds cannot be written.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
