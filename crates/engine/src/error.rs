@@ -65,6 +65,9 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// The model computed no logit that is a number.
+    #[error("the model's output is not numbers: its file may be damaged")]
+    NotNumbers,
     /// The checkpoint cannot be turned into a graph.
     #[error("{0}")]
     Import(String),

@@ -1,6 +1,7 @@
 //! The receiving end of a request.
 
-use crate::driver::{Driver, SequenceId};
+use crate::driver::Driver;
+use crate::sequence::SequenceId;
 use crate::{Completion, EngineError, Event};
 use std::fmt;
 use std::sync::Arc;

@@ -1,18 +1,27 @@
 //! A loaded model: what every request, session and face holds on to.
 
+use crate::checkpoint_text::{Decoder, Text};
 use crate::driver::Driver;
 use crate::executor::Executor;
-use crate::generation::{Generation, Sink};
+use crate::generation::{Cancel, Generation, Sink};
+use crate::sample::MAX_LOGPROBS;
+use crate::sequence::Job;
 use crate::session::{Session, SessionOptions};
-use crate::step::Limits;
-use crate::{EngineError, Event, Request};
-use std::sync::Arc;
-use tangor_device::{Activations, Descriptor, Device, KvType};
-use tangor_plan::model::Graph;
+use crate::step::{Core, Limits};
+use crate::stop::StopMatcher;
+use crate::{EngineError, Event, Request, Usage};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, mpsc};
+use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, Prepare};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
-use tangor_plan::{DeviceChoice, Plan, Rates};
-use tangor_text::{Template, Tokenizer};
+use tangor_plan::model::{Graph, import};
+use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, plan};
+
+/// Most stop strings of a request.
+const MAX_STOPS: usize = 64;
+/// Longest stop string, in bytes.
+const MAX_STOP_BYTES: usize = 4096;
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
@@ -65,13 +74,13 @@ impl Default for LoadOptions {
     }
 }
 
-/// What text is made of, where a model has it.
-#[derive(Clone, Debug, Default)]
-pub struct Text {
-    /// Turns text into tokens and back.
-    pub tokenizer: Option<Arc<Tokenizer>>,
-    /// Turns a conversation into text.
-    pub template: Option<Arc<Template>>,
+/// How far loading is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress<'a> {
+    /// The device whose weights are being packed.
+    pub device: &'a str,
+    /// Share of the whole that is done, 0 to 1.
+    pub share: f32,
 }
 
 /// Bytes that a model takes.
@@ -89,22 +98,244 @@ pub struct Memory {
 /// batched together there. Dropping the last handle, generation and session ends the thread.
 #[derive(Debug)]
 pub struct Model {
-    graph: Graph,
+    hyper: Hyper,
     plan: Plan,
     text: Text,
     devices: Vec<Descriptor>,
     memory: Memory,
-    limits: Limits,
+    eos: Arc<[u32]>,
     driver: Arc<Driver>,
 }
-// impl Model
-// load(checkpoint: &Checkpoint, devices: &[Arc<dyn Device>], options: &LoadOptions,
-//      progress: &mut dyn FnMut(Progress)) -> Result<Arc<Model>, EngineError>
-// from_graph(graph: Graph, text: Text, devices, options, progress) -> Result<Arc<Model>, EngineError>
-// generate(self: &Arc<Self>, request: Request) -> Result<Generation, EngineError>
-// generate_with(request, sink: impl FnMut(Result<Event, EngineError>) + Send + 'static)
-//      -> Result<Cancel, EngineError>       callback on the model's thread, for async servers
-// session(&self, SessionOptions) -> Result<Session, EngineError>
-// graph() -> &Graph, hyper() -> &Hyper, plan() -> &Plan, tokenizer() -> Option<&Arc<Tokenizer>>,
-// template() -> Option<&Arc<Template>>, context() -> usize, memory() -> Memory,
-// devices() -> &[Descriptor], prefill_device()/decode_device() -> &Descriptor
+
+impl Model {
+    /// Loads a checkpoint: imports its graph and its text files, plans, packs weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Import`], [`EngineError::Text`], and as [`Model::from_graph`].
+    pub fn load(
+        checkpoint: &Checkpoint,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
+        let of_import = |error: &dyn std::fmt::Display| EngineError::Import(error.to_string());
+        let text = Text::of(checkpoint)?;
+        let graph = import(checkpoint).map_err(|error| of_import(&error))?;
+        let model = Self::from_graph(graph, text, devices, options, progress)?;
+        checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
+        Ok(model)
+    }
+
+    /// Loads a graph. Its weights are dropped when they are packed.
+    ///
+    /// # Errors
+    /// [`EngineError::Plan`] if no plan fits, [`EngineError::Device`] if a device refuses,
+    /// [`EngineError::Thread`].
+    pub fn from_graph(
+        graph: Graph,
+        text: Text,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
+        let kv = options.kv.unwrap_or(match options.activations {
+            Activations::F32 => KvType::F32,
+            Activations::Int8 => KvType::F16,
+        });
+        let plan = plan(&graph, &profiles(devices, options), &plan_options(options, kv))?;
+        let prepare = Prepare {
+            activations: options.activations,
+            context: plan.kv.context,
+            max_rows: plan.max_rows,
+        };
+        let executor = Executor::new(&graph, &plan, devices, prepare, kv, progress)?;
+        let mut limits = Limits::of(&plan, &graph);
+        limits.prefix_cache = options.prefix_cache;
+        let memory = executor.memory();
+        let driver = Driver::start(Core::new(limits), executor, options.max_alive)?;
+        Ok(Arc::new(Self {
+            hyper: graph.hyper,
+            plan,
+            devices: devices.iter().map(|device| device.descriptor().clone()).collect(),
+            memory,
+            eos: text.end_tokens().into(),
+            text,
+            driver,
+        }))
+    }
+
+    /// Starts to answer a request.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the request: [`EngineError::EmptyPrompt`],
+    /// [`EngineError::PromptTooLong`] (there must be room for one more token),
+    /// [`EngineError::UnknownToken`], [`EngineError::Parameter`]; or [`EngineError::Busy`], or
+    /// [`EngineError::Lost`].
+    pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
+        let (sender, events) = mpsc::channel();
+        let handle = self.generate_with(request, move |event| {
+            // A reader that is gone has cancelled already.
+            let _ = sender.send(event);
+        })?;
+        Ok(Generation { handle, events })
+    }
+
+    /// Starts to answer a request; events go to `sink`, the last of which is [`Event::Done`] or an
+    /// error. It is called on the model's thread and must return quickly.
+    ///
+    /// # Errors
+    /// As [`Model::generate`].
+    pub fn generate_with(
+        &self,
+        request: Request,
+        sink: impl FnMut(Result<Event, EngineError>) + Send + 'static,
+    ) -> Result<Cancel, EngineError> {
+        self.check(&request)?;
+        let prompt = request.prompt;
+        let room = self.context() - prompt.len();
+        let job = Job {
+            seed: request.sampling.seed.unwrap_or_else(random_seed),
+            sampling: request.sampling,
+            max_tokens: request.max_tokens.unwrap_or(room).min(room),
+            logprobs: request.logprobs,
+            eos: if request.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
+            stop: StopMatcher::new(request.stop),
+            decode: self.text.tokenizer.as_ref().map(|tokenizer| Decoder::boxed(tokenizer)),
+            usage: Usage { prompt: prompt.len(), ..Usage::default() },
+        };
+        let sink: Sink = Box::new(sink);
+        let id = self.driver.generate(prompt, job, sink)?;
+        Ok(Cancel { id, driver: Arc::clone(&self.driver) })
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`], [`EngineError::Lost`].
+    pub fn session(&self, options: SessionOptions) -> Result<Session, EngineError> {
+        Session::new(self, Arc::clone(&self.driver), options)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), EngineError> {
+        let (tokens, context) = (request.prompt.len(), self.context());
+        if tokens == 0 {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if tokens >= context {
+            return Err(EngineError::PromptTooLong { tokens, context });
+        }
+        check_tokens(&request.prompt, self.hyper.vocab)?;
+        request.sampling.check(self.hyper.vocab)?;
+        let refuse = |field, value: usize, allowed| {
+            Err(EngineError::Parameter { field, value: value.to_string(), allowed })
+        };
+        if let Some(top) = request.logprobs.filter(|top| *top > MAX_LOGPROBS) {
+            return refuse("logprobs", top, "at most 64");
+        }
+        if request.stop.len() > MAX_STOPS {
+            return refuse("stop", request.stop.len(), "at most 64 strings");
+        }
+        match request.stop.iter().map(String::len).max() {
+            Some(longest) if longest > MAX_STOP_BYTES => {
+                refuse("stop", longest, "strings of at most 4096 bytes")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The model's dimensions.
+    #[must_use]
+    pub fn hyper(&self) -> &Hyper {
+        &self.hyper
+    }
+
+    /// What runs where, and why.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Tokenizer and chat template.
+    #[must_use]
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// Tokens that end an answer.
+    #[must_use]
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Longest sequence, prompt and answer.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.plan.kv.context
+    }
+
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// The devices that it was loaded with.
+    #[must_use]
+    pub fn devices(&self) -> &[Descriptor] {
+        &self.devices
+    }
+}
+
+/// Whether all tokens are in the vocabulary.
+pub(crate) fn check_tokens(tokens: &[u32], vocab: usize) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&token| token as usize >= vocab) {
+        Some(&token) => Err(EngineError::UnknownToken { token, vocab }),
+        None => Ok(()),
+    }
+}
+
+/// A seed that nobody asked for.
+pub(crate) fn random_seed() -> u64 {
+    // Every `RandomState` has new keys, which come from the operating system.
+    RandomState::new().build_hasher().finish()
+}
+
+fn profiles(devices: &[Arc<dyn Device>], options: &LoadOptions) -> Vec<DeviceProfile> {
+    let profile = |device: &Arc<dyn Device>| {
+        let facts = device.descriptor();
+        let kind = match facts.kind {
+            DeviceKind::Cpu => Kind::Cpu,
+            DeviceKind::Gpu => Kind::Gpu,
+            DeviceKind::Npu => Kind::Npu,
+        };
+        let measured = options.rates.iter().find(|(name, _)| *name == facts.name);
+        DeviceProfile {
+            name: facts.name.clone(),
+            kind,
+            description: facts.description.clone(),
+            memory_bytes: facts.memory_bytes,
+            host_memory: facts.host_memory,
+            rates: measured.map_or_else(|| Rates::typical(kind), |(_, rates)| *rates),
+        }
+    };
+    devices.iter().map(profile).collect()
+}
+
+fn plan_options(options: &LoadOptions, kv: KvType) -> PlanOptions {
+    PlanOptions {
+        device: options.device,
+        prefill_device: options.prefill_device.clone(),
+        decode_device: options.decode_device.clone(),
+        prefill_rows: options.prefill_chunk,
+        max_sequences: options.max_sequences,
+        context: options.context,
+        kv: match kv {
+            KvType::F32 => tangor_plan::KvType::F32,
+            KvType::F16 => tangor_plan::KvType::F16,
+            KvType::Int8 => tangor_plan::KvType::Int8,
+        },
+        kv_bytes: options.kv_bytes,
+        memory_limit: options.memory_limit,
+        ..PlanOptions::default()
+    }
+}

@@ -122,6 +122,8 @@ pub struct Plan {
     pub kv: KvPlan,
     /// Expectation.
     pub predicted: Predicted,
+    /// Sequences that run at once.
+    pub max_sequences: usize,
     /// Most rows of a prefill batch.
     pub prefill_rows: usize,
     /// Most rows of any batch.
@@ -238,6 +240,7 @@ pub fn plan(
         arena: Arena::new(graph, max_rows, logit_rows),
         kv,
         predicted: Predicted { ttft_s: 0.0, decode_tps: 0.0, weights_bytes: weights, kv_bytes: 0 },
+        max_sequences: options.max_sequences,
         prefill_rows: options.prefill_rows,
         max_rows,
         logit_rows,

@@ -1,0 +1,348 @@
+//! The thread that runs a model: the only place that knows threads and time.
+//!
+//! It takes commands between steps, runs what the state machine asks for, and hands out what
+//! happened. A panic while computing is caught: the sequences of the batch then run one by one, and
+//! only the one that fails again gets the error. A lost device, or [`MAX_PANICS`] panics within
+//! [`PANIC_WINDOW`], loses the model: everything fails with [`EngineError::Lost`] from then on.
+
+use crate::executor::Executor;
+use crate::generation::Sink;
+use crate::sequence::{Job, Notice, SequenceId};
+use crate::step::{Command, Core};
+use crate::{EngineError, Event, Summary, Timings, Token};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tangor_device::DeviceError;
+
+const MAX_PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
+
+/// What a session hears: the first token whose logits these are, and the logits.
+pub(crate) type SessionReply = Result<(usize, Vec<f32>), EngineError>;
+
+/// Where notices about a sequence go.
+enum Endpoint {
+    Request(Box<Request>),
+    Session(Sender<SessionReply>),
+}
+
+struct Request {
+    sink: Sink,
+    prompt: usize,
+    submitted: Instant,
+    started: Option<Instant>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+type Message = (Command, Option<Endpoint>);
+
+/// The owners' end of a model's thread.
+pub(crate) struct Driver {
+    /// `None` only while dropping.
+    messages: Option<Sender<Message>>,
+    next_id: AtomicU64,
+    shared: Arc<Shared>,
+    limit: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Sequences that are alive.
+    alive: AtomicUsize,
+    /// Why the model cannot compute any more.
+    lost: OnceLock<EngineError>,
+}
+
+impl Driver {
+    /// Starts the thread. At most `limit` sequences will be alive at once.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub(crate) fn start(
+        core: Core,
+        executor: Executor,
+        limit: usize,
+    ) -> Result<Arc<Self>, EngineError> {
+        let (sender, receiver) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            core,
+            executor,
+            endpoints: BTreeMap::new(),
+            messages: receiver,
+            panics: VecDeque::new(),
+            shared: Arc::clone(&shared),
+        };
+        let thread = thread::Builder::new()
+            .name("tangor-engine".into())
+            .spawn(move || worker.run())
+            .map_err(|error| EngineError::Thread(error.to_string()))?;
+        Ok(Arc::new(Self {
+            messages: Some(sender),
+            next_id: AtomicU64::new(0),
+            shared,
+            limit,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// Submits a request.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`], or the reason why the model is lost.
+    pub(crate) fn generate(
+        &self,
+        prompt: Vec<u32>,
+        job: Job,
+        sink: Sink,
+    ) -> Result<SequenceId, EngineError> {
+        let id = self.enter()?;
+        let request = Request {
+            sink,
+            prompt: prompt.len(),
+            submitted: Instant::now(),
+            started: None,
+            first: None,
+            last: None,
+        };
+        let command = Command::Generate { id, prompt, job: Box::new(job) };
+        self.send(command, Some(Endpoint::Request(Box::new(request))))?;
+        Ok(id)
+    }
+
+    /// Opens a session; logits come by the channel.
+    ///
+    /// # Errors
+    /// As [`Driver::generate`].
+    pub(crate) fn open(&self) -> Result<(SequenceId, Receiver<SessionReply>), EngineError> {
+        let id = self.enter()?;
+        let (sender, receiver) = mpsc::channel();
+        self.send(Command::Open { id }, Some(Endpoint::Session(sender)))?;
+        Ok((id, receiver))
+    }
+
+    /// Sends a command about a sequence that exists.
+    ///
+    /// # Errors
+    /// If the thread has ended.
+    pub(crate) fn command(&self, command: Command) -> Result<(), EngineError> {
+        self.send(command, None)
+    }
+
+    /// Ends a request.
+    pub(crate) fn cancel(&self, id: SequenceId) {
+        // A thread that has ended has nothing left to cancel.
+        let _ = self.send(Command::Cancel { id }, None);
+    }
+
+    fn send(&self, command: Command, endpoint: Option<Endpoint>) -> Result<(), EngineError> {
+        let sent = self.messages.as_ref().map(|messages| messages.send((command, endpoint)));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.lost()),
+        }
+    }
+
+    /// Why there are no answers any more.
+    pub(crate) fn lost(&self) -> EngineError {
+        let unknown = || EngineError::Lost("its thread ended".into());
+        self.shared.lost.get().cloned().unwrap_or_else(unknown)
+    }
+
+    /// A place for one more sequence.
+    fn enter(&self) -> Result<SequenceId, EngineError> {
+        if let Some(lost) = self.shared.lost.get() {
+            return Err(lost.clone());
+        }
+        let limit = self.limit;
+        let one_more = |alive: usize| (alive < limit).then_some(alive + 1);
+        self.shared
+            .alive
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
+            .map_err(|_| EngineError::Busy { limit })?;
+        Ok(SequenceId(self.next_id.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Without senders the thread ends; weights and caches are freed before this returns.
+        self.messages = None;
+        let thread = self.thread.get_mut().ok().and_then(Option::take);
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic outside a step has been reported by its hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+/// The thread's end.
+struct Worker {
+    core: Core,
+    executor: Executor,
+    endpoints: BTreeMap<SequenceId, Endpoint>,
+    messages: Receiver<Message>,
+    /// When steps panicked, at most [`MAX_PANICS`].
+    panics: VecDeque<Instant>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    /// Until the last owner is gone.
+    fn run(mut self) {
+        loop {
+            match self.messages.try_recv() {
+                Ok(message) => self.take(message),
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) if self.step() => {}
+                Err(TryRecvError::Empty) => match self.messages.recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => break,
+                },
+            }
+        }
+        self.core.fail_all(&EngineError::Lost("it was dropped".into()));
+        self.announce();
+    }
+
+    fn take(&mut self, (command, endpoint): Message) {
+        let id = match &command {
+            Command::Generate { id, .. }
+            | Command::Open { id }
+            | Command::Extend { id, .. }
+            | Command::Cancel { id }
+            | Command::Close { id } => *id,
+        };
+        if let Some(endpoint) = endpoint {
+            self.endpoints.insert(id, endpoint);
+        }
+        let closed = matches!(command, Command::Close { .. });
+        self.core.handle(command);
+        if closed {
+            drop(self.leave(id));
+        }
+        if let Some(lost) = self.shared.lost.get() {
+            self.core.fail_all(lost);
+        }
+        self.announce();
+    }
+
+    /// Runs one batch; `false` if there is nothing to run.
+    fn step(&mut self) -> bool {
+        let Some(work) = self.core.next_work() else { return false };
+        self.announce();
+        let result = catch_unwind(AssertUnwindSafe(|| self.executor.run(&work)));
+        let result = result.unwrap_or_else(|panic| Err(EngineError::Panicked(message(&*panic))));
+        let lost = match &result {
+            Err(EngineError::Device(error @ DeviceError::Lost { .. })) => {
+                Some(EngineError::Lost(error.to_string()))
+            }
+            // A panic of several sequences shows again when each runs alone.
+            Err(EngineError::Panicked(why)) if work.spans.len() == 1 => {
+                let now = Instant::now();
+                self.panics.retain(|then| now.duration_since(*then) < PANIC_WINDOW);
+                self.panics.push_back(now);
+                (self.panics.len() >= MAX_PANICS).then(|| EngineError::Lost(why.clone()))
+            }
+            _ => None,
+        };
+        self.core.finish(&work, result.map(|()| self.executor.logits()));
+        if let Some(lost) = lost {
+            self.core.fail_all(&lost);
+            // The first reason stays.
+            let _ = self.shared.lost.set(lost);
+        }
+        self.announce();
+        true
+    }
+
+    /// Hands out what happened.
+    fn announce(&mut self) {
+        let now = Instant::now();
+        for (id, notice) in self.core.take_notices() {
+            if matches!(notice, Notice::Done { .. } | Notice::Failed(_)) {
+                // Its place is free before its owner hears of it.
+                if let Some(mut endpoint) = self.leave(id) {
+                    endpoint.hear(notice, now);
+                }
+            } else if let Some(endpoint) = self.endpoints.get_mut(&id) {
+                endpoint.hear(notice, now);
+            }
+        }
+    }
+
+    /// A sequence has ended.
+    fn leave(&mut self, id: SequenceId) -> Option<Endpoint> {
+        let endpoint = self.endpoints.remove(&id)?;
+        self.shared.alive.fetch_sub(1, Ordering::AcqRel);
+        Some(endpoint)
+    }
+}
+
+impl Endpoint {
+    fn hear(&mut self, notice: Notice, now: Instant) {
+        let reply = match (self, notice) {
+            (Self::Request(request), notice) => return request.hear(notice, now),
+            (Self::Session(sender), Notice::Logits { first, logits }) => {
+                (sender, Ok((first, logits)))
+            }
+            (Self::Session(sender), Notice::Failed(error)) => (sender, Err(error)),
+            (Self::Session(_), _) => return,
+        };
+        // A session that does not listen any more is about to be closed.
+        let _ = reply.0.send(reply.1);
+    }
+}
+
+impl Request {
+    fn hear(&mut self, notice: Notice, now: Instant) {
+        let event = match notice {
+            Notice::Started => {
+                self.started.get_or_insert(now);
+                return;
+            }
+            Notice::Logits { .. } => return,
+            Notice::Prefill(done) => Ok(Event::Prefill { done, total: self.prompt }),
+            Notice::Token { id, text, logprobs } => {
+                self.first.get_or_insert(now);
+                self.last = Some(now);
+                Ok(Event::Token(Token { id, text, logprobs }))
+            }
+            Notice::Done { text, finish, usage, seed } => {
+                let since = |then: Option<Instant>, from: Instant| {
+                    then.unwrap_or(now).saturating_duration_since(from)
+                };
+                let first = self.first.unwrap_or(now);
+                let timings = Timings {
+                    queue: since(self.started, self.submitted),
+                    ttft: since(self.first, self.submitted),
+                    decode: since(self.last, first),
+                };
+                Ok(Event::Done(Summary { text, finish, usage, timings, seed }))
+            }
+            Notice::Failed(error) => Err(error),
+        };
+        (self.sink)(event);
+    }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
+}

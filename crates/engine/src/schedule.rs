@@ -1,0 +1,238 @@
+//! Continuous batching: which rows of which sequences run next.
+//!
+//! Every running sequence that generates has one row in every batch; prompts share what is left of
+//! the batch equally. A sequence is admitted, in order of arrival, when there are pages for all its
+//! tokens. If a growing sequence finds no page, pages are taken from idle sessions (the one unused
+//! for longest first), then from waiting sequences, then from the running sequence that was
+//! admitted last: it is computed again later, with equal bits. The one admitted first always gets
+//! on, so that all do.
+
+use crate::sequence::{Notice, Phase, SequenceId};
+use crate::step::{Core, PageCopy, Work, WorkSpan};
+use tangor_plan::Stage;
+
+impl Core {
+    /// The next batch, or `None` if there is nothing to do.
+    pub(crate) fn next_work(&mut self) -> Option<Work> {
+        while let Some(id) = self.suspects.pop_front() {
+            if self.running.contains(&id) && self.grow(id) {
+                return self.batch(&[id]);
+            }
+        }
+        for id in self.running.clone() {
+            if self.running.contains(&id) {
+                self.grow(id);
+            }
+        }
+        self.admit();
+        let generating = |id: &SequenceId| self.sequences.get(id).is_some_and(|s| s.rest() == 1);
+        let (one, many): (Vec<_>, Vec<_>) = self.running.iter().copied().partition(generating);
+        let ids = if self.limits.mixed {
+            [one, many].concat()
+        } else if many.is_empty() || (self.last_was_prefill && !one.is_empty()) {
+            one
+        } else {
+            many
+        };
+        self.batch(&ids)
+    }
+
+    /// Makes a batch of the sequences `ids`, those with one row first.
+    fn batch(&mut self, ids: &[SequenceId]) -> Option<Work> {
+        let rests: Vec<usize> =
+            ids.iter().map(|id| self.sequences.get(id).map_or(0, |s| s.rest())).collect();
+        let single = rests.iter().take_while(|rest| **rest == 1).count();
+        let budget = self.limits.prefill_rows.min(self.limits.max_rows.saturating_sub(single));
+        let shares = share(budget, &rests[single..]);
+        let rows = std::iter::repeat_n(1, single).chain(shares);
+        let mut work = Work {
+            stage: Stage::Decode,
+            copies: std::mem::take(&mut self.copies),
+            tokens: Vec::new(),
+            spans: Vec::new(),
+            logit_rows: Vec::new(),
+        };
+        for (&id, rows) in ids.iter().zip(rows) {
+            self.add_span(&mut work, id, rows);
+        }
+        self.last_was_prefill = work.stage == Stage::Prefill;
+        (!work.spans.is_empty()).then_some(work)
+    }
+
+    /// Adds up to `rows` rows of a sequence to a batch.
+    fn add_span(&mut self, work: &mut Work, id: SequenceId, rows: usize) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let start = sequence.computed;
+        let unwanted = sequence.logits_from.saturating_sub(start);
+        let logits_left = self.limits.logit_rows.saturating_sub(work.logit_rows.len());
+        let rows = rows.min(unwanted + logits_left);
+        if rows == 0 {
+            return;
+        }
+        if sequence.used == 0 {
+            self.notices.push((id, Notice::Started));
+        }
+        let first = work.tokens.len();
+        let logits = rows.saturating_sub(unwanted);
+        work.tokens.extend_from_slice(&sequence.tokens[start..start + rows]);
+        work.logit_rows.extend(first + rows - logits..first + rows);
+        if rows > 1 {
+            work.stage = Stage::Prefill;
+        }
+        work.spans.push(WorkSpan {
+            id,
+            rows: first..first + rows,
+            start,
+            pages: sequence.pages.clone(),
+            rope: sequence.rope,
+            logits,
+        });
+    }
+
+    /// Moves waiting sequences to the running ones, as long as there is room.
+    fn admit(&mut self) {
+        while self.running.len() < self.limits.max_sequences
+            && let Some(&id) = self.waiting.front()
+            && self.reserve(id)
+        {
+            self.waiting.pop_front();
+            self.running.push(id);
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.phase = Phase::Running;
+            }
+        }
+    }
+
+    /// Gets pages for all tokens of a waiting sequence, shared ones where there are any.
+    fn reserve(&mut self, id: SequenceId) -> bool {
+        let mut partial = self.share_beginning(id);
+        let Some(sequence) = self.sequences.get(&id) else { return true };
+        let needed = sequence.tokens.len().div_ceil(self.limits.page_tokens);
+        let missing = needed.saturating_sub(sequence.pages.len());
+        while self.pages.available() < missing && self.take_from_resting(id) {}
+        if self.pages.available() < missing {
+            // The page to be copied may be the very one that is missing.
+            partial.take().into_iter().for_each(|(page, _)| self.pages.release(page));
+        }
+        if self.pages.available() < missing {
+            return false;
+        }
+        let Some(sequence) = self.sequences.get_mut(&id) else { return true };
+        let first = sequence.pages.len();
+        sequence.pages.extend((0..missing).map_while(|_| self.pages.allocate()));
+        if let Some((from, tokens)) = partial
+            && let Some(&to) = sequence.pages.get(first)
+        {
+            self.copies.push(PageCopy { id, from, to, tokens });
+            sequence.computed += tokens;
+        }
+        if let Some(job) = &mut sequence.job
+            && sequence.used == 0
+        {
+            job.usage.cached = sequence.computed;
+        }
+        true
+    }
+
+    /// Looks up how much of a sequence is in the cache already. Whole pages become the sequence's;
+    /// a page that is shared in part is returned, held, to be copied.
+    fn share_beginning(&mut self, id: SequenceId) -> Option<(u32, usize)> {
+        let sequence = self.sequences.get_mut(&id)?;
+        let size = self.limits.page_tokens;
+        let whole = sequence.computed == sequence.published * size;
+        if !self.limits.prefix_cache || !whole || sequence.pages.len() > sequence.published {
+            return None;
+        }
+        // At least one row has to run, and every row whose logits are wanted.
+        let most = sequence.tokens.len().saturating_sub(1).min(sequence.logits_from);
+        let tokens = sequence.tokens.get(sequence.computed..most)?;
+        let found = self.pages.find(sequence.node, tokens);
+        sequence.node = found.node;
+        sequence.published += found.pages.len();
+        sequence.computed += found.pages.len() * size;
+        sequence.pages.extend(found.pages);
+        found.partial
+    }
+
+    /// Gets the page that a running sequence needs next; `false` if it lost its own instead.
+    fn grow(&mut self, id: SequenceId) -> bool {
+        loop {
+            let Some(sequence) = self.sequences.get_mut(&id) else { return false };
+            if sequence.tokens.len() <= sequence.pages.len() * self.limits.page_tokens {
+                return true;
+            }
+            if let Some(page) = self.pages.allocate() {
+                sequence.pages.push(page);
+            } else if !self.take_from_resting(id) {
+                let Some(&last) = self.running.last() else { return false };
+                self.preempt(last);
+                if last == id {
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Takes the pages of one sequence that does not run, other than `id`: idle sessions first, the
+    /// one unused for longest, then waiting sequences, the last in the queue.
+    fn take_from_resting(&mut self, id: SequenceId) -> bool {
+        let idle = self.sequences.iter().filter(|(_, s)| s.phase == Phase::Idle);
+        let idle = idle.filter(|(other, s)| **other != id && !s.pages.is_empty());
+        let oldest = idle.min_by_key(|(_, s)| s.used).map(|(other, _)| *other);
+        let waiting = || {
+            let mut waiting = self.waiting.iter().rev().copied();
+            waiting.find(|other| *other != id && !self.sequences[other].pages.is_empty())
+        };
+        let victim = oldest.or_else(waiting);
+        victim.into_iter().for_each(|victim| self.preempt(victim));
+        victim.is_some()
+    }
+
+    /// Takes a sequence's pages; if it was running, it is the first to run again.
+    fn preempt(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        sequence.release(&mut self.pages, self.limits.prefix_cache);
+        if sequence.phase == Phase::Running {
+            sequence.phase = Phase::Waiting;
+            self.running.retain(|other| *other != id);
+            self.waiting.push_front(id);
+        }
+    }
+}
+
+/// Divides `budget` rows among sequences that need `needs`: nobody gets more than it needs, and
+/// nobody less than another unless it needs less; rows that do not divide go to the first.
+fn share(budget: usize, needs: &[usize]) -> Vec<usize> {
+    let mut shares = vec![0; needs.len()];
+    let mut left = budget.min(needs.iter().sum());
+    while left > 0 {
+        let hungry = (0..needs.len()).filter(|&i| shares[i] < needs[i]).count().max(1);
+        let each = (left / hungry).max(1);
+        for (share, need) in shares.iter_mut().zip(needs) {
+            let more = each.min(need - *share).min(left);
+            *share += more;
+            left -= more;
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn rows_are_shared_equally_and_none_is_wasted() {
+        for (budget, needs, expected) in [
+            (10, &[100][..], &[10][..]),
+            (10, &[3, 100], &[3, 7]),
+            (10, &[100, 3, 100], &[4, 3, 3]),
+            (2, &[5, 5, 5], &[1, 1, 0]),
+            (100, &[5, 6], &[5, 6]),
+            (0, &[5], &[0]),
+            (7, &[], &[]),
+        ] {
+            assert_eq!(share(budget, needs), expected, "{budget} among {needs:?}");
+        }
+    }
+}

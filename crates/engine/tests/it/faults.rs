@@ -1,0 +1,197 @@
+//! Devices that fail: only the guilty sequence suffers, and a lost device is said to be lost.
+
+use crate::support::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tangor_engine::device::oracle::OracleDevice;
+use tangor_engine::device::{
+    Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+};
+use tangor_engine::plan::DeviceChoice;
+use tangor_engine::{EngineError, Finish, LoadOptions, SessionOptions};
+
+/// What a device does about a batch that contains [`POISON`].
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Nothing,
+    Fails,
+    Panics,
+    GetsLost,
+    NotNumbers,
+}
+
+const POISON: u32 = 13;
+
+/// The oracle under another name, with a fault.
+#[derive(Debug)]
+struct Faulty {
+    inner: OracleDevice,
+    descriptor: Descriptor,
+    fault: Fault,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    fn new(name: &str, kind: DeviceKind, fault: Fault) -> Arc<Self> {
+        let inner = OracleDevice::new();
+        let descriptor = Descriptor {
+            name: name.into(),
+            kind,
+            host_memory: false,
+            ..inner.descriptor().clone()
+        };
+        Arc::new(Self { inner, descriptor, fault, runs: Arc::default() })
+    }
+}
+
+impl Device for Faulty {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
+        self.inner.kv_cache(spec)
+    }
+
+    fn prepare(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
+        let inner = self.inner.prepare(segment, options, progress)?;
+        Ok(Box::new(FaultyRunnable { inner, fault: self.fault, runs: Arc::clone(&self.runs) }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyRunnable {
+    inner: Box<dyn Runnable>,
+    fault: Fault,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Runnable for FaultyRunnable {
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        kv: &mut dyn KvCache,
+        inputs: &[&[f32]],
+        outputs: &mut [Vec<f32>],
+    ) -> Result<(), DeviceError> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let poisoned = batch.tokens.contains(&POISON);
+        match self.fault {
+            Fault::Fails if poisoned => return Err(DeviceError::Timeout { device: "bad".into() }),
+            Fault::GetsLost if poisoned => {
+                return Err(DeviceError::Lost { device: "bad".into(), why: "unplugged".into() });
+            }
+            Fault::Panics if poisoned => panic!("poisoned"),
+            _ => {}
+        }
+        self.inner.run(batch, kv, inputs, outputs)?;
+        if poisoned && matches!(self.fault, Fault::NotNumbers) {
+            outputs.iter_mut().for_each(|output| output.fill(f32::NAN));
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.inner.memory_bytes()
+    }
+}
+
+/// Greedy answers to these prompts never contain [`POISON`] within so many tokens.
+fn harmless() -> Vec<tangor_engine::Request> {
+    let sampling = tangor_engine::SamplingParams {
+        logit_bias: vec![(POISON, f32::NEG_INFINITY)],
+        ..Default::default()
+    };
+    let clean = |seed| -> Vec<u32> {
+        prompt(seed, 30).into_iter().map(|t| if t == POISON { 0 } else { t }).collect()
+    };
+    (0..3)
+        .map(|seed| tangor_engine::Request {
+            sampling: sampling.clone(),
+            ..greedy(&clean(seed), 12)
+        })
+        .collect()
+}
+
+#[test]
+fn a_sequence_that_makes_a_batch_fail_fails_alone() {
+    let graph = llama();
+    let good = load(&graph, &oracle(), &exact());
+    let expected: Vec<_> = harmless().iter().map(|request| ask(&good, request)).collect();
+    for (fault, text) in [
+        (Fault::Fails, "time limit"),
+        (Fault::Panics, "poisoned"),
+        (Fault::NotNumbers, "not numbers"),
+    ] {
+        let device: Vec<Arc<dyn Device>> = vec![Faulty::new("bad", DeviceKind::Cpu, fault)];
+        let model = load(&graph, &device, &exact());
+        let answers: Vec<_> =
+            harmless().into_iter().map(|request| model.generate(request).unwrap()).collect();
+        if !matches!(fault, Fault::NotNumbers) {
+            let error = model.generate(greedy(&[1, POISON], 5)).unwrap().wait().unwrap_err();
+            assert!(error.to_string().contains(text), "{fault:?}: {error}");
+            let answers: Vec<_> = answers.into_iter().map(transcript).collect();
+            assert_eq!(answers, expected, "{fault:?}");
+        }
+        // What is not a number is only noticed where it is sampled from.
+        let error = model.generate(greedy(&[1, POISON], 5)).unwrap().wait().unwrap_err();
+        assert!(error.to_string().contains(text), "{fault:?}: {error}");
+        assert_eq!(ask(&model, &harmless()[0]), expected[0], "{fault:?}: the model still works");
+    }
+}
+
+#[test]
+fn a_lost_device_loses_the_model_and_says_so() {
+    let device: Vec<Arc<dyn Device>> = vec![Faulty::new("bad", DeviceKind::Cpu, Fault::GetsLost)];
+    let model = load(&llama(), &device, &exact());
+    let mut session = model.session(SessionOptions::default()).unwrap();
+    session.append(&[1]).unwrap();
+    let error = model.generate(greedy(&[1, POISON], 5)).unwrap().wait().unwrap_err();
+    assert!(error.to_string().contains("unplugged"), "{error}");
+    let lost = |error: &EngineError| matches!(error, EngineError::Lost(why) if why.contains("bad"));
+    assert!(lost(&session.append(&[2]).unwrap_err()));
+    let later = model.generate(greedy(&[1], 1)).map(|_| ()).unwrap_err();
+    assert!(lost(&later), "{later}");
+}
+
+#[test]
+fn three_panics_in_a_minute_lose_the_model() {
+    let device: Vec<Arc<dyn Device>> = vec![Faulty::new("bad", DeviceKind::Cpu, Fault::Panics)];
+    let model = load(&llama(), &device, &exact());
+    for _ in 0..3 {
+        model.generate(greedy(&[POISON], 5)).unwrap().wait().unwrap_err();
+    }
+    let later = model.session(SessionOptions::default()).map(|_| ());
+    assert!(matches!(later, Err(EngineError::Lost(_))), "{later:?}");
+}
+
+#[test]
+fn prefill_and_decode_on_different_devices_equal_one_device() {
+    let graph = llama();
+    let requests: Vec<_> =
+        (0..4).map(|i| greedy(&prompt(i % 3, 20 + 9 * i as usize), 20)).collect();
+    let one = load(&graph, &oracle(), &exact());
+    let expected: Vec<_> = requests.iter().map(|request| ask(&one, request)).collect();
+    let npu = Faulty::new("npu0", DeviceKind::Npu, Fault::Nothing);
+    let gpu = Faulty::new("gpu0", DeviceKind::Gpu, Fault::Nothing);
+    let devices: Vec<Arc<dyn Device>> =
+        vec![Arc::clone(&npu) as Arc<dyn Device>, Arc::clone(&gpu) as Arc<dyn Device>];
+    let options = LoadOptions {
+        device: DeviceChoice::Hybrid,
+        prefill_device: Some("npu".into()),
+        decode_device: Some("gpu0".into()),
+        ..exact()
+    };
+    let hybrid = load(&graph, &devices, &options);
+    assert_eq!(ask_all(&hybrid, &requests), expected);
+    assert_eq!(ask_all(&hybrid, &requests), expected, "with a warm cache");
+    let runs = [&npu, &gpu].map(|device| device.runs.load(Ordering::Relaxed));
+    assert!(runs.iter().all(|&runs| runs > 3), "{runs:?}");
+    let answer = hybrid.generate(greedy(&prompt(9, 40), 5)).unwrap().wait().unwrap();
+    assert_eq!(answer.finish, Finish::Length);
+}

@@ -1,0 +1,142 @@
+//! Requests: what they are refused for, how they end, and what they count.
+
+use crate::support::*;
+use std::sync::mpsc;
+use tangor_engine::plan::{DeviceChoice, PlanError};
+use tangor_engine::{
+    EngineError, Event, Finish, LoadOptions, Model, Request, SamplingParams, SessionOptions, Text,
+};
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_before_it_starts() {
+    let model = load(&llama(), &oracle(), &exact());
+    let refused = |request: Request| model.generate(request).unwrap_err().to_string();
+    assert!(refused(greedy(&[], 1)).contains("empty"));
+    let error = refused(greedy(&[0; 128], 1));
+    assert!(error.contains("128 tokens") && error.contains("holds 128"), "{error}");
+    assert!(refused(greedy(&[7, 300], 1)).contains("300"));
+    let stop = vec!["x".repeat(5000)];
+    assert!(refused(Request { stop, ..greedy(&[1], 1) }).contains("4096 bytes"));
+    assert!(refused(Request { logprobs: Some(65), ..greedy(&[1], 1) }).contains("at most 64"));
+    let sampling = SamplingParams { top_p: 2.0, ..SamplingParams::default() };
+    assert!(refused(Request { sampling, ..greedy(&[1], 1) }).contains("top_p is 2"));
+}
+
+#[test]
+fn an_answer_ends_with_its_limit_or_with_the_context() {
+    let model = load(&llama(), &oracle(), &exact());
+    for (len, max, expected) in
+        [(5, Some(7), 7), (120, None, 8), (127, Some(9), 1), (5, Some(0), 0)]
+    {
+        let request = Request { max_tokens: max, ..greedy(&prompt(1, len), 0) };
+        let answer = model.generate(request).unwrap().wait().unwrap();
+        assert_eq!((answer.tokens.len(), answer.finish), (expected, Finish::Length), "{len}");
+        assert_eq!((answer.usage.prompt, answer.usage.completion), (len, expected));
+    }
+}
+
+#[test]
+fn events_come_in_order_and_count_the_prompt() {
+    let options = LoadOptions { prefill_chunk: 10, ..exact() };
+    let model = load(&llama(), &oracle(), &options);
+    let events: Vec<Event> =
+        model.generate(greedy(&prompt(1, 25), 3)).unwrap().map(Result::unwrap).collect();
+    let prefill: Vec<_> = events
+        .iter()
+        .map_while(|event| match event {
+            Event::Prefill { done, total } => Some((*done, *total)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(prefill, [(10, 25), (20, 25), (25, 25)]);
+    let tokens = events.iter().filter(|event| matches!(event, Event::Token(_))).count();
+    assert_eq!((tokens, events.len()), (3, 7));
+    let Some(Event::Done(end)) = events.last() else { panic!("{events:?}") };
+    assert!(end.timings.queue <= end.timings.ttft);
+}
+
+#[test]
+fn a_dropped_or_cancelled_answer_leaves_others_alone_and_its_place_free() {
+    let graph = llama();
+    let options = LoadOptions { max_alive: 3, ..exact() };
+    let model = load(&graph, &oracle(), &options);
+    let mut session = model.session(SessionOptions::default()).unwrap();
+    let kept = greedy(&prompt(1, 20), 60);
+    let expected = ask(&model, &kept);
+    for cut in [0, 1, 7] {
+        let answer = model.generate(kept.clone()).unwrap();
+        let mut dropped = model.generate(greedy(&prompt(2, 60), 60)).unwrap();
+        let busy = model.generate(greedy(&[1], 1)).unwrap_err();
+        assert_eq!(busy, EngineError::Busy { limit: 3 });
+        for _ in 0..cut {
+            dropped.next().unwrap().unwrap();
+        }
+        drop(dropped);
+        // When the session hears back, the model has heard of the drop.
+        session.append(&[1]).unwrap();
+        assert_eq!(ask(&model, &kept), expected);
+        assert_eq!(transcript(answer), expected);
+    }
+    let answer = model.generate(greedy(&prompt(3, 20), 100)).unwrap();
+    answer.cancel();
+    let answer = answer.wait().unwrap();
+    assert!(matches!(answer.finish, Finish::Cancelled | Finish::Length));
+}
+
+#[test]
+fn a_callback_hears_the_same_events() {
+    let model = load(&llama(), &oracle(), &exact());
+    let (sender, receiver) = mpsc::channel();
+    let hear = move |event| sender.send(event).unwrap();
+    let _handle = model.generate_with(greedy(&[5, 6], 4), hear).unwrap();
+    let tokens: Vec<u32> = receiver
+        .iter()
+        .filter_map(|event| match event.unwrap() {
+            Event::Token(token) => Some(token.id),
+            _ => None,
+        })
+        .collect();
+    let expected: Vec<u32> =
+        ask(&model, &greedy(&[5, 6], 4)).iter().map(|(token, _)| *token).collect();
+    assert_eq!(tokens, expected);
+}
+
+#[test]
+fn the_seed_that_was_drawn_reproduces_the_answer() {
+    let model = load(&llama(), &oracle(), &exact());
+    let mut request = sampled(&prompt(1, 9), 20, 0);
+    request.sampling.seed = None;
+    let first = model.generate(request.clone()).unwrap().wait().unwrap();
+    request.sampling.seed = Some(first.seed);
+    let again = model.generate(request).unwrap().wait().unwrap();
+    assert_eq!(first.tokens, again.tokens);
+}
+
+#[test]
+fn options_that_cannot_be_met_are_refused_with_numbers() {
+    let graph = llama();
+    let refused = |options: LoadOptions| {
+        Model::from_graph(graph.clone(), Text::default(), &oracle(), &options, &mut |_| {})
+            .unwrap_err()
+    };
+    let error = refused(LoadOptions { device: DeviceChoice::Npu, ..exact() });
+    assert!(error.to_string().contains("oracle (cpu)"), "{error}");
+    let error = refused(LoadOptions { kv_bytes: Some(10), ..exact() });
+    assert!(matches!(error, EngineError::Plan(PlanError::KvDoesNotFit { context: 128, .. })));
+    let error = refused(LoadOptions { memory_limit: Some(100), ..exact() });
+    assert!(matches!(error, EngineError::Plan(PlanError::WeightsDoNotFit { limit: 100, .. })));
+    let error = refused(LoadOptions { max_sequences: 0, ..exact() });
+    assert!(error.to_string().contains("max_sequences is 0"), "{error}");
+}
+
+#[test]
+fn several_models_live_side_by_side() {
+    let (one, other) = (llama(), tangor_testkit::tiny::random("qwen2", W4, 1));
+    let models = [load(&one, &oracle(), &exact()), load(&other, &oracle(), &exact())];
+    let alone = models.each_ref().map(|model| ask(model, &greedy(&[1, 2, 3], 9)));
+    let both = models.each_ref().map(|model| model.generate(greedy(&[1, 2, 3], 9)).unwrap());
+    assert_eq!(both.map(transcript), alone);
+    let session = models[0].session(SessionOptions::default()).unwrap();
+    drop(models);
+    assert_eq!(session.max_length(), 128, "a session outlives the handle of its model");
+}

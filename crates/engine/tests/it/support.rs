@@ -1,0 +1,98 @@
+//! Tiny models, and what they must answer.
+
+use std::sync::Arc;
+use tangor_engine::device::oracle::OracleDevice;
+use tangor_engine::device::tensor::{Layout, Offset};
+use tangor_engine::device::{Activations, Device, KvType};
+use tangor_engine::plan::model::Graph;
+use tangor_engine::{Generation, LoadOptions, Model, Request, SamplingParams, Text};
+use tangor_testkit::tiny;
+
+/// 4-bit weights in groups of 32 with a minimum each.
+pub(crate) const W4: Layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Min };
+
+/// Two layers, 256 tokens.
+pub(crate) fn llama() -> Graph {
+    tiny::random("llama", W4, 7)
+}
+
+pub(crate) fn oracle() -> Vec<Arc<dyn Device>> {
+    vec![Arc::new(OracleDevice::new())]
+}
+
+/// Exact activations and an `f32` cache.
+pub(crate) fn exact() -> LoadOptions {
+    LoadOptions {
+        activations: Activations::F32,
+        context: Some(128),
+        max_sequences: 4,
+        prefill_chunk: 24,
+        ..LoadOptions::default()
+    }
+}
+
+/// 8-bit activations and a cache of `kv`.
+pub(crate) fn rounded(kv: KvType) -> LoadOptions {
+    LoadOptions { activations: Activations::Int8, kv: Some(kv), ..exact() }
+}
+
+pub(crate) fn load(
+    graph: &Graph,
+    devices: &[Arc<dyn Device>],
+    options: &LoadOptions,
+) -> Arc<Model> {
+    Model::from_graph(graph.clone(), Text::default(), devices, options, &mut |_| {}).unwrap()
+}
+
+/// Tokens that differ from seed to seed, all below 256.
+pub(crate) fn prompt(seed: u32, len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * i * 31 + i * 7 + seed * 101) % 256).collect()
+}
+
+pub(crate) fn greedy(prompt: &[u32], tokens: usize) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        max_tokens: Some(tokens),
+        logprobs: Some(3),
+        ..Request::default()
+    }
+}
+
+pub(crate) fn sampled(prompt: &[u32], tokens: usize, seed: u64) -> Request {
+    let sampling = SamplingParams {
+        temperature: 0.8,
+        top_p: 0.95,
+        repetition_penalty: 1.1,
+        seed: Some(seed),
+        ..SamplingParams::default()
+    };
+    Request { sampling, ..greedy(prompt, tokens) }
+}
+
+/// Tokens, each with the bits of its log-probability and of the most likely ones': equal only if
+/// the logits are.
+pub(crate) type Transcript = Vec<(u32, Vec<u32>)>;
+
+pub(crate) fn transcript(generation: Generation) -> Transcript {
+    let answer = generation.wait().unwrap();
+    let bits = answer.logprobs.iter().map(|l| {
+        let top = l.top.iter().flat_map(|(token, logprob)| [*token, logprob.to_bits()]);
+        [l.chosen.to_bits()].into_iter().chain(top).collect()
+    });
+    answer.tokens.iter().copied().zip(bits).collect()
+}
+
+pub(crate) fn ask(model: &Model, request: &Request) -> Transcript {
+    transcript(model.generate(request.clone()).unwrap())
+}
+
+/// Asks everything at once.
+pub(crate) fn ask_all(model: &Model, requests: &[Request]) -> Vec<Transcript> {
+    let generations: Vec<_> =
+        requests.iter().map(|request| model.generate(request.clone()).unwrap()).collect();
+    generations.into_iter().map(transcript).collect()
+}
+
+pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
