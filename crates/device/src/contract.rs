@@ -182,13 +182,13 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Whether the batch fits the graph and the cache: what every device asks before it runs.
+    /// Whether the batch fits a vocabulary and a cache: what every device asks before it runs.
     ///
     /// # Errors
     /// [`DeviceError::Batch`] with the first thing that does not fit.
-    pub fn check(&self, graph: &Graph, kv: &KvSpec) -> Result<(), DeviceError> {
+    pub fn check(&self, vocab: usize, kv: &KvSpec) -> Result<(), DeviceError> {
         let fail = |why: String| Err(DeviceError::Batch { why });
-        let (rows, vocab) = (self.tokens.len(), graph.hyper.vocab);
+        let rows = self.tokens.len();
         if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocab) {
             return fail(format!("token {token} is not in the vocabulary of {vocab}"));
         }

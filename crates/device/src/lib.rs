@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 mod contract;
 pub mod oracle;
 pub mod rounding;

@@ -210,7 +210,7 @@ impl Runnable for OracleRunnable {
         inputs: &[&[f32]],
         outputs: &mut [Vec<f32>],
     ) -> Result<(), DeviceError> {
-        batch.check(&self.graph, kv.spec())?;
+        batch.check(self.graph.hyper.vocab, kv.spec())?;
         let Some(kv) = kv.as_any_mut().downcast_mut::<OracleKv>() else {
             return Err(DeviceError::Batch { why: "the KV cache is another device's".into() });
         };
@@ -551,21 +551,9 @@ mod tests {
     #[test]
     fn refuses_tokens_outside_the_vocabulary() {
         let batch = Batch { tokens: &[7], spans: &[], logit_rows: &[] };
-        let hyper = Hyper {
-            arch: "test".into(),
-            layers: 0,
-            hidden: 1,
-            ffn: 1,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 1,
-            vocab: 7,
-            context: 1,
-        };
-        let graph = Graph::new(hyper, Rope::none());
         let dtype = KvType::F32;
         let kv = KvSpec { layers: 0, kv_heads: 1, head_dim: 1, page_tokens: 1, pages: 1, dtype };
-        let error = batch.check(&graph, &kv).unwrap_err();
+        let error = batch.check(7, &kv).unwrap_err();
         assert_eq!(
             error.to_string(),
             "this batch cannot run: token 7 is not in the vocabulary of 7"

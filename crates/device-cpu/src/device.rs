@@ -1,0 +1,121 @@
+//! The device: a pool of threads, an instruction set, and the two ways to make something with them.
+
+use crate::exec::{CpuRunnable, Memory};
+use crate::isa::Isa;
+use crate::kv::CpuKv;
+use crate::pool::Pool;
+use crate::program::Compiler;
+use crate::system;
+use std::sync::Arc;
+use tangor_device::{
+    Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+};
+
+/// How to use the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads; `None`: as many as the system lets this process use at a time.
+    pub threads: Option<usize>,
+    /// Instruction set; `None`: the best that the processor has.
+    pub isa: Option<Isa>,
+    /// Whether every thread stays on one processor. Helps on a machine that has nothing else to do.
+    pub pin: bool,
+}
+
+/// What the options ask for cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// The processor lacks the instructions.
+    #[error("this processor cannot run {wanted} (it can run {available})")]
+    Isa {
+        /// The instruction set asked for.
+        wanted: Isa,
+        /// Those that there are, separated by commas.
+        available: String,
+    },
+    /// No threads, or far more than make sense.
+    #[error("{0} threads asked for: 1 to {MAX_THREADS} are possible")]
+    Threads(usize),
+}
+
+/// Most threads of a pool.
+pub const MAX_THREADS: usize = 1024;
+
+/// The processor.
+#[derive(Debug)]
+pub struct CpuDevice {
+    descriptor: Descriptor,
+    pool: Arc<Pool>,
+    isa: Isa,
+}
+
+impl CpuDevice {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the processor lacks the instruction set, or the number of threads is out of range.
+    pub fn new(options: CpuOptions) -> Result<Self, CpuError> {
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        if !isa.is_available() {
+            let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+            return Err(CpuError::Isa { wanted: isa, available: names.join(", ") });
+        }
+        let threads = options.threads.unwrap_or_else(system::parallelism);
+        if threads == 0 || threads > MAX_THREADS {
+            return Err(CpuError::Threads(threads));
+        }
+        let pool = Arc::new(Pool::new(threads, options.pin));
+        let name = system::processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let descriptor = Descriptor {
+            name: "cpu".into(),
+            kind: DeviceKind::Cpu,
+            description: format!("{name}, {isa}, {} threads", pool.threads()),
+            memory_bytes: system::memory_bytes(),
+            host_memory: true,
+        };
+        Ok(Self { descriptor, pool, isa })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Its threads, for measuring.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl Device for CpuDevice {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
+        Ok(Box::new(CpuKv::new(spec, &self.descriptor.name)?))
+    }
+
+    fn prepare(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
+        let device = &self.descriptor.name;
+        let compiler = Compiler { segment, options, pool: &self.pool, device };
+        let program = compiler.compile(progress)?;
+        let memory = Memory::new(&program, self.pool.threads());
+        Ok(Box::new(CpuRunnable {
+            program,
+            hyper: segment.graph.hyper.clone(),
+            rope: segment.graph.rope.clone(),
+            pool: Arc::clone(&self.pool),
+            isa: self.isa,
+            memory,
+        }))
+    }
+}

@@ -1,0 +1,76 @@
+//! Which instructions the processor has.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set that the kernels are compiled for; the best one comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512Vnni,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// Plain Rust, on any processor.
+    Portable,
+}
+
+impl Isa {
+    /// Every instruction set.
+    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Portable];
+
+    /// Those that this processor can run, the best one first. Never empty.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The best one that this processor can run.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => crate::simd::Avx512::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => crate::simd::Avx2::detect().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512Vnni | Self::Avx2 => false,
+            Self::Portable => true,
+        }
+    }
+
+    /// Short and lower case, as options and logs have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512Vnni => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no instruction set's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no instruction set is called {0:?} (there are avx512, avx2 and portable)")]
+pub struct UnknownIsa(String);
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}

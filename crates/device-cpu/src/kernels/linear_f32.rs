@@ -1,0 +1,175 @@
+//! Linear with activations as they are: `y = x W^T + bias`.
+//!
+//! Each output is one chain of fused multiply-adds over the inputs in order, whatever rows are
+//! beside it. Weights are widened, or computed from their codes exactly as
+//! [`Weight::row_f32`](tangor_device::tensor::Weight::row_f32) does, a few inputs at a time into a
+//! buffer in the first-level cache, from which all rows of a block read.
+
+use crate::buffer::Shared;
+use crate::kernels::linear_int8::BLOCK;
+use crate::kernels::tile::{Matrix, multiply_add};
+use crate::pack::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
+use crate::simd::{LANES, Op, Simd};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use tangor_device::tensor::DType;
+
+/// Inputs per buffer of widened weights.
+const CHUNK: usize = 32;
+
+/// Vectors per panel.
+const VECTORS: usize = PANEL / LANES;
+
+/// One panel of outputs for a block of at most [`BLOCK`] rows.
+#[derive(Debug)]
+pub(crate) struct LinearF32<'a> {
+    pub(crate) weight: &'a Packed,
+    pub(crate) bias: Option<&'a [f32]>,
+    /// `(rows, inputs)` of the whole batch.
+    pub(crate) x: &'a [f32],
+    pub(crate) panel: usize,
+    pub(crate) rows: Range<usize>,
+    /// `(rows, outputs)`; nobody else writes these rows and outputs.
+    pub(crate) y: Shared<'a, f32>,
+}
+
+impl Op for LinearF32<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (inputs, outputs) = match self.weight {
+            Packed::Codes(w) => (w.inputs, w.outputs),
+            Packed::Dense(w) => (w.inputs, w.outputs),
+        };
+        assert!(self.rows.end * inputs <= self.x.len() && self.rows.len() <= BLOCK);
+        assert!(self.bias.is_none_or(|bias| bias.len() == outputs));
+        // `(rows, 64)` sums; only the rows that there are get written, zeros included.
+        let mut block = MaybeUninit::<[[f32; PANEL]; BLOCK]>::uninit();
+        let sums = block.as_mut_ptr().cast::<f32>();
+        // SAFETY: the block has room for more rows.
+        unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
+        let mut wide = [[0.0_f32; PANEL]; CHUNK];
+        let chunk = match self.weight {
+            Packed::Codes(w) => w.step(),
+            Packed::Dense(_) => CHUNK,
+        };
+        for first in (0..inputs).step_by(chunk) {
+            let count = chunk.min(inputs - first);
+            // The element types' own loads, chosen outside of the loops.
+            let b = match self.weight {
+                Packed::Dense(w) if w.dtype == DType::F32 => {
+                    w.panel(self.panel)[first * PANEL * 4..][..count * PANEL * 4].as_ptr().cast()
+                }
+                Packed::Dense(w) => {
+                    widen(s, w, &w.panel(self.panel)[first * PANEL * 2..], &mut wide[..count]);
+                    wide.as_ptr().cast()
+                }
+                Packed::Codes(w) => {
+                    dequantise(s, w, self.panel, first, &mut wide);
+                    wide.as_ptr().cast()
+                }
+            };
+            let a = self.x[self.rows.start * inputs + first..].as_ptr();
+            // SAFETY: `a` has the rows of the block, `b` has `count` inputs of 64 outputs.
+            unsafe {
+                let a = Matrix { at: a, stride: inputs };
+                let b = Matrix { at: b, stride: PANEL };
+                let out = Matrix { at: sums, stride: PANEL };
+                multiply_add(s, (self.rows.len(), count, VECTORS), a, b, out);
+            }
+        }
+        let first = self.panel * PANEL;
+        let count = PANEL.min(outputs - first);
+        for (index, row) in self.rows.clone().enumerate() {
+            let at = row * outputs + first;
+            // SAFETY: whoever makes a `LinearF32` has these rows and outputs to itself; the row of
+            // the block was zeroed and then summed up.
+            let (y, sums) = unsafe {
+                let sums = std::slice::from_raw_parts(sums.add(index * PANEL), count);
+                (self.y.part(at..at + count), sums)
+            };
+            y.copy_from_slice(sums);
+            if let Some(bias) = self.bias {
+                for (y, bias) in y.iter_mut().zip(&bias[first..]) {
+                    *y += bias;
+                }
+            }
+        }
+    }
+}
+
+/// Widens 16-bit elements from the beginning of `panel`.
+#[inline(always)]
+fn widen<S: Simd>(s: S, w: &PackedDense, panel: &[u8], out: &mut [[f32; PANEL]]) {
+    assert!(panel.len() >= out.len() * PANEL * 2);
+    let from = panel.as_ptr().cast::<u16>();
+    for (k, out) in out.iter_mut().enumerate() {
+        for v in 0..VECTORS {
+            // SAFETY: the panel holds as many elements as `out`.
+            unsafe {
+                let at = from.add(k * PANEL + v * LANES);
+                let x = match w.dtype {
+                    DType::F16 => s.load_f16(at),
+                    _ => s.load_bf16(at),
+                };
+                s.store(out.as_mut_ptr().add(v * LANES), x);
+            }
+        }
+    }
+}
+
+/// Computes the weights of the step that starts at input `first`.
+#[inline(always)]
+fn dequantise<S: Simd>(
+    s: S,
+    w: &PackedCodes,
+    panel: usize,
+    first: usize,
+    out: &mut [[f32; PANEL]; CHUNK],
+) {
+    let record = &w.panel(panel)[first / w.group * w.record_bytes()..][..w.record_bytes()];
+    let codes = &record[first % w.group * PANEL * usize::from(w.bits) / 8..w.code_bytes()];
+    let scales = &record[w.code_bytes()..];
+    let offsets = &scales[PANEL * w.scale_bytes()..];
+    let load = |from: &[u8], column: usize| {
+        // SAFETY: records hold 64 scales, and 64 minima if the offsets are minima.
+        unsafe {
+            if w.half {
+                s.load_f16(from.as_ptr().add(2 * column).cast())
+            } else {
+                s.load(from.as_ptr().add(4 * column).cast())
+            }
+        }
+    };
+    for v in 0..VECTORS {
+        let column = v * LANES;
+        let scale = load(scales, column);
+        let (zero, min) = match w.offsets {
+            Offsets::Uniform(zero) => (s.splat(f32::from(zero)), None),
+            // SAFETY: records of this kind hold 64 zero points.
+            Offsets::Zero => (unsafe { s.load_u8(offsets.as_ptr().add(column)) }, None),
+            Offsets::Min => (s.splat(0.0), Some(load(offsets, column))),
+        };
+        for four in 0..w.step() / 4 {
+            let at = if w.bits == 4 { four / 2 } else { four } * 4 * PANEL + v * 64;
+            // SAFETY: the step's codes lie within the record.
+            let both = unsafe { s.codes(codes[at..at + 64].as_ptr()) };
+            let four_codes = match (w.bits, four % 2) {
+                (4, 0) => s.low(both),
+                (4, _) => s.high(both),
+                _ => both,
+            };
+            for k in 0..4 {
+                let code = s.code_f32(four_codes, k);
+                let x = match min {
+                    None => s.mul(scale, s.sub(code, zero)),
+                    Some(min) => s.add(s.mul(scale, code), min),
+                };
+                let row = &mut out[four * 4 + k];
+                // SAFETY: a row of the buffer has 64 elements.
+                unsafe { s.store(row.as_mut_ptr().add(column), x) };
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Between the projections and attention: rotates q and k by their positions, scales q, and writes
+//! k and v into the cache.
+//!
+//! ```text
+//! q' = scale * rotate(q)    (kv_heads, rows, group, head_dim): as attention reads it
+//! ```
+
+use crate::buffer::Shared;
+use crate::kv::BlockShape;
+use crate::simd::{Op, Simd};
+use std::ops::Range;
+use tangor_device::model::ir::Attention;
+
+/// Where q, k and v of a row are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Projected<'a> {
+    /// `(rows, stride)` from their first column on.
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    /// Distances of the rows of q, and of k and v.
+    pub(crate) strides: [usize; 3],
+}
+
+/// Cosines and sines of every row of the batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Angles<'a> {
+    /// `(rows, 2, dim / 2)`.
+    pub(crate) table: &'a [f32],
+    /// Elements of a head that are rotated.
+    pub(crate) dim: usize,
+    pub(crate) interleaved: bool,
+}
+
+/// The rows of one sequence that go into one page, and one KV head.
+#[derive(Debug)]
+pub(crate) struct Rotate<'a> {
+    pub(crate) op: &'a Attention,
+    pub(crate) from: Projected<'a>,
+    pub(crate) angles: Angles<'a>,
+    pub(crate) kv_head: usize,
+    pub(crate) rows: Range<usize>,
+    /// Rows of the batch.
+    pub(crate) all_rows: usize,
+    /// `(kv_heads, rows, group, head_dim)`; nobody else writes these rows and heads.
+    pub(crate) queries: Shared<'a, f32>,
+    pub(crate) shape: BlockShape,
+    /// The page's block; nobody else touches it.
+    pub(crate) block: &'a mut [u8],
+    /// Token of the page that the first row goes to.
+    pub(crate) token: usize,
+}
+
+/// Longest head that is supported.
+pub(crate) const MAX_HEAD: usize = 1024;
+
+impl Op for Rotate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (group, dim) = (self.op.heads / self.op.kv_heads, self.op.head_dim);
+        assert!(dim <= MAX_HEAD);
+        let mut key = [0.0; MAX_HEAD];
+        for (index, row) in self.rows.clone().enumerate() {
+            let [q, k, v] = self.from.strides.map(|stride| stride * row);
+            let angles = &self.angles.table[row * self.angles.dim..][..self.angles.dim];
+            let at = (self.kv_head * self.all_rows + row) * group * dim;
+            // SAFETY: whoever makes a `Rotate` has these rows and heads to itself.
+            let queries = unsafe { self.queries.part(at..at + group * dim) };
+            let heads = self.from.q[q + self.kv_head * group * dim..].chunks_exact(dim);
+            for (out, head) in queries.chunks_exact_mut(dim).zip(heads) {
+                self.rotate(angles, head, out);
+                for x in out {
+                    *x *= self.op.scale;
+                }
+            }
+            let at = self.kv_head * dim;
+            let key = &mut key[..dim];
+            self.rotate(angles, &self.from.k[k + at..][..dim], key);
+            let value = &self.from.v[v + at..][..dim];
+            self.shape.put(s, &mut *self.block, self.token + index, key, value);
+        }
+    }
+}
+
+impl Rotate<'_> {
+    /// `x` rotated, if the operation asks for it.
+    #[inline(always)]
+    fn rotate(&self, angles: &[f32], x: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(x);
+        if !self.op.rotate {
+            return;
+        }
+        let half = self.angles.dim / 2;
+        let (cos, sin) = angles.split_at(half);
+        if self.angles.interleaved {
+            for (i, pair) in out[..2 * half].chunks_exact_mut(2).enumerate() {
+                (pair[0], pair[1]) = turn(pair[0], pair[1], cos[i], sin[i]);
+            }
+        } else {
+            let (low, high) = out[..2 * half].split_at_mut(half);
+            for (((low, high), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                (*low, *high) = turn(*low, *high, cos, sin);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turn(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
+    ((-y).mul_add(sin, x * cos), x.mul_add(sin, y * cos))
+}

@@ -1,0 +1,152 @@
+//! Operations that look at one row at a time: norms, gates, sums. Each may round its result to 8
+//! bits while it is in the cache, for the linears that read it.
+//!
+//! Sums over a row add lane by lane and then fold the lanes, the same on every instruction set.
+
+use crate::buffer::Shared;
+use crate::kernels::quantise::Writer;
+use crate::simd::{LANES, Op, Simd, math};
+use std::ops::Range;
+use tangor_device::model::ir::Activation;
+
+/// What to compute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RowOp<'a> {
+    /// `gain * x / sqrt(mean(x^2) + eps)` over each run of `gain.len()` elements.
+    RmsNorm { x: &'a [f32], gain: &'a [f32], eps: f32 },
+    /// `sum = x + delta`, then the norm of it.
+    AddRmsNorm { x: &'a [f32], delta: &'a [f32], sum: Shared<'a, f32>, gain: &'a [f32], eps: f32 },
+    /// `act(gate) * up`; rows of the two lie `stride` apart.
+    Gated { gate: &'a [f32], up: &'a [f32], stride: usize, act: Activation },
+    /// `a + b`.
+    Add { a: &'a [f32], b: &'a [f32] },
+    /// `x * factor`.
+    Scale { x: &'a [f32], factor: f32 },
+}
+
+/// A range of rows.
+#[derive(Clone, Debug)]
+pub(crate) struct RowTask<'a> {
+    pub(crate) op: RowOp<'a>,
+    /// Elements per row.
+    pub(crate) width: usize,
+    pub(crate) rows: Range<usize>,
+    /// `(rows, width)`; nobody else writes these rows.
+    pub(crate) out: Shared<'a, f32>,
+    /// Where the result goes in 8 bits.
+    pub(crate) rounded: Option<Writer<'a>>,
+}
+
+impl Op for RowTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.rows.clone() {
+            let at = row * self.width..(row + 1) * self.width;
+            // SAFETY: whoever makes a `RowTask` has these rows to itself.
+            let out = unsafe { self.out.part(at.clone()) };
+            match self.op {
+                RowOp::RmsNorm { x, gain, eps } => {
+                    let runs = x[at].chunks_exact(gain.len());
+                    for (x, out) in runs.zip(out.chunks_exact_mut(gain.len())) {
+                        rms_norm(s, x, gain, eps, out);
+                    }
+                }
+                RowOp::AddRmsNorm { x, delta, sum, gain, eps } => {
+                    // SAFETY: as for `out`.
+                    let sum = unsafe { sum.part(at.clone()) };
+                    zip(s, &x[at.clone()], &delta[at], sum, |a, b| s.add(a, b));
+                    rms_norm(s, sum, gain, eps, out);
+                }
+                RowOp::Gated { gate, up, stride, act } => {
+                    let (gate, up) = (&gate[row * stride..], &up[row * stride..]);
+                    let (gate, up) = (&gate[..self.width], &up[..self.width]);
+                    zip(s, gate, up, out, |gate, up| s.mul(activate(s, act, gate), up));
+                }
+                RowOp::Add { a, b } => zip(s, &a[at.clone()], &b[at], out, |a, b| s.add(a, b)),
+                RowOp::Scale { x, factor } => {
+                    let x = &x[at];
+                    zip(s, x, x, out, |x, _| s.mul(x, s.splat(factor)));
+                }
+            }
+            if let Some(rounded) = &self.rounded {
+                // SAFETY: as for `out`.
+                unsafe { rounded.row(s, row, out) };
+            }
+        }
+    }
+}
+
+/// `x / (1 + e^-x)` and the two forms of GELU.
+#[inline(always)]
+fn activate<S: Simd>(s: S, act: Activation, x: S::F32) -> S::F32 {
+    let one = s.splat(1.0);
+    let half = s.mul(x, s.splat(0.5));
+    match act {
+        Activation::Silu => {
+            let e = math::exp(s, s.sub(s.splat(0.0), x));
+            s.div(x, s.add(one, e))
+        }
+        Activation::Gelu => {
+            let y = math::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
+            s.fma(half, y, half)
+        }
+        Activation::GeluTanh => {
+            let cubic = s.mul(s.mul(x, x), s.splat(0.044_715));
+            let inner = s.mul(s.fma(cubic, x, x), s.splat(0.797_884_56));
+            s.fma(half, math::tanh(s, inner), half)
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_norm<S: Simd>(s: S, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == gain.len() && x.len() == out.len());
+    let mut squares = s.splat(0.0);
+    for x in x.chunks(LANES) {
+        let x = load(s, x);
+        squares = s.fma(x, x, squares);
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let mean = s.sum(squares) / x.len() as f32;
+    let factor = s.splat(1.0 / (mean + eps).sqrt());
+    zip(s, x, gain, out, |x, gain| s.mul(s.mul(x, factor), gain));
+}
+
+/// `out = f(a, b)`, element by element.
+#[inline(always)]
+fn zip<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+    assert!(a.len() == b.len() && a.len() == out.len());
+    for ((a, b), out) in a.chunks(LANES).zip(b.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+        let y = f(load(s, a), load(s, b));
+        store(s, y, out);
+    }
+}
+
+/// Up to 16 elements; lanes past the end are 0.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32]) -> S::F32 {
+    if let Some(x) = x.first_chunk::<LANES>() {
+        // SAFETY: 16 elements.
+        return unsafe { s.load(x.as_ptr()) };
+    }
+    let mut padded = [0.0; LANES];
+    padded[..x.len()].copy_from_slice(x);
+    // SAFETY: 16 elements.
+    unsafe { s.load(padded.as_ptr()) }
+}
+
+/// Up to 16 elements.
+#[inline(always)]
+fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32]) {
+    if let Some(out) = out.first_chunk_mut::<LANES>() {
+        // SAFETY: 16 elements.
+        unsafe { s.store(out.as_mut_ptr(), y) };
+        return;
+    }
+    let mut padded = [0.0; LANES];
+    // SAFETY: 16 elements.
+    unsafe { s.store(padded.as_mut_ptr(), y) };
+    out.copy_from_slice(&padded[..out.len()]);
+}

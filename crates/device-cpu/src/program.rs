@@ -1,0 +1,240 @@
+//! A segment made ready: its operations in order, its weights packed, and a slot of memory for
+//! every value. Values that are never needed at the same time share a slot.
+
+use crate::pack::{PackError, Packed};
+use crate::pool::Pool;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tangor_device::model::ir::{Activation, Attention, Rows};
+use tangor_device::model::{Graph, Op, ValueId, WeightId};
+use tangor_device::tensor::{Layout, Weight};
+use tangor_device::{Activations, DeviceError, Prepare, Segment};
+
+/// What a step does; see [`Op`].
+#[derive(Debug)]
+pub(crate) enum Action {
+    Embed { table: Weight },
+    RmsNorm { gain: Vec<f32>, eps: f32 },
+    AddRmsNorm { gain: Vec<f32>, eps: f32 },
+    Linear { weight: Arc<Packed>, bias: Option<Vec<f32>>, rounded: bool },
+    Attention(Attention),
+    Gated(Activation),
+    Add,
+    Scale(f32),
+    SelectRows,
+}
+
+/// A value and where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) slot: usize,
+    pub(crate) width: usize,
+    pub(crate) rows: Rows,
+    /// The slot of its 8-bit form, if a linear reads that.
+    pub(crate) rounded: Option<usize>,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) action: Action,
+    pub(crate) reads: Vec<Place>,
+    pub(crate) writes: Vec<Place>,
+}
+
+/// A prepared segment, without its memory.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) inputs: Vec<Place>,
+    pub(crate) outputs: Vec<Place>,
+    /// Slots of `f32` values.
+    pub(crate) slots: usize,
+    /// Slots of 8-bit values.
+    pub(crate) rounded_slots: usize,
+    /// Bytes of packed weights.
+    pub(crate) weight_bytes: u64,
+}
+
+/// Packs the weights of a segment and gives every value its place.
+pub(crate) struct Compiler<'a> {
+    pub(crate) segment: &'a Segment<'a>,
+    pub(crate) options: Prepare,
+    pub(crate) pool: &'a Pool,
+    pub(crate) device: &'a str,
+}
+
+/// Hands out slots, those that were given back first.
+#[derive(Debug, Default)]
+struct Slots {
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.count += 1;
+            self.count - 1
+        })
+    }
+}
+
+impl Compiler<'_> {
+    pub(crate) fn compile(&self, progress: &mut dyn FnMut(f32)) -> Result<Program, DeviceError> {
+        let places = self.places();
+        let graph = self.segment.graph;
+        let nodes = &graph.nodes[self.segment.nodes.clone()];
+        let total: usize = nodes.iter().filter_map(|node| linear_of(graph, &node.op)).sum();
+        let (mut packed, mut done) = (HashMap::new(), 0);
+        let mut steps = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let action = self.action(&node.name, &node.op, &mut packed)?;
+            let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
+            steps.push(Step { action, reads: at(&node.inputs), writes: at(&node.outputs) });
+            if let Some(size) = linear_of(graph, &node.op) {
+                done += size;
+                #[allow(clippy::cast_precision_loss)]
+                progress(done as f32 / total as f32);
+            }
+        }
+        let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
+        Ok(Program {
+            steps,
+            inputs: at(&self.segment.inputs),
+            outputs: at(&self.segment.outputs),
+            slots: places.1,
+            rounded_slots: places.2,
+            weight_bytes: packed.values().map(|w: &Arc<Packed>| w.bytes() as u64).sum(),
+        })
+    }
+
+    /// Every value's place, and the number of slots of both kinds. A slot is free again after the
+    /// last operation that reads its value.
+    fn places(&self) -> (HashMap<ValueId, Place>, usize, usize) {
+        let graph = self.segment.graph;
+        let nodes = &graph.nodes[self.segment.nodes.clone()];
+        let mut last: HashMap<ValueId, usize> = HashMap::new();
+        let mut rounded: HashMap<ValueId, usize> = HashMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            for &id in &node.inputs {
+                last.insert(id, index);
+                if self.rounds(&node.op) {
+                    rounded.insert(id, index);
+                }
+            }
+        }
+        for &id in &self.segment.outputs {
+            last.insert(id, usize::MAX);
+        }
+        let (mut slots, mut rounded_slots) = (Slots::default(), Slots::default());
+        let mut places = HashMap::new();
+        let mut place = |id: ValueId, slots: &mut Slots, rounded_slots: &mut Slots| {
+            let value = graph.value(id);
+            let rounded = rounded.contains_key(&id).then(|| rounded_slots.take());
+            let slot = slots.take();
+            places.insert(id, Place { slot, width: value.width, rows: value.rows, rounded });
+            Place { slot, width: value.width, rows: value.rows, rounded }
+        };
+        let mut live: Vec<(ValueId, Place)> = Vec::new();
+        for &id in &self.segment.inputs {
+            live.push((id, place(id, &mut slots, &mut rounded_slots)));
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            for &id in &node.outputs {
+                live.push((id, place(id, &mut slots, &mut rounded_slots)));
+            }
+            live.retain(|(id, place)| {
+                let over = last.get(id).is_none_or(|&last| last <= index);
+                if over {
+                    slots.free.push(place.slot);
+                    rounded_slots.free.extend(place.rounded);
+                }
+                !over
+            });
+        }
+        (places, slots.count, rounded_slots.count)
+    }
+
+    /// Whether an operation reads its input in 8 bits.
+    fn rounds(&self, op: &Op) -> bool {
+        let Op::Linear { weight, .. } = op else { return false };
+        let layout = self.segment.graph.weight(*weight).layout();
+        self.options.activations == Activations::Int8
+            && matches!(layout, Some(Layout::Quant { .. }))
+    }
+
+    fn action(
+        &self,
+        node: &str,
+        op: &Op,
+        packed: &mut HashMap<WeightId, Arc<Packed>>,
+    ) -> Result<Action, DeviceError> {
+        let graph = self.segment.graph;
+        Ok(match op {
+            Op::Embed { table } => Action::Embed { table: graph.weight(*table).clone() },
+            Op::RmsNorm { gain, eps } => Action::RmsNorm { gain: vector(graph, *gain), eps: *eps },
+            Op::AddRmsNorm { gain, eps } => {
+                Action::AddRmsNorm { gain: vector(graph, *gain), eps: *eps }
+            }
+            Op::Linear { weight, bias } => Action::Linear {
+                weight: self.pack(node, *weight, packed)?,
+                bias: bias.map(|bias| vector(graph, bias)),
+                rounded: self.rounds(op),
+            },
+            Op::Attention(a) => {
+                if a.head_dim > crate::kernels::rope::MAX_HEAD
+                    || a.heads / a.kv_heads > crate::kernels::attention::MAX_GROUP
+                {
+                    let heads = format!("{} heads of {}", a.heads, a.head_dim);
+                    return Err(self.refuse(node, format!("{heads} over {}", a.kv_heads)));
+                }
+                Action::Attention(a.clone())
+            }
+            Op::Gated(act) => Action::Gated(*act),
+            Op::Add => Action::Add,
+            Op::Scale(factor) => Action::Scale(*factor),
+            Op::SelectRows => Action::SelectRows,
+        })
+    }
+
+    fn pack(
+        &self,
+        node: &str,
+        id: WeightId,
+        packed: &mut HashMap<WeightId, Arc<Packed>>,
+    ) -> Result<Arc<Packed>, DeviceError> {
+        if let Some(weight) = packed.get(&id) {
+            return Ok(Arc::clone(weight));
+        }
+        let weight = Packed::new(self.segment.graph.weight(id), self.pool);
+        let weight = Arc::new(weight.map_err(|error| match error {
+            PackError::Layout(what) => self.refuse(node, format!("no kernel for {what}")),
+            PackError::Memory(bytes) => DeviceError::OutOfMemory {
+                device: self.device.to_owned(),
+                what: "weights",
+                bytes: bytes as u64,
+            },
+        })?);
+        packed.insert(id, Arc::clone(&weight));
+        Ok(weight)
+    }
+
+    fn refuse(&self, node: &str, why: String) -> DeviceError {
+        DeviceError::Refused { device: self.device.to_owned(), node: node.to_owned(), why }
+    }
+}
+
+/// Elements of a linear's weight: what its packing costs.
+fn linear_of(graph: &Graph, op: &Op) -> Option<usize> {
+    let Op::Linear { weight, .. } = op else { return None };
+    let weight = graph.weight(*weight);
+    Some(weight.rows() * weight.cols())
+}
+
+fn vector(graph: &Graph, id: WeightId) -> Vec<f32> {
+    let weight = graph.weight(id);
+    let mut out = vec![0.0; weight.cols()];
+    weight.row_f32(0, &mut out);
+    out
+}

@@ -1,0 +1,275 @@
+//! AVX-512 with VNNI: a vector is one register.
+
+use super::{Op, Simd};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if it does.
+    #[inline]
+    pub(crate) fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn enabled<O: Op>(simd: Avx512, op: O) -> O::Output {
+    op.run(simd)
+}
+
+/// Halves, quarters, eighths.
+#[inline(always)]
+unsafe fn sum8(a: __m256) -> f32 {
+    // SAFETY: the caller has AVX.
+    unsafe {
+        let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+        _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps::<1>(c, c)))
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+impl Simd for Avx512 {
+    type F32 = __m512;
+    type I32 = __m512i;
+    type Codes = __m512i;
+    type Acc4 = __m512i;
+    type Acc8 = __m512i;
+    const WIDE: bool = true;
+
+    #[inline]
+    fn run<O: Op>(self, op: O) -> O::Output {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { enabled(self, op) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn fnma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_roundscale_ps::<0>(a) }
+    }
+    #[inline(always)]
+    fn exp2i(self, n: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    fn first(self, n: usize, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let mask = ((1_u32 << n.min(16)) - 1) as __mmask16;
+            _mm512_mask_blend_ps(mask, b, a)
+        }
+    }
+    #[inline(always)]
+    fn zero_below(self, x: __m512, limit: f32, a: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_set1_ps(limit));
+            _mm512_mask_blend_ps(below, a, _mm512_setzero_ps())
+        }
+    }
+    #[inline(always)]
+    fn copy_sign(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let sign = _mm512_set1_ps(-0.0);
+            _mm512_or_ps(_mm512_andnot_ps(sign, a), _mm512_and_ps(sign, b))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            sum8(b)
+        }
+    }
+    #[inline(always)]
+    fn greatest(self, a: __m512) -> f32 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn greatest_abs(self, a: __m512, b: __m512) -> f32 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let a = _mm512_castps_si512(_mm512_abs_ps(a));
+            let b = _mm512_castps_si512(_mm512_abs_ps(b));
+            f32::from_bits(_mm512_reduce_max_epi32(_mm512_max_epi32(a, b)).cast_unsigned())
+        }
+    }
+    #[inline(always)]
+    fn to_i32(self, a: __m512) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+    #[inline(always)]
+    fn to_f32(self, a: __m512i) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    fn sum_i32(self, a: __m512i) -> i32 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_reduce_add_epi32(a) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, a: __m512) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_storeu_ps(p, a) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m512 {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m512 {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, a: __m512) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, a: __m512i) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a)) }
+    }
+    #[inline(always)]
+    unsafe fn codes(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn low(self, w: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_and_si512(w, _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn high(self, w: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(w), _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn code_f32(self, w: __m512i, index: usize) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let shifted = _mm512_srlv_epi32(w, _mm512_set1_epi32(8 * index as i32));
+            _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))
+        }
+    }
+    #[inline(always)]
+    fn start4(self, bias: i32) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_set1_epi32(bias) }
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, acc: __m512i, w: __m512i, a: *const i8) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a.cast::<i32>().read_unaligned())) }
+    }
+    #[inline(always)]
+    fn total4(self, acc: __m512i, _: i32) -> __m512i {
+        acc
+    }
+    #[inline(always)]
+    fn start8(self, bias: i32) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_set1_epi32(bias) }
+    }
+    #[inline(always)]
+    unsafe fn dot8(self, acc: __m512i, w: __m512i, a: *const i8) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a.cast::<i32>().read_unaligned())) }
+    }
+    #[inline(always)]
+    fn total8(self, acc: __m512i, _: i32) -> __m512i {
+        acc
+    }
+}

@@ -1,0 +1,169 @@
+//! Vectors of sixteen `f32` on every instruction set.
+//!
+//! A [`Simd`] value proves that the processor has its instructions, so what it does with vectors is
+//! safe; only loads and stores through pointers are not. A kernel is an [`Op`], written once over
+//! any `Simd` and compiled once per instruction set by [`dispatch`].
+//!
+//! All instruction sets compute the same bits: every vector has sixteen lanes (two registers on
+//! AVX2, an array in plain Rust), every operation rounds once, and horizontal sums add in one order.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod math;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
+
+use crate::isa::Isa;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// The instructions of one instruction set.
+///
+/// `max` and `min` give their second operand if one is a NaN, as x86 does. `Codes` are 64 unsigned
+/// bytes: four consecutive inputs of each of sixteen outputs.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen `f32`.
+    type F32: Copy;
+    /// Sixteen `i32`.
+    type I32: Copy;
+    /// 64 `u8`.
+    type Codes: Copy;
+    /// Sixteen sums of at most 8 dot products of codes below 16.
+    type Acc4: Copy;
+    /// Sixteen sums of at most 8 dot products of codes below 256.
+    type Acc8: Copy;
+    /// Whether there are 32 registers that hold a whole vector (else 16 that hold half a one).
+    const WIDE: bool;
+
+    /// Runs an operation with these instructions enabled.
+    fn run<O: Op>(self, op: O) -> O::Output;
+
+    fn splat(self, x: f32) -> Self::F32;
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a > b ? a : b`.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a < b ? a : b`.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `c - a * b`, rounded once.
+    fn fnma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The nearest integers, ties to even.
+    fn round(self, a: Self::F32) -> Self::F32;
+    /// `2^n` for integers in `-126..=127`.
+    fn exp2i(self, n: Self::F32) -> Self::F32;
+    /// Lanes of `a` below `n`, of `b` from there.
+    fn first(self, n: usize, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// 0 where `x < limit`, else `a`.
+    fn zero_below(self, x: Self::F32, limit: f32, a: Self::F32) -> Self::F32;
+    /// `a` with the signs of `b`.
+    fn copy_sign(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The sum of all lanes: halves, quarters, eighths, sixteenths.
+    fn sum(self, a: Self::F32) -> f32;
+    /// The greatest lane; any of them if one is a NaN.
+    fn greatest(self, a: Self::F32) -> f32;
+    /// The greatest magnitude of any lane; not finite if one is not.
+    fn greatest_abs(self, a: Self::F32, b: Self::F32) -> f32;
+
+    /// The nearest integers, ties to even, of lanes that fit.
+    fn to_i32(self, a: Self::F32) -> Self::I32;
+    fn to_f32(self, a: Self::I32) -> Self::F32;
+    fn sum_i32(self, a: Self::I32) -> i32;
+
+    /// # Safety
+    /// 16 `f32` can be read from `p`.
+    unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// # Safety
+    /// 16 `f32` can be written to `p`.
+    unsafe fn store(self, p: *mut f32, a: Self::F32);
+    /// # Safety
+    /// 16 IEEE halves can be read from `p`.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    /// # Safety
+    /// 16 upper halves of `f32` can be read from `p`.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
+    /// # Safety
+    /// 16 `i8` can be read from `p`.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F32;
+    /// # Safety
+    /// 16 `u8` can be read from `p`.
+    unsafe fn load_u8(self, p: *const u8) -> Self::F32;
+    /// # Safety
+    /// 16 IEEE halves can be written to `p`.
+    unsafe fn store_f16(self, p: *mut u16, a: Self::F32);
+    /// # Safety
+    /// 16 `i8` can be written to `p`; the lanes fit.
+    unsafe fn store_i8(self, p: *mut i8, a: Self::I32);
+
+    /// # Safety
+    /// 64 bytes can be read from `p`.
+    unsafe fn codes(self, p: *const u8) -> Self::Codes;
+    /// Their low nibbles.
+    fn low(self, w: Self::Codes) -> Self::Codes;
+    /// Their high nibbles.
+    fn high(self, w: Self::Codes) -> Self::Codes;
+    /// Byte `index` (0..4) of every output's four, as `f32`.
+    fn code_f32(self, w: Self::Codes, index: usize) -> Self::F32;
+    /// Sums that start at `bias`; hand the same `bias` to [`Simd::total4`].
+    fn start4(self, bias: i32) -> Self::Acc4;
+    /// Adds the dot products of codes below 16 with the four `i8` at `a`.
+    ///
+    /// # Safety
+    /// 4 bytes can be read from `a`.
+    unsafe fn dot4(self, acc: Self::Acc4, w: Self::Codes, a: *const i8) -> Self::Acc4;
+    /// The sums.
+    fn total4(self, acc: Self::Acc4, bias: i32) -> Self::I32;
+    /// Sums that start at `bias`; hand the same `bias` to [`Simd::total8`].
+    fn start8(self, bias: i32) -> Self::Acc8;
+    /// Adds the dot products of codes with the four `i8` at `a`.
+    ///
+    /// # Safety
+    /// 4 bytes can be read from `a`.
+    unsafe fn dot8(self, acc: Self::Acc8, w: Self::Codes, a: *const i8) -> Self::Acc8;
+    /// The sums.
+    fn total8(self, acc: Self::Acc8, bias: i32) -> Self::I32;
+}
+
+/// Something to be compiled for every instruction set.
+///
+/// `run` must be `#[inline(always)]`, and so must everything that it calls with vectors: otherwise
+/// it is compiled without the instructions, and slow.
+pub(crate) trait Op {
+    /// What it gives.
+    type Output;
+    /// Does it.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs `op` with the instructions of `isa`, or with plain Rust if the processor lacks them.
+#[inline]
+pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => {
+            if let Some(simd) = Avx512::detect() {
+                return simd.run(op);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            if let Some(simd) = Avx2::detect() {
+                return simd.run(op);
+            }
+        }
+        _ => {}
+    }
+    Portable.run(op)
+}

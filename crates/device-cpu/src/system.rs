@@ -1,0 +1,50 @@
+//! What depends on the operating system: how many processors there are for us, and which.
+
+use std::num::NonZero;
+
+/// Processors that this process may use at a time, quotas of containers included.
+pub(crate) fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Keeps the calling thread on processor `index` of those that it may use. Does nothing where the
+/// system does not let it.
+pub(crate) fn pin(index: usize) {
+    if let Some(core) = core_affinity::get_core_ids().and_then(|ids| ids.get(index).copied()) {
+        core_affinity::set_for_current(core);
+    }
+}
+
+/// The processor's name, if the system tells.
+pub(crate) fn processor_name() -> Option<String> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::__cpuid;
+        if __cpuid(0x8000_0000).eax < 0x8000_0004 {
+            return None;
+        }
+        let leaves = [0x8000_0002, 0x8000_0003, 0x8000_0004].map(|leaf| __cpuid(leaf));
+        let bytes: Vec<u8> = leaves
+            .iter()
+            .flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx])
+            .flat_map(u32::to_le_bytes)
+            .take_while(|&byte| byte != 0)
+            .collect();
+        let name = String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" ");
+        (!name.is_empty()).then_some(name)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = text.lines().find(|line| line.to_lowercase().starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    }
+}
+
+/// Bytes of memory of this machine; `u64::MAX` where the system does not tell.
+pub(crate) fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib * 1024)
+}
