@@ -1,1 +1,43 @@
-//! Placeholder.
+//! Text in, tokens out, and back.
+//!
+//! * [`Tokenizer`]: one type for every vocabulary, built from a Hugging Face `tokenizer.json`
+//!   ([`HfFiles`]), from the arrays of a GGUF file ([`GgufVocab`]) or from a SentencePiece model.
+//! * [`ChatTemplate`]: renders messages with the model's own Jinja template.
+//! * [`DecodeStream`]: turns generated tokens into text, piece by piece, never splitting a
+//!   character.
+//!
+//! The promise of this crate: **text that comes from a user never becomes a special token.**
+//! [`ChatTemplate::render`] returns [`Span`]s that say which text the template wrote and which
+//! came from a message; [`Tokenizer::encode_spans`] recognises special tokens only in the former.
+//! Everything else is tokenised exactly as if the text were plain.
+//!
+//! Files are untrusted: sizes are bounded by [`limits`], templates run with fuel, and whatever is
+//! malformed is an [`Error`] that names it.
+#![forbid(unsafe_code)]
+
+mod added;
+mod components;
+mod error;
+mod gguf;
+mod guard;
+mod hf;
+pub mod limits;
+mod message;
+mod pretokenize;
+mod regex_guard;
+mod sentencepiece;
+mod shims;
+mod spm;
+mod stream;
+mod template;
+mod tokenizer;
+mod vocab;
+
+pub use error::{Error, Result};
+pub use gguf::GgufVocab;
+pub use guard::{Rendered, Span};
+pub use hf::HfFiles;
+pub use message::{Content, FunctionCall, Message, ToolCall};
+pub use stream::DecodeStream;
+pub use template::ChatTemplate;
+pub use tokenizer::{Specials, Tokenizer};
