@@ -37,3 +37,21 @@ fn names_what_is_missing() {
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
+
+#[test]
+fn refuses_scaling_that_no_device_has() {
+    let result = changed("llama-biases", "linear", "yarnyy");
+    let error = result.expect_err("must be refused").to_string();
+    assert!(error.contains("RoPE scaling \"yarnyy\" is not supported"), "{error}");
+    assert!(error.contains("llama.rope.scaling.type must be none or linear"), "{error}");
+}
+
+#[test]
+fn half_of_the_biases_or_of_the_factors_is_not_enough() {
+    let result = changed("llama-biases", "blk.1.ffn_down.bias", "blk.1.ffn_down.baas");
+    let error = result.expect_err("must be refused").to_string();
+    assert!(error.contains("\"model.layers.1.mlp.down_proj.bias\" is missing"), "{error}");
+    let result = changed("phi3-longrope", "rope_factors_long.weight", "rope_factors_lang.weight");
+    let error = result.expect_err("must be refused").to_string();
+    assert!(error.contains("rope_factors_long.weight"), "{error}");
+}

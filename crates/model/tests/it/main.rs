@@ -4,5 +4,6 @@
 mod config;
 mod gguf;
 mod hf;
+mod passes;
 mod print;
 mod shapes;
