@@ -1,8 +1,8 @@
 //! ONNX models: the graph of a `model.onnx` with its initializers, external data included.
 //!
-//! [`OnnxModel::open`] reads the protobuf message ([`mod@self`]'s `parse`), then proves every
-//! tensor's bytes to lie inside its file; nothing is copied. What nodes compute is for the reader
-//! of the graph to judge: nothing here knows operators.
+//! [`OnnxModel::open`] reads the protobuf message, then proves every tensor's bytes to lie inside
+//! its file; nothing is copied. What nodes compute is for the reader of the graph to judge: nothing
+//! here knows operators.
 
 mod parse;
 mod wire;
@@ -174,10 +174,12 @@ impl OnnxModel {
 }
 
 impl Graph {
-    /// Names that are written twice: what the format forbids and what would make the meaning of
-    /// the graph depend on who reads it.
+    /// Refuses names that are written twice, which the format forbids: what the graph means would
+    /// depend on who reads it.
     fn check_names(&self, file: &str) -> Result<()> {
-        let mut seen = HashSet::new();
+        let outputs = || self.nodes.iter().flat_map(|node| &node.outputs);
+        let written = self.initializers.len() + outputs().count();
+        let mut seen = HashSet::with_capacity(written.max(self.inputs.len()));
         for name in &self.inputs {
             if !seen.insert(name.as_str()) {
                 return Err(twice(file, "input", name));
@@ -193,8 +195,7 @@ impl Graph {
                 return Err(twice(file, "initializer", &tensor.name));
             }
         }
-        let outputs = self.nodes.iter().flat_map(|node| &node.outputs);
-        for name in outputs.filter(|name| !name.is_empty()) {
+        for name in outputs().filter(|name| !name.is_empty()) {
             if !seen.insert(name.as_str()) {
                 return Err(twice(file, "value", name));
             }
@@ -204,7 +205,16 @@ impl Graph {
 }
 
 fn twice(file: &str, what: &str, name: &str) -> FormatError {
-    FormatError::malformed(file, format!("defines the {what} {name:?} twice"))
+    FormatError::malformed(file, format!("defines the {what} {} twice", shown(name)))
+}
+
+/// The start of a name, quoted: names from files may be of any length and hold anything.
+fn shown(name: &str) -> String {
+    const CHARS: usize = 80;
+    match name.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+        None => format!("{name:?}"),
+    }
 }
 
 impl Node {
@@ -340,7 +350,7 @@ impl ExternalFiles<'_> {
     fn resolve(&mut self, tensor: &mut Tensor) -> Result<()> {
         let Some(external) = tensor.external.take() else { return Ok(()) };
         let Some(needed) = tensor.byte_len() else { return Ok(()) };
-        let subject = || format!("{}: {}", self.model, tensor.name);
+        let subject = || format!("{}: tensor {}", self.model, shown(&tensor.name));
         check_file_name(&subject(), &external.location)?;
         if let Some(length) = external.length
             && usize::try_from(length) != Ok(needed)
@@ -373,7 +383,7 @@ impl ExternalFiles<'_> {
             let asked = (external.offset, needed as u64);
             return Err(FormatError::truncated(
                 external.location.as_str(),
-                format_args!("the tensor {:?}", tensor.name),
+                format_args!("the tensor {}", shown(&tensor.name)),
                 asked,
                 bytes.len() as u64,
             ));

@@ -1,18 +1,22 @@
 //! The protobuf message of an ONNX model, field by field (onnx-ml.proto, IR versions 3 to 13).
 //!
-//! Memory is bounded by the size of the message: whatever is kept is charged to an allowance first,
-//! so that a file of a million empty nodes is refused, not expanded.
+//! Memory is bounded by the size of the message: fields are counted before room is made for them,
+//! and whatever is kept is charged to an allowance first, so that a file of a million empty nodes is
+//! refused, not expanded.
 
 use super::wire::{Fields, Value, WireError, varints};
-use super::{Attribute, Element, External, Graph, Node, OnnxModel, Tensor};
+use super::{Attribute, Element, External, Graph, Node, OnnxModel, Tensor, shown};
 use crate::{FormatError, Limits, Result};
 use tangor_tensor::{Bytes, DType, checked_product};
 
 /// Protobuf forbids messages of 2 GiB and more.
 const MAX_MESSAGE: usize = (1 << 31) - 1;
 
-/// Bytes of structures that a message of no size may take.
-const BASE_ALLOWANCE: usize = 8 << 20;
+/// Bytes of structures that a message of no size may take; every byte of a message allows two more.
+const BASE_ALLOWANCE: usize = 12 << 20;
+
+/// Bytes per name of a set of names.
+type SetEntry = [u8; 40];
 
 /// Parses the message in `file`; external data is left unresolved.
 pub(super) fn model(file: &str, bytes: Bytes, limits: &Limits) -> Result<OnnxModel> {
@@ -20,7 +24,7 @@ pub(super) fn model(file: &str, bytes: Bytes, limits: &Limits) -> Result<OnnxMod
         return Err(FormatError::limit(file, "bytes of the message", bytes.len(), MAX_MESSAGE)
             .with_hint("save the model with its weights as external data"));
     }
-    let allowance = BASE_ALLOWANCE.saturating_add(bytes.len());
+    let allowance = BASE_ALLOWANCE.saturating_add(bytes.len().saturating_mul(2));
     let mut parser = Parser { file, limits, allowance, nodes: 0, tensors: 0, depth: 0 };
     let (mut graph, mut opsets) = (None, Vec::new());
     parser.fields(bytes, |this, field, value| {
@@ -90,6 +94,24 @@ impl Parser<'_> {
         Ok(())
     }
 
+    /// How often each of `wanted` occurs in a message.
+    fn counts<const N: usize>(&self, message: &Bytes, wanted: [u64; N]) -> Result<[usize; N]> {
+        let mut counts = [0; N];
+        let mut fields = Fields::new(message.clone());
+        while let Some((field, _)) = fields.next().map_err(|error| self.wire(error))? {
+            if let Some(index) = wanted.iter().position(|&wanted| wanted == field) {
+                counts[index] += 1;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Room for exactly `count` items.
+    fn room<T>(&mut self, count: usize) -> Result<Vec<T>> {
+        self.charge::<T>(count)?;
+        Ok(Vec::with_capacity(count))
+    }
+
     fn string(&mut self, bytes: &Bytes) -> Result<String> {
         self.charge::<u8>(bytes.len())?;
         // Copied first: a mapped file may change under the check.
@@ -116,38 +138,44 @@ impl Parser<'_> {
             let (found, limit) = (self.depth - 1, self.limits.onnx_depth);
             return Err(FormatError::limit(self.file, "depth of subgraphs", found, limit));
         }
-        let mut graph = Graph::default();
+        let [nodes, initializers, inputs, outputs] = self.counts(&message, [1, 5, 11, 12])?;
+        self.count_nodes(nodes, initializers)?;
+        let mut graph = Graph {
+            nodes: self.room(nodes)?,
+            initializers: self.room(initializers)?,
+            inputs: self.room(inputs)?,
+            outputs: self.room(outputs)?,
+        };
         self.fields(message, |this, field, value| {
             match (field, value) {
-                (1, Value::Bytes(bytes)) => {
-                    this.nodes += 1;
-                    if this.nodes > this.limits.onnx_nodes {
-                        let limit = this.limits.onnx_nodes;
-                        return Err(FormatError::limit(this.file, "nodes", this.nodes, limit));
-                    }
-                    this.charge::<Node>(1)?;
-                    graph.nodes.push(this.node(bytes)?);
-                }
-                (5, Value::Bytes(bytes)) => {
-                    this.charge::<Tensor>(1)?;
-                    graph.initializers.push(this.tensor(bytes)?);
-                }
-                (11, Value::Bytes(bytes)) => {
-                    this.charge::<String>(1)?;
-                    graph.inputs.push(this.value_name(bytes)?);
-                }
-                (12, Value::Bytes(bytes)) => {
-                    this.charge::<String>(1)?;
-                    graph.outputs.push(this.value_name(bytes)?);
-                }
+                (1, Value::Bytes(bytes)) => graph.nodes.push(this.node(bytes)?),
+                (5, Value::Bytes(bytes)) => graph.initializers.push(this.tensor(bytes)?),
+                (11, Value::Bytes(bytes)) => graph.inputs.push(this.value_name(bytes)?),
+                (12, Value::Bytes(bytes)) => graph.outputs.push(this.value_name(bytes)?),
                 (15, _) => return Err(this.malformed("has sparse initializers")),
                 _ => {}
             }
             Ok(())
         })?;
         self.depth -= 1;
+        let outputs: usize = graph.nodes.iter().map(|node| node.outputs.len()).sum();
+        self.charge::<SetEntry>(inputs.max(initializers + outputs))?;
         graph.check_names(self.file)?;
         Ok(graph)
+    }
+
+    fn count_nodes(&mut self, nodes: usize, tensors: usize) -> Result<()> {
+        self.nodes += nodes as u64;
+        if self.nodes > self.limits.onnx_nodes {
+            let limit = self.limits.onnx_nodes;
+            return Err(FormatError::limit(self.file, "nodes", self.nodes, limit));
+        }
+        self.tensors += tensors as u64;
+        if self.tensors > self.limits.tensors {
+            let limit = self.limits.tensors;
+            return Err(FormatError::limit(self.file, "tensors", self.tensors, limit));
+        }
+        Ok(())
     }
 
     fn value_name(&mut self, message: Bytes) -> Result<String> {
@@ -162,22 +190,21 @@ impl Parser<'_> {
     }
 
     fn node(&mut self, message: Bytes) -> Result<Node> {
-        let mut node = Node::default();
+        let [inputs, outputs, attributes] = self.counts(&message, [1, 2, 5])?;
+        let mut node = Node {
+            inputs: self.room(inputs)?,
+            outputs: self.room(outputs)?,
+            attributes: self.room(attributes)?,
+            ..Node::default()
+        };
         self.fields(message, |this, field, value| {
             let Value::Bytes(bytes) = value else { return Ok(()) };
             match field {
-                1 | 2 => {
-                    this.charge::<String>(1)?;
-                    let name = this.string(&bytes)?;
-                    if field == 1 { &mut node.inputs } else { &mut node.outputs }.push(name);
-                }
+                1 => node.inputs.push(this.string(&bytes)?),
+                2 => node.outputs.push(this.string(&bytes)?),
                 3 => node.name = this.string(&bytes)?,
                 4 => node.op = this.string(&bytes)?,
-                5 => {
-                    this.charge::<(String, Attribute)>(1)?;
-                    let attribute = this.attribute(bytes)?;
-                    node.attributes.push(attribute);
-                }
+                5 => node.attributes.push(this.attribute(bytes)?),
                 7 => node.domain = this.string(&bytes)?,
                 _ => {}
             }
@@ -192,7 +219,9 @@ impl Parser<'_> {
 
     fn attribute(&mut self, message: Bytes) -> Result<(String, Attribute)> {
         let (mut name, mut found) = (String::new(), Attribute::Other);
-        let (mut floats, mut ints) = (Vec::new(), Vec::new());
+        let [single_floats, single_ints] = self.counts(&message, [7, 8])?;
+        let mut floats: Vec<f32> = self.room(single_floats)?;
+        let mut ints = self.room(single_ints)?;
         self.fields(message, |this, field, value| {
             match (field, value) {
                 (1, Value::Bytes(bytes)) => name = this.string(&bytes)?,
@@ -200,6 +229,7 @@ impl Parser<'_> {
                 (3, Value::Varint(value)) => found = Attribute::Int(value.cast_signed()),
                 (4, Value::Bytes(bytes)) => found = Attribute::String(bytes),
                 (5, Value::Bytes(bytes)) => {
+                    this.count_nodes(0, 1)?;
                     this.charge::<Tensor>(1)?;
                     found = Attribute::Tensor(Box::new(this.tensor(bytes)?));
                 }
@@ -207,13 +237,11 @@ impl Parser<'_> {
                     this.charge::<Graph>(1)?;
                     found = Attribute::Graph(Box::new(this.graph(bytes)?));
                 }
-                (7, Value::Fixed32(bytes)) => {
-                    this.charge::<f32>(1)?;
-                    floats.push(f32::from_le_bytes(bytes));
-                }
+                (7, Value::Fixed32(bytes)) => floats.push(f32::from_le_bytes(bytes)),
                 (7, Value::Bytes(bytes)) => {
                     let chunks = bytes.as_chunks::<4>().0;
                     this.charge::<f32>(chunks.len())?;
+                    floats.reserve_exact(chunks.len());
                     floats.extend(chunks.iter().map(|&b| f32::from_le_bytes(b)));
                 }
                 (8, value) => this.integers(value, &mut ints)?,
@@ -229,16 +257,16 @@ impl Parser<'_> {
         Ok((name, found))
     }
 
-    /// A repeated integer field, packed or not.
+    /// A repeated integer field, packed or not; `out` has room for those that are not.
     fn integers(&mut self, value: Value, out: &mut Vec<i64>) -> Result<()> {
         match value {
-            Value::Varint(value) => {
-                self.charge::<i64>(1)?;
-                out.push(value.cast_signed());
-            }
+            Value::Varint(value) => out.push(value.cast_signed()),
             Value::Bytes(packed) => {
+                // The last byte of each has its top bit clear.
+                let count = packed.iter().filter(|&&byte| byte < 0x80).count();
+                self.charge::<i64>(count)?;
+                out.reserve_exact(count);
                 for value in varints(packed) {
-                    self.charge::<i64>(1)?;
                     out.push(value.map_err(|error| self.wire(error))?.cast_signed());
                 }
             }
@@ -248,12 +276,12 @@ impl Parser<'_> {
     }
 
     fn tensor(&mut self, message: Bytes) -> Result<Tensor> {
-        self.tensors += 1;
-        if self.tensors > self.limits.tensors {
-            let limit = self.limits.tensors;
-            return Err(FormatError::limit(self.file, "tensors", self.tensors, limit));
-        }
-        let mut fields = TensorFields::default();
+        let [dims, narrow, wide] = self.counts(&message, [1, 5, 7])?;
+        let mut fields = TensorFields {
+            dims: self.room(dims)?,
+            ints: self.room(narrow + wide)?,
+            ..TensorFields::default()
+        };
         self.fields(message, |this, field, value| this.tensor_field(&mut fields, field, value))?;
         let TensorFields { name, dims, element, location, external, .. } = &mut fields;
         let mut tensor = Tensor {
@@ -269,9 +297,9 @@ impl Parser<'_> {
             tensor.data = self.inline_data(fields)?;
             let found = tensor.data.len();
             if found != needed {
-                let name = &tensor.name;
+                let name = shown(&tensor.name);
                 return Err(self.malformed(format!(
-                    "has {found} bytes for the tensor {name:?}, whose shape needs {needed}"
+                    "has {found} bytes for the tensor {name}, whose shape needs {needed}"
                 )));
             }
         }
@@ -308,7 +336,8 @@ impl Parser<'_> {
                 checked_product(&nonzero).is_ok()
             })
             .ok_or_else(|| {
-                self.malformed(format!("has the tensor {name:?} of the impossible shape {dims:?}"))
+                let name = shown(name);
+                self.malformed(format!("has the tensor {name} of the impossible shape {dims:?}"))
             })
     }
 
@@ -341,7 +370,8 @@ impl Parser<'_> {
         let text = self.string(&text)?;
         let number = || {
             text.parse::<u64>().map_err(|_| {
-                self.malformed(format!("has external data whose offset or length is {text:?}"))
+                let text = shown(&text);
+                self.malformed(format!("has external data whose offset or length is {text}"))
             })
         };
         match &key[..] {

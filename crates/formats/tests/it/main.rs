@@ -7,4 +7,5 @@ mod gguf;
 mod hf;
 mod limits;
 mod memory;
+mod onnx;
 mod refusal;

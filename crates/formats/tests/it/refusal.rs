@@ -34,12 +34,14 @@ fn every_attack_is_refused_for_the_right_reason() {
 fn every_class_of_bad_input_has_several_attacks_on_each_format() {
     let mut counts = BTreeMap::new();
     for attack in all() {
-        let format = if attack.name.starts_with("gguf") { "gguf" } else { "hf" };
+        let format = attack.name.split([':', ' ']).next().unwrap().to_owned();
         *counts.entry((format, attack.class)).or_insert(0) += 1;
     }
     let shared = ["F01", "F02", "F03", "F04", "F05", "F06", "F07"];
     let wanted = ["gguf", "hf"].into_iter().flat_map(|format| shared.map(|class| (format, class)));
-    for key in wanted.chain([("hf", "F08"), ("hf", "F09")]) {
+    let oga = ["F01", "F02", "F03", "F04", "F05", "F07", "F08", "F12"].map(|class| ("oga", class));
+    for (format, class) in wanted.chain([("hf", "F08"), ("hf", "F09")]).chain(oga) {
+        let key = (format.to_owned(), class);
         assert!(counts.get(&key).is_some_and(|&count| count >= 3), "{key:?}: {counts:?}");
     }
 }

@@ -1,9 +1,11 @@
 //! Checkpoints that must be refused, by the classes of bad input that the project keeps a list of
 //! (F01: cut short or not the format; F02: counts; F03: products that wrap; F04: arrangement;
-//! F05: types and parts of quantised weights; F06: values; F07: text and JSON; F09: safetensors).
+//! F05: types and parts of quantised weights; F06: values; F07: text and JSON; F08: ONNX; F09:
+//! safetensors; F12: genai_config).
 
 pub(crate) mod gguf;
 pub(crate) mod hf;
+pub(crate) mod oga;
 
 use tangor_formats::{Checkpoint, ErrorKind, FormatError, Limits, MemorySource};
 
@@ -31,7 +33,7 @@ impl Attack {
 
 /// Every attack.
 pub(crate) fn all() -> Vec<Attack> {
-    gguf::attacks().into_iter().chain(hf::attacks()).collect()
+    [gguf::attacks(), hf::attacks(), oga::attacks()].into_iter().flatten().collect()
 }
 
 /// Opens a folder and reads everything in it, as a program would that loads the model.

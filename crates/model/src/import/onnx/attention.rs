@@ -90,7 +90,8 @@ impl<'a> Importer<'a> {
             self.rope(node, [7, 8], RowsOf::Positions, interleaved)?;
             rotate = true;
         }
-        if let Some((_, rope)) = self.rope.as_ref().filter(|(_, rope)| rotate && rope.dim > head_dim)
+        if let Some((_, rope)) =
+            self.rope.as_ref().filter(|(_, rope)| rotate && rope.dim > head_dim)
         {
             let why = format!("its caches rotate {} of {head_dim} elements", rope.dim);
             return Err(refuse(node, why));
@@ -135,7 +136,9 @@ impl<'a> Importer<'a> {
         }
         let one = q.of == k.of && k.of == v.of && v.start + v.width == self.width(q.of);
         let in_order = (q.start, k.start, v.start) == (0, q.width, q.width + k.width);
-        if one && in_order { Ok((vec![q.of], rotated)) } else {
+        if one && in_order {
+            Ok((vec![q.of], rotated))
+        } else {
             Err(refuse(node, "q, k and v must be all of one activation, in this order"))
         }
     }

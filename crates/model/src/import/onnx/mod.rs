@@ -17,8 +17,7 @@ mod weights;
 use crate::error::ImportError;
 use crate::ir::{Activation, Attention, Graph, Hyper, Op, Rows, ValueId, WeightId};
 use crate::rope::{Angles, Rope};
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use tangor_formats::genai::GenaiConfig;
 use tangor_formats::onnx::{Node, OnnxModel, Tensor};
 
@@ -324,15 +323,14 @@ impl<'a> Importer<'a> {
         let (Op::Linear { weight, bias }, 1) = (&head.op, self.graph.nodes.len() - last) else {
             return Err(self.no_logits());
         };
-        let (weight, bias, input, name) = (*weight, *bias, head.inputs[0], head.name.clone());
+        let (weight, bias, mut input) = (*weight, *bias, head.inputs[0]);
         self.graph.nodes.pop();
         self.graph.values.truncate(logits.0);
-        let mut input = input;
         if self.graph.value(input).rows == Rows::Tokens {
             input = self.graph.push1("select_rows", Op::SelectRows, &[input])?;
         }
         let (weight, bias) = self.trim_head(weight, bias)?;
-        Ok(self.graph.push1(name, Op::Linear { weight, bias }, &[input])?)
+        Ok(self.graph.push1("lm_head", Op::Linear { weight, bias }, &[input])?)
     }
 
     /// A head padded to a round number of rows loses those that the configuration does not count.
@@ -347,8 +345,8 @@ impl<'a> Importer<'a> {
         }
         let trimmed = whole.slice_rows(0..vocab);
         let name = format!("{}.trimmed", self.graph.weights[weight.0].name);
-        let trimmed = trimmed
-            .map_err(|source| ImportError::Weight { name: name.clone(), source })?;
+        let trimmed =
+            trimmed.map_err(|source| ImportError::Weight { name: name.clone(), source })?;
         Ok((self.graph.add_weight(&name, trimmed), None))
     }
 
@@ -400,7 +398,10 @@ impl<'a> Importer<'a> {
         ];
         for (key, says, has) in checks {
             if let Some(says) = says.filter(|&says| says != has) {
-                return Err(ImportError::config(key, format!("is {says}, but the graph has {has}")));
+                return Err(ImportError::config(
+                    key,
+                    format!("is {says}, but the graph has {has}"),
+                ));
             }
         }
         Ok(())

@@ -13,7 +13,8 @@ pub(super) fn hugging_face(initializer: &str) -> String {
             }
         },
     };
-    let module = module.strip_suffix(".layernorm").unwrap_or(module).replace(".attn.", ".self_attn.");
+    let module =
+        module.strip_suffix(".layernorm").unwrap_or(module).replace(".attn.", ".self_attn.");
     match (module.ends_with(".final_norm_layernorm"), kind) {
         (true, _) => "model.norm.weight".into(),
         (false, "") => module,

@@ -42,7 +42,8 @@ impl<'a> Importer<'a> {
         let y = self.quantized_linear(node, attended, form, [12, 13, 14, 15])?;
         let results: Vec<usize> = (0..node.outputs.len())
             .filter(|&index| {
-                node.output(index).is_some_and(|name| !self.model.graph.outputs.iter().any(|o| o == name))
+                node.output(index)
+                    .is_some_and(|name| !self.model.graph.outputs.iter().any(|o| o == name))
             })
             .collect();
         let &[result] = &results[..] else {

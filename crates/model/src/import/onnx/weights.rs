@@ -228,7 +228,8 @@ impl<'a> Importer<'a> {
         };
         let groups = cols.div_ceil(group);
         let fits = |tensor: &Tensor| tensor.dims == [groups, rows];
-        if !fits(&scales) || zeros.as_ref().is_some_and(|z| !fits(z) || z.element != codes.element) {
+        if !fits(&scales) || zeros.as_ref().is_some_and(|z| !fits(z) || z.element != codes.element)
+        {
             return Err(refuse(node, "its scales or zero points do not fit its weights"));
         }
         let form = Quantized { rows, cols, bits, group };
