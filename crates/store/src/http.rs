@@ -108,6 +108,7 @@ impl Client {
             hub: self.hub.clone(),
             token: self.token.clone(),
             from,
+            stall: self.patience.stall,
         };
         thread::spawn(move || exchange.run(uri, &head_sender, &sender));
         loop {
@@ -159,18 +160,19 @@ impl Client {
             match task(self, watch) {
                 Err(error) if passing(&error) => {
                     failed += 1;
-                    if failed >= self.patience.attempts {
-                        return Err(error);
-                    }
-                    self.pause(failed, watch)?;
+                    self.pause(failed, error, watch)?;
                 }
                 other => return other,
             }
         }
     }
 
-    /// Waits before the attempt after `failed` failures.
-    fn pause(&self, failed: u32, watch: &Watch<'_>) -> Result<()> {
+    /// Waits before the next attempt, after `failed` of them; fails with the last one's `error`
+    /// if those were too many.
+    pub(crate) fn pause(&self, failed: u32, error: StoreError, watch: &Watch<'_>) -> Result<()> {
+        if failed >= self.patience.attempts {
+            return Err(error);
+        }
         let pause = self.patience.pause.saturating_mul(1 << (failed - 1).min(6));
         let start = Instant::now();
         while let Some(left) = pause.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
@@ -182,7 +184,7 @@ impl Client {
 }
 
 /// Whether the same request may do better later.
-fn passing(error: &StoreError) -> bool {
+pub(crate) fn passing(error: &StoreError) -> bool {
     match error {
         StoreError::Unreachable { .. } | StoreError::Stalled { .. } => true,
         StoreError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
@@ -210,8 +212,7 @@ impl Download {
             }
             if self.since.elapsed() >= self.stall {
                 if self.bytes < FLOOR && !matches!(received, Err(RecvTimeoutError::Disconnected)) {
-                    let seconds = self.stall.as_secs();
-                    return Err(StoreError::Stalled { host: self.host.clone(), seconds });
+                    return Err(stalled(self.host.clone(), self.stall));
                 }
                 (self.since, self.bytes) = (Instant::now(), 0);
             }
@@ -230,6 +231,7 @@ struct Exchange {
     hub: Uri,
     token: Option<Token>,
     from: u64,
+    stall: Duration,
 }
 
 impl Exchange {
@@ -255,7 +257,10 @@ impl Exchange {
                     piece.truncate(len);
                     Ok(piece)
                 }
-                Err(error) => Err(unreachable(&uri, &ureq::Error::from(error))),
+                Err(error) => Err(match ureq::Error::from(error) {
+                    ureq::Error::Timeout(_) => stalled(host(&uri), self.stall),
+                    error => unreachable(&uri, &error),
+                }),
             };
             let over = read.is_err();
             if pieces_to.send(read).is_err() || over {
@@ -410,6 +415,10 @@ fn inside_v4(ip: std::net::Ipv4Addr) -> bool {
 fn host(uri: &Uri) -> String {
     let host = uri.host().unwrap_or("the server");
     uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn stalled(host: String, stall: Duration) -> StoreError {
+    StoreError::Stalled { host, seconds: stall.as_secs() }
 }
 
 fn unreachable(uri: &Uri, error: &ureq::Error) -> StoreError {

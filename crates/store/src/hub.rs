@@ -1,7 +1,7 @@
 //! Models of a hub that speaks Hugging Face's protocol.
 
 use crate::digest::{Announced, Sha256Digest};
-use crate::http::{Client, Download};
+use crate::http::{Client, Download, passing};
 use crate::incoming::{Incoming, Place, Wanted};
 use crate::manifest::Record;
 use crate::name::{FileName, HubName};
@@ -168,34 +168,24 @@ impl File<'_> {
         Ok((wanted(bytes, announced), Some(download)))
     }
 
-    /// Fetches what is missing. Attempts that bring no bytes are counted; others are not.
+    /// Fetches what is missing. An attempt that gets further by a megabyte is no failure.
     fn complete(
         &self,
         incoming: &mut Incoming<'_>,
         first: &mut Option<Download>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let mut before = incoming.done();
+        const FURTHER: u64 = 1 << 20;
+        let (mut best, mut failed) = (incoming.done(), 0);
         loop {
-            let attempt = self.client.retry(watch, |_, watch| {
-                let result = self.transfer(incoming, first.take(), watch);
-                // Ends the counting of failures in a row.
-                if result.is_err() && incoming.done() > before {
-                    Ok(result)
-                } else {
-                    result.map(Ok)
+            match self.transfer(incoming, first.take(), watch) {
+                Err(error) if passing(&error) => {
+                    let further = incoming.done() >= best.saturating_add(FURTHER);
+                    failed = if further { 1 } else { failed + 1 };
+                    best = best.max(incoming.done());
+                    self.client.pause(failed, error, watch)?;
                 }
-            })?;
-            match attempt {
-                Ok(()) => return Ok(()),
-                Err(error @ (StoreError::Unreachable { .. } | StoreError::Stalled { .. })) => {
-                    watch.alive()?;
-                    if incoming.done() == before {
-                        return Err(error);
-                    }
-                    before = incoming.done();
-                }
-                Err(error) => return Err(error),
+                other => return other,
             }
         }
     }

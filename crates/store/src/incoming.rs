@@ -198,6 +198,11 @@ impl<'a> Incoming<'a> {
         let failed = |error| StoreError::io("write", &target, error);
         self.file.sync().map_err(failed)?;
         drop((self.file, self.journal));
+        let written = Stamp::of(&self.part).map_err(failed)?;
+        if written.bytes() != self.wanted.bytes {
+            let error = io::Error::other("the disk has another length than was written");
+            return Err(failed(error));
+        }
         let folder = target.parent().unwrap_or(self.place.files);
         sys::create_dirs(disk, folder)?;
         disk.rename(&self.part, &target).map_err(failed)?;

@@ -34,7 +34,7 @@ pub struct StoreOptions {
 pub struct Patience {
     /// Time to connect, and the longest time with (almost) no bytes.
     pub stall: Duration,
-    /// Attempts in a row that bring no bytes before giving up.
+    /// Attempts in a row that bring (almost) no bytes before giving up.
     pub attempts: u32,
     /// Pause before the second attempt; each further one is twice as long.
     pub pause: Duration,
@@ -42,7 +42,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(30), attempts: 5, pause: Duration::from_millis(500) }
+        Self { stall: Duration::from_secs(30), attempts: 4, pause: Duration::from_millis(500) }
     }
 }
 

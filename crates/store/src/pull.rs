@@ -3,7 +3,7 @@
 use crate::incoming::Place;
 use crate::manifest::{Manifest, Record};
 use crate::options::{Phase, Progress, Watch};
-use crate::store::{FILES, PART};
+use crate::store::{FILES, PART, folder_bytes};
 use crate::{Installed, ModelName, Origin, Result, Store, StoreError, hub, sys, wheel};
 use std::collections::BTreeSet;
 use std::fs;
@@ -51,7 +51,12 @@ impl Store {
         if let Some(intact) = damaged_is_absent(self.verified(name, watch))? {
             return Ok(intact);
         }
-        self.fetch(name, &entry, watch)?;
+        let fetched = self.fetch(name, &entry, watch);
+        if fetched.is_err() && folder_bytes(&entry) == 0 {
+            // Nothing has arrived that would be worth keeping; the error matters more than this.
+            let _ = self.options.disk.remove_dir_all(&entry);
+        }
+        fetched?;
         self.resolve(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
     }
 

@@ -54,11 +54,17 @@ impl DirSource {
         Ok(Self { name: name.clone(), folder, blobs, only: Some((name, target)) })
     }
 
+    /// The file that was named, if it was not a folder.
+    #[must_use]
+    pub fn file(&self) -> Option<&str> {
+        self.only.as_ref().map(|(name, _)| name.as_str())
+    }
+
     /// Names and lengths of the files.
     pub(crate) fn lengths(&self) -> Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
         for name in self.list()? {
-            if let Some(file) = self.file(&name)? {
+            if let Some(file) = self.regular(&name)? {
                 let meta =
                     file.metadata().map_err(|error| FormatError::io(name.as_str(), error))?;
                 files.push((name, meta.len()));
@@ -89,7 +95,7 @@ impl DirSource {
         Ok(target)
     }
 
-    fn file(&self, name: &str) -> tangor_formats::Result<Option<File>> {
+    fn regular(&self, name: &str) -> tangor_formats::Result<Option<File>> {
         if self.only.as_ref().is_none_or(|(only, _)| only != name) {
             check_file_name(&self.name, name)?;
         }
@@ -125,7 +131,7 @@ impl Source for DirSource {
     }
 
     fn read(&self, file: &str, limit: u64) -> tangor_formats::Result<Option<Bytes>> {
-        let Some(opened) = self.file(file)? else { return Ok(None) };
+        let Some(opened) = self.regular(file)? else { return Ok(None) };
         let failed = |error| FormatError::io(file, error);
         let len = opened.metadata().map_err(failed)?.len();
         if len > limit {
@@ -137,7 +143,7 @@ impl Source for DirSource {
     }
 
     fn map(&self, file: &str) -> tangor_formats::Result<Option<(Bytes, MapGuard)>> {
-        let Some(opened) = self.file(file)? else { return Ok(None) };
+        let Some(opened) = self.regular(file)? else { return Ok(None) };
         map_file(&opened).map(Some).map_err(|error| FormatError::io(file, error))
     }
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tangor_formats::{Checkpoint, Limits};
 
 /// Models on disk.
 #[derive(Clone, Debug)]
@@ -218,12 +219,13 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Opens a model's files: checked descriptions, and weights that are mapped.
+    /// Opens a model: checked descriptions, and weights that are mapped.
     ///
     /// # Errors
     /// [`StoreError::Format`], [`StoreError::Io`], [`StoreError::NotFound`].
-    pub fn source(&self, model: &Installed) -> Result<DirSource> {
-        DirSource::open(&model.path)
+    pub fn open_checkpoint(&self, model: &Installed, limits: &Limits) -> Result<Checkpoint> {
+        let source = DirSource::open(&model.path)?;
+        Ok(Checkpoint::open(&source, source.file(), limits)?)
     }
 
     /// The model's folder in the store; none for paths.

@@ -223,6 +223,11 @@ impl Stamp {
         Ok(Self { bytes: meta.len(), modified: nanos(meta.modified()?), changed, inode })
     }
 
+    /// The file's length.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether the file rested when this stamp was taken, at `now`: a file that is written twice
     /// within one tick of the file system's clock has the same stamp both times.
     pub(crate) fn settled(&self, now: u64) -> bool {
