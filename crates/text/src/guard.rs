@@ -97,6 +97,13 @@ pub(crate) struct Dye {
     back: HashMap<char, char>,
 }
 
+impl Dye {
+    /// Private characters, each followed by the one that it stands for.
+    pub(crate) fn pairs(&self) -> String {
+        self.back.iter().flat_map(|(private, original)| [*private, *original]).collect()
+    }
+}
+
 impl Guard {
     /// `added`: every added token's name, and whether it is special.
     pub(crate) fn new<'a>(

@@ -24,9 +24,17 @@ pub(crate) fn environment() -> Environment<'static> {
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
     env.add_filter("string", string);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_test("iterable", is_iterable);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime_now);
     env
+}
+
+/// Stops the clock at a moment, in seconds since 1970.
+pub(crate) fn set_time(env: &mut Environment<'static>, seconds: i64) {
+    env.add_function("strftime_now", move |format: &str| strftime(format, seconds));
 }
 
 /// Rewrites what minijinja does not parse: `{% generation %}` marks the assistant's tokens for
@@ -53,6 +61,40 @@ pub(crate) fn prepare(source: &str) -> String {
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+/// Name of the variable that tells [`escape`] which characters are dyed: pairs of the private
+/// character and the one that it stands for.
+pub(crate) const DYE: &str = "__dye";
+
+/// HTML escaping, for templates that ask for it.
+fn escape(state: &State<'_, '_>, value: &Value) -> Value {
+    if value.is_safe() {
+        return value.clone();
+    }
+    let dye = state.lookup(DYE);
+    let dye: Vec<char> = dye.as_ref().and_then(Value::as_str).unwrap_or_default().chars().collect();
+    let original = |c: char| match dye.chunks_exact(2).find(|pair| pair.first() == Some(&c)) {
+        Some(pair) if c >= '\u{f0000}' => pair.get(1).copied().unwrap_or(c),
+        _ => c,
+    };
+    let mut out = String::new();
+    for c in python_str(value).chars() {
+        match original(c) {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            _ => out.push(c),
+        }
+    }
+    Value::from_safe_string(out)
+}
+
+/// Python does not iterate over `None`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// Prints a value as Python's `str` does.
@@ -525,7 +567,8 @@ mod tests {
 
     #[test]
     fn json_prints_as_in_python() {
-        let value = context!(v => Value::from(Serde(serde_json::json!({"b": [1, "é<\n"], "a": {}}))));
+        let value =
+            context!(v => Value::from(Serde(serde_json::json!({"b": [1, "é<\n"], "a": {}}))));
         let cases = [
             ("{{ v | tojson }}", r#"{"b": [1, "é<\n"], "a": {}}"#),
             ("{{ v | tojson(sort_keys=true) }}", r#"{"a": {}, "b": [1, "é<\n"]}"#),

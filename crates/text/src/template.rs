@@ -89,6 +89,16 @@ impl ChatTemplate {
         })
     }
 
+    /// Stops the clock that templates can read at a moment, in seconds since 1970 UTC, so that
+    /// prompts that mention the date can be reproduced. Without it they show the current time, UTC.
+    #[must_use]
+    pub fn with_time(mut self, seconds: i64) -> Self {
+        for program in [Some(&mut self.usual), self.with_tools.as_mut()].into_iter().flatten() {
+            shims::set_time(&mut program.env, seconds);
+        }
+        self
+    }
+
     /// Renders a conversation.
     ///
     /// `add_generation_prompt` ends the prompt where the assistant's answer begins. `extra` are
@@ -200,6 +210,7 @@ impl Program {
             context.insert(name.clone(), paint(value, Author::Other)?);
         }
         context.extend(tokens.clone());
+        context.insert(shims::DYE.to_owned(), Value::String(dye.pairs()));
         let mut painted = Vec::with_capacity(messages.len());
         for message in messages {
             let by_model = message.get("role").and_then(Value::as_str) == Some("assistant");
@@ -266,9 +277,7 @@ impl Program {
             let context = self.context(&messages, None, false, &nothing, tokens, &Dye::default());
             context.and_then(|context| self.run(&context)).ok()
         };
-        let Some(of_object) = prints(json!({"tangor_key": "tangor_value"})) else {
-            return Arguments::Text;
-        };
+        let of_object = prints(json!({"tangor_key": "tangor_value"})).unwrap_or_default();
         let of_text = prints(Value::String(r#"{"tangor_key": "tangor_value"}"#.to_owned()));
         let is_json = |printed: &str| printed.contains(r#""tangor_key""#);
         // Some print an object in a notation of their own; Python's is nobody's intention.

@@ -1,0 +1,16 @@
+//! Integration tests of the text crate.
+//!
+//! Those on real vocabularies and templates read llama.cpp's `models` folder, named by the
+//! variable `TANGOR_LLAMA_CPP_MODELS`; with `TANGOR_REQUIRE_ORACLES` set, its absence is a failure.
+
+mod gguf;
+mod templates;
+mod vectors;
+
+#[test]
+fn oracles_are_there_where_they_are_required() {
+    if std::env::var_os("TANGOR_REQUIRE_ORACLES").is_some() {
+        let folder = vectors::models().expect("set TANGOR_LLAMA_CPP_MODELS");
+        assert!(folder.join("ggml-vocab-llama-spm.gguf").is_file(), "{}", folder.display());
+    }
+}
