@@ -42,10 +42,27 @@ impl Matrix {
         Err(FormatError::malformed(what, message))
     }
 
-    /// The 32-bit words of column `col`, from top to bottom.
-    fn column(&self, col: usize) -> impl Iterator<Item = u32> {
+    /// Calls `each` with the 32-bit words of every column, from top to bottom.
+    ///
+    /// Columns are gathered a cache line at a time: a column's words are far apart.
+    fn columns(&self, mut each: impl FnMut(&[u32])) {
+        const LINE: usize = 16;
         let words = self.bytes.as_chunks::<4>().0;
-        words.iter().skip(col).step_by(self.cols).map(|word| u32::from_le_bytes(*word))
+        let mut gathered = vec![0; self.rows.saturating_mul(LINE.min(self.cols))];
+        for first in (0..self.cols).step_by(LINE) {
+            let mut lanes: Vec<_> =
+                gathered.chunks_exact_mut(self.rows).map(<[u32]>::iter_mut).collect();
+            for row in words.chunks_exact(self.cols) {
+                for (lane, word) in lanes.iter_mut().zip(row.iter().skip(first)) {
+                    if let Some(slot) = lane.next() {
+                        *slot = u32::from_le_bytes(*word);
+                    }
+                }
+            }
+            for (_, column) in (first..self.cols).zip(gathered.chunks_exact(self.rows)) {
+                each(column);
+            }
+        }
     }
 }
 
@@ -72,11 +89,16 @@ fn reserve(rows: usize, row_bytes: usize) -> Result<Vec<u8>> {
 /// along the inputs already.
 pub(super) fn transpose_words(matrix: &Matrix, rows: usize, row_bytes: usize) -> Result<Vec<u8>> {
     let mut out = reserve(rows, row_bytes)?;
-    for (col, row) in out.chunks_exact_mut(row_bytes.max(1)).enumerate() {
-        for (out, word) in row.as_chunks_mut::<4>().0.iter_mut().zip(matrix.column(col)) {
+    let mut rows = out.chunks_exact_mut(row_bytes.max(1));
+    matrix.columns(|column| {
+        for (out, word) in rows
+            .next()
+            .into_iter()
+            .flat_map(|row| row.as_chunks_mut::<4>().0.iter_mut().zip(column))
+        {
             *out = word.to_le_bytes();
         }
-    }
+    });
     Ok(out)
 }
 
@@ -95,34 +117,40 @@ pub(super) fn transpose_codes(
     } else {
         vec![0, 8, 16, 24]
     };
-    let block = row_bytes.saturating_mul(shifts.len()).max(1);
-    let mut column = Vec::with_capacity(matrix.rows);
-    for (col, rows) in out.chunks_mut(block).enumerate() {
-        column.clear();
-        column.extend(matrix.column(col));
-        for (row, shift) in rows.chunks_exact_mut(row_bytes.max(1)).zip(&shifts) {
+    // The outputs of one word; the last one may have fewer.
+    let mut blocks = out.chunks_mut(row_bytes.saturating_mul(shifts.len()).max(1));
+    matrix.columns(|column| {
+        let rows = blocks
+            .next()
+            .into_iter()
+            .flat_map(|block| block.chunks_exact_mut(row_bytes.max(1)).zip(&shifts));
+        for (row, shift) in rows {
             if bits == 4 {
-                pack_nibbles(&column, *shift, row);
+                pack_nibbles(column, *shift, row);
             } else {
-                for (out, word) in row.iter_mut().zip(&column) {
-                    let [low, ..] = word.wrapping_shr(*shift).to_le_bytes();
-                    *out = low;
+                for (out, word) in row.iter_mut().zip(column) {
+                    *out = low_byte(*word, *shift);
                 }
             }
         }
-    }
+    });
     Ok(out)
 }
 
+fn low_byte(word: u32, shift: u32) -> u8 {
+    let [low, ..] = word.wrapping_shr(shift).to_le_bytes();
+    low
+}
+
 fn pack_nibbles(words: &[u32], shift: u32, out: &mut [u8]) {
-    let nibble = |word: &u32| {
-        let [low, ..] = word.wrapping_shr(shift).to_le_bytes();
-        low & 15
-    };
-    for (out, pair) in out.iter_mut().zip(words.chunks(2)) {
-        let mut codes = pair.iter().map(nibble);
-        let (low, high) = (codes.next().unwrap_or(0), codes.next().unwrap_or(0));
-        *out = low | (high << 4);
+    let nibble = |word: u32| low_byte(word, shift) & 15;
+    let (pairs, last) = words.as_chunks::<2>();
+    let mut out = out.iter_mut();
+    for ([low, high], out) in pairs.iter().zip(out.by_ref()) {
+        *out = nibble(*low) | (nibble(*high) << 4);
+    }
+    for (low, out) in last.iter().zip(out) {
+        *out = nibble(*low);
     }
 }
 
