@@ -109,6 +109,14 @@ pub enum StoreError {
         /// What happened.
         why: String,
     },
+    /// A server could not prove who it is.
+    #[error("{host} is not trusted: {why}")]
+    Untrusted {
+        /// Host of the address.
+        host: String,
+        /// What is wrong with its certificate.
+        why: String,
+    },
     /// A server sent (almost) nothing for too long.
     #[error("{host} has sent nothing for {seconds} s")]
     Stalled {
@@ -216,6 +224,9 @@ impl StoreError {
             Self::Unreachable { .. } | Self::Stalled { .. } => {
                 "check the network and pull again: what has arrived is kept"
             }
+            Self::Untrusted { .. } => {
+                "if your network inspects TLS, set SSL_CERT_FILE to its certificates (PEM)"
+            }
             Self::Status { status: 401 | 403, .. } => {
                 "the repository is private, gated or misspelt: check the name, accept its terms on \
                  its page, and set HF_TOKEN"
@@ -242,11 +253,11 @@ impl StoreError {
 
 fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
+        _ if crate::sys::in_use(error) => {
+            Some("end the programs that use the model, and try again")
+        }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some("set TANGOR_HOME to a folder that you may write to")
-        }
-        io::ErrorKind::ResourceBusy | io::ErrorKind::ExecutableFileBusy => {
-            Some("end the programs that use the model, and try again")
         }
         _ => None,
     }

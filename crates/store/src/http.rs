@@ -76,6 +76,10 @@ impl Client {
             .timeout_recv_response(Some(patience.stall))
             .timeout_per_read(Some(patience.stall))
             .timeout_per_write(Some(patience.stall));
+        if hub.host().is_some_and(this_machine) {
+            // A proxy would look for it on a machine of its own.
+            config = config.proxy(None);
+        }
         if let Some(file) = &options.ca_file {
             let roots = ureq::tls::RootCerts::Specific(certificates(file)?.into());
             config = config.tls_config(ureq::tls::TlsConfig::builder().root_certs(roots).build());
@@ -384,16 +388,14 @@ fn same_place(a: &Uri, b: &Uri) -> bool {
 /// Whether an address, as it is written, is one of this machine or of a private network.
 fn inside(uri: &Uri) -> bool {
     let Some(host) = uri.host() else { return false };
-    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    let name = host.to_ascii_lowercase();
-    if name == "localhost" || name.ends_with(".localhost") {
+    let name = bare(host);
+    if this_machine(host) {
         return true;
     }
     match name.parse() {
         Ok(IpAddr::V4(ip)) => inside_v4(ip),
         Ok(IpAddr::V6(ip)) => {
-            let local = ip.is_loopback() || ip.is_unspecified();
-            local
+            ip.is_unspecified()
                 || ip.is_unique_local()
                 || ip.is_unicast_link_local()
                 || ip.to_ipv4_mapped().is_some_and(inside_v4)
@@ -403,6 +405,19 @@ fn inside(uri: &Uri) -> bool {
             last.starts_with("0x") || (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
         }),
     }
+}
+
+/// Whether a host, as it is written, is this machine.
+fn this_machine(host: &str) -> bool {
+    let name = bare(host);
+    let loopback = |ip: IpAddr| ip.is_loopback();
+    name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(loopback)
+}
+
+/// A host without brackets, in lower case.
+fn bare(host: &str) -> String {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn inside_v4(ip: std::net::Ipv4Addr) -> bool {
@@ -429,6 +444,9 @@ fn unreachable(uri: &Uri, error: &ureq::Error) -> StoreError {
         ureq::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
+    if why.contains("invalid peer certificate") {
+        return StoreError::Untrusted { host: host(uri), why };
+    }
     StoreError::Unreachable { host: host(uri), why }
 }
 

@@ -22,6 +22,7 @@ impl Store {
     /// Makes sure that a model is there and intact: one that is installed is read in full and
     /// compared with its digests, one that is not, or is damaged, is fetched. A fetch that was
     /// interrupted goes on where it was. Another process that pulls the same model is waited for.
+    /// Whether the hub has a newer commit is not asked: remove a model to fetch it anew.
     ///
     /// `progress` hears of every step. Setting `cancel` ends the pull within about 0.1 s with
     /// [`StoreError::Cancelled`]; what has arrived is kept for the next one.

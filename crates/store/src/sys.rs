@@ -274,6 +274,16 @@ impl Lock {
     }
 }
 
+/// Whether an operation failed because another program has the file open, or mapped. Only Windows
+/// minds, and the standard library has no name for it there.
+pub(crate) fn in_use(error: &io::Error) -> bool {
+    const SHARING_VIOLATION: i32 = 32;
+    const USER_MAPPED_FILE: i32 = 1224;
+    let windows = matches!(error.raw_os_error(), Some(SHARING_VIOLATION | USER_MAPPED_FILE));
+    (cfg!(windows) && windows)
+        || matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ExecutableFileBusy)
+}
+
 /// Where models are kept unless told otherwise: the user's data folder, and on Windows the one
 /// that does not travel with the user.
 pub(crate) fn default_root() -> Result<PathBuf> {

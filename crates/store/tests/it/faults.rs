@@ -68,7 +68,7 @@ fn survives_every_operation_failing_once() {
 fn survives_a_power_cut_at_every_operation() {
     let content = noise(20_000, 3);
     let server = small_hub(&content);
-    for seed in 0..20_u64 {
+    for seed in 0..8_u64 {
         let mut random = noise(1 << 16, seed + 100).into_iter();
         let mut choose = |below: u64| {
             let bytes = [(); 4].map(|()| random.next().unwrap());

@@ -523,3 +523,13 @@ fn a_hub_that_is_not_there_is_an_error_that_says_so() {
         assert!(error.to_string().contains("HF_ENDPOINT"), "{endpoint}: {error}");
     }
 }
+
+#[test]
+fn what_was_pulled_and_is_no_model_is_refused_by_what_reads_it() {
+    let (root, server) = (temp(), hub(gguf(b"GGUF but not one")));
+    let store = store(root.path(), &server.url);
+    let model = pull(&store, MODEL).unwrap();
+    let error = store.open_checkpoint(&model, &tangor_formats::Limits::default()).unwrap_err();
+    assert!(matches!(&error, StoreError::Format(_)), "{error}");
+    assert!(error.to_string().contains("m.gguf"), "{error}");
+}

@@ -2,7 +2,6 @@
 
 use crate::{name, store, temp};
 use std::fs;
-use std::path::Path;
 use tangor_formats::{ErrorKind, Source};
 use tangor_store::{DirSource, ModelName, Origin, StoreError};
 
@@ -93,7 +92,7 @@ fn pipes_and_devices_are_refused_without_waiting() {
     let pipe = root.path().join("pipe.gguf");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    for path in [pipe.as_path(), Path::new("/dev/zero")] {
+    for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
         let error = DirSource::open(path).unwrap_err();
         assert!(matches!(error, StoreError::NotAModel { .. }), "{error}");
         assert!(error.hint().is_some());
