@@ -103,7 +103,7 @@ impl Element {
     #[must_use]
     pub const fn bits(self) -> Option<usize> {
         match self {
-            Self::Float(dtype) => Some(dtype.size() * 8),
+            Self::Float(dtype) => Some(dtype.size().saturating_mul(8)),
             Self::U8 | Self::I8 | Self::Bool => Some(8),
             Self::I32 => Some(32),
             Self::I64 => Some(64),
@@ -178,7 +178,7 @@ impl Graph {
     /// depend on who reads it.
     fn check_names(&self, file: &str) -> Result<()> {
         let outputs = || self.nodes.iter().flat_map(|node| &node.outputs);
-        let written = self.initializers.len() + outputs().count();
+        let written = self.initializers.len().saturating_add(outputs().count());
         let mut seen = HashSet::with_capacity(written.max(self.inputs.len()));
         for name in &self.inputs {
             if !seen.insert(name.as_str()) {
@@ -212,7 +212,7 @@ fn twice(file: &str, what: &str, name: &str) -> FormatError {
 fn shown(name: &str) -> String {
     const CHARS: usize = 80;
     match name.char_indices().nth(CHARS) {
-        Some((end, _)) => format!("{:?}…", &name[..end]),
+        Some((end, _)) => format!("{:?}…", name.get(..end).unwrap_or_default()),
         None => format!("{name:?}"),
     }
 }
@@ -316,10 +316,8 @@ impl Tensor {
 
     /// Bytes that the shape needs; `None` if the type is never read.
     fn byte_len(&self) -> Option<usize> {
-        Some(
-            self.elements().div_ceil(8 / self.element.bits()?.min(8))
-                * self.element.bits()?.div_ceil(8),
-        )
+        let (elements, bits) = (self.elements(), self.element.bits()?);
+        Some(if bits == 4 { elements.div_ceil(2) } else { elements.saturating_mul(bits / 8) })
     }
 }
 
@@ -361,10 +359,9 @@ impl ExternalFiles<'_> {
             ));
         }
         if !self.maps.contains_key(&external.location) {
-            let found = self.maps.len() + 1;
-            if found > self.limits.shards {
-                let what = "files of external data";
-                return Err(FormatError::limit(self.model, what, found, self.limits.shards));
+            if self.maps.len() >= self.limits.shards {
+                let (limit, found) = (self.limits.shards, "more than that");
+                return Err(FormatError::limit(self.model, "weight files", found, limit));
             }
             let map = self.source.map(&external.location)?.ok_or_else(|| {
                 FormatError::missing(

@@ -96,11 +96,11 @@ impl Parser<'_> {
 
     /// How often each of `wanted` occurs in a message.
     fn counts<const N: usize>(&self, message: &Bytes, wanted: [u64; N]) -> Result<[usize; N]> {
-        let mut counts = [0; N];
+        let mut counts = [0usize; N];
         let mut fields = Fields::new(message.clone());
         while let Some((field, _)) = fields.next().map_err(|error| self.wire(error))? {
-            if let Some(index) = wanted.iter().position(|&wanted| wanted == field) {
-                counts[index] += 1;
+            for (count, _) in counts.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted == field) {
+                *count = count.saturating_add(1);
             }
         }
         Ok(counts)
@@ -133,11 +133,11 @@ impl Parser<'_> {
     }
 
     fn graph(&mut self, message: Bytes) -> Result<Graph> {
-        self.depth += 1;
-        if self.depth > self.limits.onnx_depth + 1 {
-            let (found, limit) = (self.depth - 1, self.limits.onnx_depth);
+        if self.depth > self.limits.onnx_depth {
+            let (found, limit) = (self.depth, self.limits.onnx_depth);
             return Err(FormatError::limit(self.file, "depth of subgraphs", found, limit));
         }
+        self.depth = self.depth.saturating_add(1);
         let [nodes, initializers, inputs, outputs] = self.counts(&message, [1, 5, 11, 12])?;
         self.count_nodes(nodes, initializers)?;
         let mut graph = Graph {
@@ -157,20 +157,20 @@ impl Parser<'_> {
             }
             Ok(())
         })?;
-        self.depth -= 1;
+        self.depth = self.depth.saturating_sub(1);
         let outputs: usize = graph.nodes.iter().map(|node| node.outputs.len()).sum();
-        self.charge::<SetEntry>(inputs.max(initializers + outputs))?;
+        self.charge::<SetEntry>(inputs.max(initializers.saturating_add(outputs)))?;
         graph.check_names(self.file)?;
         Ok(graph)
     }
 
     fn count_nodes(&mut self, nodes: usize, tensors: usize) -> Result<()> {
-        self.nodes += nodes as u64;
+        self.nodes = self.nodes.saturating_add(nodes as u64);
         if self.nodes > self.limits.onnx_nodes {
             let limit = self.limits.onnx_nodes;
             return Err(FormatError::limit(self.file, "nodes", self.nodes, limit));
         }
-        self.tensors += tensors as u64;
+        self.tensors = self.tensors.saturating_add(tensors as u64);
         if self.tensors > self.limits.tensors {
             let limit = self.limits.tensors;
             return Err(FormatError::limit(self.file, "tensors", self.tensors, limit));
@@ -279,7 +279,7 @@ impl Parser<'_> {
         let [dims, narrow, wide] = self.counts(&message, [1, 5, 7])?;
         let mut fields = TensorFields {
             dims: self.room(dims)?,
-            ints: self.room(narrow + wide)?,
+            ints: self.room(narrow.saturating_add(wide))?,
             ..TensorFields::default()
         };
         self.fields(message, |this, field, value| this.tensor_field(&mut fields, field, value))?;

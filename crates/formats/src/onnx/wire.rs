@@ -67,15 +67,16 @@ pub(super) fn varints(mut packed: Bytes) -> impl Iterator<Item = Result<u64, Wir
 }
 
 fn varint(bytes: &mut Bytes) -> Result<u64, WireError> {
-    let mut value = 0u64;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
+    let (mut value, mut shift) = (0u64, 0u32);
+    for (used, &byte) in (1usize..=10).zip(bytes.iter()) {
         let bits = u64::from(byte & 0x7f);
-        if index == 9 && bits > 1 {
+        if used == 10 && bits > 1 {
             return Err("a number of more than 64 bits");
         }
-        value |= bits << (7 * index);
+        value |= bits.wrapping_shl(shift);
+        shift = shift.saturating_add(7);
         if byte < 0x80 {
-            let _ = bytes.split_to(index + 1);
+            let _ = bytes.split_to(used);
             return Ok(value);
         }
     }

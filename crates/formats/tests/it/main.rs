@@ -8,4 +8,5 @@ mod hf;
 mod limits;
 mod memory;
 mod onnx;
+mod proto;
 mod refusal;

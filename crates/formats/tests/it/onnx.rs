@@ -1,81 +1,10 @@
-//! ONNX models and `genai_config.json`: an encoder of protobuf messages, and what is read of them.
+//! What is read of ONNX models and `genai_config.json`.
 
+use crate::proto::{CONFIG, bytes, decoder, folder, int, model, node, small, tensor, varint};
 use tangor_formats::genai::{GenaiConfig, Search, SlidingWindow};
 use tangor_formats::onnx::{Attribute, Element, OnnxModel, Tensor};
 use tangor_formats::{Checkpoint, ErrorKind, FormatError, Limits, MemorySource};
 use tangor_tensor::DType;
-
-/// A number of protobuf.
-pub(crate) fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-    out
-}
-
-/// A field that holds a number.
-pub(crate) fn int(field: u64, value: i64) -> Vec<u8> {
-    [varint(field << 3), varint(value as u64)].concat()
-}
-
-/// A field that holds bytes: a string or a message.
-pub(crate) fn bytes(field: u64, value: impl AsRef<[u8]>) -> Vec<u8> {
-    let value = value.as_ref();
-    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
-}
-
-/// `ModelProto` with one graph.
-pub(crate) fn model(graph: &[u8]) -> Vec<u8> {
-    let opset = [bytes(1, "com.microsoft"), int(2, 1)].concat();
-    [int(1, 10), bytes(7, graph), bytes(8, opset)].concat()
-}
-
-/// `TensorProto` of a type and a shape; `rest` holds its data.
-pub(crate) fn tensor(name: &str, element: i64, dims: &[i64], rest: &[u8]) -> Vec<u8> {
-    let dims: Vec<u8> = dims.iter().flat_map(|&dim| int(1, dim)).collect();
-    [dims, int(2, element), bytes(8, name), rest.to_vec()].concat()
-}
-
-/// The fields of external data.
-pub(crate) fn external(entries: &[(&str, &str)]) -> Vec<u8> {
-    let entry = |(key, value): &(&str, &str)| bytes(13, [bytes(1, key), bytes(2, value)].concat());
-    [entries.iter().flat_map(entry).collect(), int(14, 1)].concat()
-}
-
-/// `NodeProto`.
-pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>]) -> Vec<u8> {
-    let inputs: Vec<u8> = inputs.iter().flat_map(|name| bytes(1, name)).collect();
-    let outputs: Vec<u8> = outputs.iter().flat_map(|name| bytes(2, name)).collect();
-    let attributes: Vec<u8> = attributes.iter().flat_map(|a| bytes(5, a)).collect();
-    [inputs, outputs, bytes(3, format!("/{op}")), bytes(4, op), attributes].concat()
-}
-
-/// A graph with a node, an input, an output and one initializer in `w.data`.
-pub(crate) fn small() -> Vec<u8> {
-    let place = external(&[("location", "w.data"), ("offset", "4"), ("length", "8")]);
-    [
-        bytes(1, node("Gather", &["w", "input_ids"], &["logits"], &[])),
-        bytes(5, tensor("w", 1, &[2, 1], &place)),
-        bytes(11, bytes(1, "input_ids")),
-        bytes(12, bytes(1, "logits")),
-    ]
-    .concat()
-}
-
-/// A configuration for [`small`].
-pub(crate) const CONFIG: &str = r#"{"model":{"type":"llama","context_length":8,"vocab_size":2,
-    "eos_token_id":1,"decoder":{"filename":"model.onnx"}}}"#;
-
-/// A folder with this graph, whose weights are in a file of 12 bytes.
-pub(crate) fn folder(config: &str, model: Vec<u8>) -> MemorySource {
-    MemorySource::new("m")
-        .with("genai_config.json", config.as_bytes().to_vec())
-        .with("model.onnx", model)
-        .with("w.data", (0..12).collect::<Vec<u8>>())
-}
 
 fn open(graph: &[u8]) -> Result<OnnxModel, FormatError> {
     OnnxModel::open(&folder(CONFIG, model(graph)), "model.onnx", &Limits::default())
@@ -101,6 +30,13 @@ fn a_folder_is_read_with_its_external_data() {
     let weight = &graph.initializers[0];
     assert_eq!((&weight.dims[..], weight.element), (&[2, 1][..], Element::Float(DType::F32)));
     assert_eq!(&weight.data[..], [4, 5, 6, 7, 8, 9, 10, 11]);
+}
+
+#[test]
+fn a_whole_decoder_is_read() {
+    let model = open(&decoder()).unwrap();
+    assert_eq!((model.graph.nodes.len(), model.graph.initializers.len()), (17, 17));
+    assert!(model.graph.nodes.iter().all(|node| node.domain.is_empty() || node.op != "Gather"));
 }
 
 #[test]

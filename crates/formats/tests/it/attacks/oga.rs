@@ -1,7 +1,7 @@
 //! ONNX Runtime GenAI folders that must be refused.
 
 use super::Attack;
-use crate::onnx::{CONFIG, bytes, external, int, model, node, small, tensor, varint};
+use crate::proto::{CONFIG, bytes, external, int, model, node, small, tensor, varint};
 use tangor_formats::ErrorKind::{self, Limit, Malformed, Missing, Truncated, Unsupported};
 
 struct List(Vec<Attack>);

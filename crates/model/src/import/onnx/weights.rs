@@ -354,8 +354,8 @@ fn turned_codes(data: &[u8], form: Quantized, signed: bool) -> Bytes {
     let mut out = Vec::with_capacity(data.len());
     let mut row_codes = vec![0; cols.div_ceil(group) * group];
     for row in 0..rows {
-        for col in 0..cols {
-            row_codes[col] = code(data, bits, signed, col * rows + row);
+        for (col, out) in row_codes.iter_mut().enumerate().take(cols) {
+            *out = code(data, bits, signed, col * rows + row);
         }
         out.extend(packed(bits, &row_codes));
     }
