@@ -83,7 +83,6 @@ impl Executor {
             let cache = used.iter().position(|&d| d == device).unwrap_or(0);
             let device = &devices[device];
             let mut report = |share: f32| {
-                #[allow(clippy::cast_precision_loss)]
                 let share = (index as f32 + share.clamp(0.0, 1.0)) / count as f32;
                 progress(Progress { device: &device.descriptor().name, share });
             };

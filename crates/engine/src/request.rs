@@ -111,7 +111,6 @@ pub struct Timings {
 impl Timings {
     /// Tokens per second after the first one; `None` for fewer than two tokens.
     #[must_use]
-    #[allow(clippy::cast_precision_loss)]
     pub fn decode_tps(&self, usage: &Usage) -> Option<f64> {
         let tokens = usage.completion.checked_sub(1).filter(|&n| n > 0)?;
         let seconds = self.decode.as_secs_f64();

@@ -31,7 +31,6 @@ pub struct Work {
 
 /// What `node` does for a batch.
 #[must_use]
-#[allow(clippy::cast_precision_loss)]
 pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
     let rows_of = |rows| match rows {
         Rows::Tokens => shape.rows as f64,

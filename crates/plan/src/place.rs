@@ -51,11 +51,34 @@ pub(crate) fn candidates(
     Ok(found)
 }
 
-/// The cheapest way to run the whole graph on `allowed` devices.
+/// Share of the time of the best single device that a split must save: a segment that another stage
+/// does not have needs weights packed once more, and every border is one more thing to go wrong.
+const WORTH_A_SPLIT: f64 = 0.1;
+
+/// The cheapest way to run the whole graph on `allowed` devices: on one of them, or split if that
+/// saves enough.
+pub(crate) fn place(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    allowed: &[usize],
+    shape: &cost::Shape,
+) -> Placement {
+    let whole = allowed
+        .iter()
+        .map(|&device| split(graph, devices, &[device], shape))
+        .min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let split = split(graph, devices, allowed, shape);
+    match whole {
+        Some(whole) if split.seconds > whole.seconds * (1.0 - WORTH_A_SPLIT) => whole,
+        _ => split,
+    }
+}
+
+/// The cheapest split.
 ///
 /// Dynamic programming over the nodes: a node on a device costs what the roofline says; changing
 /// the device costs a run and the transfer of every value that lives on.
-pub(crate) fn place(
+fn split(
     graph: &Graph,
     devices: &[DeviceProfile],
     allowed: &[usize],
@@ -115,7 +138,6 @@ fn trace_back(
 }
 
 /// Bytes of the values that are written before a node and read by it or later, per node.
-#[allow(clippy::cast_precision_loss)]
 fn crossing_bytes(graph: &Graph, shape: &cost::Shape) -> Vec<f64> {
     let mut bytes = vec![0.0; graph.nodes.len()];
     for (id, value) in graph.values.iter().enumerate() {
@@ -184,7 +206,7 @@ fn why(
         return if devices.len() == 1 {
             "the only device".into()
         } else {
-            "the only device that may run this stage".into()
+            "no other device is considered for this stage".into()
         };
     }
     let mut times: Vec<(f64, &str)> = allowed

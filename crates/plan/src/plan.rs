@@ -316,9 +316,7 @@ fn together(
         let first = place::place(graph, devices, prefill, &prefill_shape(options, rows));
         let then = place::place(graph, devices, decode, &decode_shape(options));
         let handed = handover_seconds(graph, devices, &first, &then, options);
-        #[allow(clippy::cast_precision_loss)]
-        let seconds = first.seconds * chunks as f64 + handed + then.seconds * options.answer as f64;
-        seconds
+        first.seconds * to_f64(chunks) + handed + then.seconds * to_f64(options.answer)
     };
     let mut best = (total(&prefill, &decode), None);
     for &device in prefill.iter().filter(|device| decode.contains(device)) {
@@ -355,7 +353,6 @@ fn handover_seconds(
     kv_token_bytes(graph, options.kv) * to_f64(options.prompt) / place::LINK_BYTES_PER_S
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn to_f64(n: usize) -> f64 {
     n as f64
 }
@@ -465,7 +462,6 @@ fn predict(graph: &Graph, plan: &Plan, options: &PlanOptions) -> Predicted {
     ttft_s += handover_seconds(graph, &plan.devices, &first, &then, options);
     let decode_s = plan.stage(Stage::Decode, 1).map_or(0.0, StagePlan::predicted_s);
     let tokens = options.prompt + options.answer;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let kv_bytes = (to_f64(tokens) * kv_token_bytes(graph, options.kv)) as u64;
     Predicted {
         ttft_s,

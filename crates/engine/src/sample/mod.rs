@@ -192,7 +192,6 @@ fn most_likely(logits: &[f32]) -> Option<Candidate> {
 }
 
 /// Applies bias and penalties.
-#[allow(clippy::cast_precision_loss)]
 fn penalise(params: &SamplingParams, logits: &mut [f32], tokens: &[u32], prompt: usize) {
     for &(token, bias) in &params.logit_bias {
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -232,7 +231,6 @@ fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
 }
 
 /// Log-probabilities of `chosen` and of the `top` most likely tokens under `logits`.
-#[allow(clippy::cast_possible_truncation)]
 pub(crate) fn logprobs(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
     let max = most_likely(logits).map_or(0.0, |best| best.weight);
     let sum: f64 = numbers(logits).map(|c| f64::from(c.weight - max).exp()).sum();

@@ -10,7 +10,6 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// A number in `0.0..1.0`, with 53 random bits.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn uniform(seed: u64, position: u64) -> f64 {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let key = mix(seed.wrapping_add(GOLDEN));

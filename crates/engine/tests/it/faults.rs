@@ -7,7 +7,7 @@ use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{
     Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
 };
-use tangor_engine::plan::DeviceChoice;
+use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage};
 use tangor_engine::{EngineError, Finish, LoadOptions, SessionOptions};
 
 /// What a device does about a batch that contains [`POISON`].
@@ -194,4 +194,27 @@ fn prefill_and_decode_on_different_devices_equal_one_device() {
     assert!(runs.iter().all(|&runs| runs > 3), "{runs:?}");
     let answer = hybrid.generate(greedy(&prompt(9, 40), 5)).unwrap().wait().unwrap();
     assert_eq!(answer.finish, Finish::Length);
+}
+
+#[test]
+fn a_stage_that_is_split_between_devices_equals_one_device() {
+    let graph = llama();
+    let requests: Vec<_> = (0..4).map(|i| greedy(&prompt(i, 50), 20)).collect();
+    let one = load(&graph, &oracle(), &exact());
+    let expected: Vec<_> = requests.iter().map(|request| ask(&one, request)).collect();
+    let devices: Vec<Arc<dyn Device>> = vec![
+        Faulty::new("reads", DeviceKind::Gpu, Fault::Nothing),
+        Faulty::new("computes", DeviceKind::Npu, Fault::Nothing),
+    ];
+    // Numbers with which no device is good at everything, and borders cost nothing.
+    let free = Rates { run_s: 1e-12, node_s: 1e-12, row_tile: 1, ..Rates::typical(Kind::Cpu) };
+    let rates = vec![
+        ("reads".into(), Rates { int8_ops_per_s: 1e6, read_bytes_per_s: 1e15, ..free }),
+        ("computes".into(), Rates { int8_ops_per_s: 1e15, read_bytes_per_s: 1e6, ..free }),
+    ];
+    let split = load(&graph, &devices, &LoadOptions { rates, ..exact() });
+    let stage = split.plan().stage(Stage::Prefill, 24).unwrap();
+    assert!(stage.segments.len() > 2, "{}", split.plan().explain());
+    assert_eq!(ask_all(&split, &requests), expected);
+    assert_eq!(ask_all(&split, &requests), expected, "with a warm cache");
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::tensor::{Layout, Offset};
-use tangor_engine::device::{Activations, Device, KvType};
+use tangor_engine::device::{Activations, Batch, Device, KvSpec, KvType, Prepare, Segment, Span};
+use tangor_engine::plan::PAGE_TOKENS;
 use tangor_engine::plan::model::Graph;
 use tangor_engine::{Generation, LoadOptions, Model, Request, SamplingParams, Text};
 use tangor_testkit::tiny;
@@ -91,6 +92,36 @@ pub(crate) fn ask_all(model: &Model, requests: &[Request]) -> Vec<Transcript> {
     let generations: Vec<_> =
         requests.iter().map(|request| model.generate(request.clone()).unwrap()).collect();
     generations.into_iter().map(transcript).collect()
+}
+
+/// Logits of every one of `tokens` in a single run of a device, without the engine.
+pub(crate) fn straight(
+    device: &dyn Device,
+    graph: &Graph,
+    tokens: &[u32],
+    options: &LoadOptions,
+) -> Vec<f32> {
+    let (hyper, rows) = (&graph.hyper, tokens.len());
+    let spec = KvSpec {
+        layers: hyper.layers,
+        kv_heads: hyper.kv_heads,
+        head_dim: hyper.head_dim,
+        page_tokens: PAGE_TOKENS,
+        pages: rows.div_ceil(PAGE_TOKENS),
+        dtype: options.kv.unwrap_or(KvType::F32),
+    };
+    let prepare = Prepare { activations: options.activations, context: rows, max_rows: rows };
+    let mut kv = device.kv_cache(&spec).unwrap();
+    let mut runnable = device.prepare(&Segment::whole(graph), prepare, &mut |_| {}).unwrap();
+    let pages: Vec<u32> = (0..spec.pages as u32).collect();
+    let rope = graph.rope.variant(rows);
+    let spans = [Span { rows: 0..rows, start: 0, pages: &pages, rope }];
+    let wanted: Vec<usize> = (0..rows).collect();
+    let batch = Batch { tokens, spans: &spans, logit_rows: &wanted };
+    let mut outputs = [Vec::new()];
+    runnable.run(&batch, kv.as_mut(), &[], &mut outputs).unwrap();
+    let [logits] = outputs;
+    logits
 }
 
 pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
