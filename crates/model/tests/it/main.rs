@@ -4,6 +4,7 @@
 mod config;
 mod gguf;
 mod hf;
+mod oga;
 mod passes;
 mod print;
 mod shapes;
