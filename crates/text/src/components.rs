@@ -4,7 +4,6 @@
 //! to end, for every text, in a result or an error.
 
 use crate::error::{Error, Result, check_limit};
-use crate::hf::ModelAndTexts;
 use crate::limits;
 use crate::tokenizer::Frame;
 use serde::Deserialize;
@@ -29,8 +28,15 @@ fn from_value<T: DeserializeOwned>(what: &str, value: Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| Error::invalid(format!("tokenizer.json, {what}"), e))
 }
 
+/// A model, the texts of its tokens, and the token for what it cannot express.
+pub(crate) struct Built {
+    pub(crate) model: ModelWrapper,
+    pub(crate) texts: HashMap<String, u32>,
+    pub(crate) unk: Option<u32>,
+}
+
 /// Builds the model.
-pub(crate) fn model(value: Value) -> Result<ModelAndTexts> {
+pub(crate) fn model(value: Value) -> Result<Built> {
     let Value::Object(mut fields) = value else {
         return Err(Error::invalid("tokenizer.json, model", "is no object"));
     };
@@ -58,7 +64,7 @@ enum Merges {
     Lines(Vec<String>),
 }
 
-fn bpe(mut fields: Map<String, Value>, vocab: Value) -> Result<ModelAndTexts> {
+fn bpe(mut fields: Map<String, Value>, vocab: Value) -> Result<Built> {
     let what = "model.merges";
     let texts: HashMap<String, u32> = from_value("model.vocab", vocab)?;
     check_vocab(&texts)?;
@@ -108,10 +114,11 @@ fn bpe(mut fields: Map<String, Value>, vocab: Value) -> Result<ModelAndTexts> {
         builder = builder.unk_token(unk.to_owned());
     }
     let bpe = builder.build().map_err(|e| Error::invalid("tokenizer.json, model", e))?;
-    Ok((ModelWrapper::BPE(bpe), texts))
+    let unk = bpe.get_unk_token().as_ref().and_then(|t| texts.get(t)).copied();
+    Ok(Built { model: ModelWrapper::BPE(bpe), texts, unk })
 }
 
-fn unigram(fields: &Map<String, Value>, vocab: Value) -> Result<ModelAndTexts> {
+fn unigram(fields: &Map<String, Value>, vocab: Value) -> Result<Built> {
     let pieces: Vec<(String, f64)> = from_value("model.vocab", vocab)?;
     check_limit("number of tokens", pieces.len(), limits::VOCAB)?;
     if pieces.iter().any(|(piece, _)| piece.is_empty()) {
@@ -120,14 +127,15 @@ fn unigram(fields: &Map<String, Value>, vocab: Value) -> Result<ModelAndTexts> {
     let texts: HashMap<String, u32> =
         (0u32..).zip(&pieces).map(|(id, (piece, _))| (piece.clone(), id)).collect();
     check_vocab(&texts)?;
-    let unk = fields.get("unk_id").and_then(Value::as_u64).and_then(|id| usize::try_from(id).ok());
+    let unk = fields.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
     let fallback = fields.get("byte_fallback").and_then(Value::as_bool).unwrap_or(false);
-    let unigram = Unigram::from(pieces, unk, fallback)
+    let unk_id = unk.and_then(|id| usize::try_from(id).ok());
+    let unigram = Unigram::from(pieces, unk_id, fallback)
         .map_err(|e| Error::invalid("tokenizer.json, model", e))?;
-    Ok((ModelWrapper::Unigram(unigram), texts))
+    Ok(Built { model: ModelWrapper::Unigram(unigram), texts, unk })
 }
 
-fn word_level(fields: &Map<String, Value>, vocab: Value) -> Result<ModelAndTexts> {
+fn word_level(fields: &Map<String, Value>, vocab: Value) -> Result<Built> {
     let texts: HashMap<String, u32> = from_value("model.vocab", vocab)?;
     check_vocab(&texts)?;
     let unk = fields.get("unk_token").and_then(Value::as_str).unwrap_or_default();
@@ -136,16 +144,8 @@ fn word_level(fields: &Map<String, Value>, vocab: Value) -> Result<ModelAndTexts
         .unk_token(unk.to_owned())
         .build()
         .map_err(|e| Error::invalid("tokenizer.json, model", e))?;
-    Ok((ModelWrapper::WordLevel(words), texts))
-}
-
-/// Text of the token for what the vocabulary cannot express.
-pub(crate) fn unk(model: &ModelWrapper) -> Option<String> {
-    match model {
-        ModelWrapper::BPE(bpe) => bpe.get_unk_token().clone(),
-        ModelWrapper::WordLevel(words) => Some(words.unk_token.clone()),
-        _ => None,
-    }
+    let unk = texts.get(unk).copied();
+    Ok(Built { model: ModelWrapper::WordLevel(words), texts, unk })
 }
 
 /// The parts of a component: itself, or those of a sequence, to any depth.

@@ -5,7 +5,7 @@
 //! crate takes on trust is checked here first: a crafted file is an error, not a panic.
 
 use crate::added::{AddedToken, AddedTokens};
-use crate::components::{self, Decoding};
+use crate::components::{self, Built, Decoding};
 use crate::error::{Error, Result, check_limit};
 use crate::limits;
 use crate::tokenizer::{Frame, Model, Parts, Pipeline};
@@ -14,7 +14,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
-use tokenizers::models::ModelWrapper;
 use tokenizers::{NormalizedString, Normalizer as _};
 
 /// The files of a Hugging Face folder that concern text, as far as the folder has them.
@@ -74,7 +73,7 @@ pub(crate) fn parts(files: &HfFiles<'_>) -> Result<Parts> {
     let mut root: Map<String, Value> = parse(FILE, files.tokenizer)?;
     let mut roles = read_roles(files)?;
     let model = root.remove("model").ok_or_else(|| Error::invalid(FILE, "has no `model`"))?;
-    let (model, texts) = components::model(model)?;
+    let Built { model, texts, unk } = components::model(model)?;
     let mut take = |key: &str| root.remove(key).filter(|v| !v.is_null());
     let normalizer = take("normalizer").map(components::normalizer).transpose()?;
     let pre = take("pre_tokenizer").map(components::pre_tokenizer).transpose()?;
@@ -87,7 +86,7 @@ pub(crate) fn parts(files: &HfFiles<'_>) -> Result<Parts> {
     let id = |text: &Option<String>| text.as_ref().and_then(|t| vocab.id(t));
     let (bos, eos) = (id(&roles.bos), id(&roles.eos));
     apply_switches(&mut frame, &roles, bos, eos);
-    let unk = components::unk(&model).and_then(|t| vocab.id(&t)).or_else(|| id(&roles.unk));
+    let unk = unk.or_else(|| id(&roles.unk));
     let pad = id(&roles.pad);
     let mut ends: Vec<u32> = roles.eos_ids.iter().chain(files.eos).copied().chain(eos).collect();
     ends.sort_unstable();
@@ -328,6 +327,3 @@ fn token_text(value: &Value) -> Option<&str> {
     let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
     (!text.is_empty() && text.len() <= limits::ADDED_TOKEN_BYTES).then_some(text)
 }
-
-/// The model with its vocabulary, text to id.
-pub(crate) type ModelAndTexts = (ModelWrapper, HashMap<String, u32>);

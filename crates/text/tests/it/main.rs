@@ -3,7 +3,11 @@
 //! Those on real vocabularies and templates read llama.cpp's `models` folder, named by the
 //! variable `TANGOR_LLAMA_CPP_MODELS`; with `TANGOR_REQUIRE_ORACLES` set, its absence is a failure.
 
+mod attacks;
+mod forgery;
 mod gguf;
+mod huggingface;
+mod properties;
 mod templates;
 mod vectors;
 
