@@ -34,3 +34,5 @@ pub use crate::limits::Limits;
 pub use crate::oga::OgaCheckpoint;
 pub use crate::sidecars::Sidecars;
 pub use crate::source::{MemorySource, Source, check_file_name};
+/// The types in [`Source`]'s signatures, for those who implement it.
+pub use tangor_tensor as tensor;

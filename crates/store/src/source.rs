@@ -4,8 +4,8 @@ use crate::{Result, StoreError, sys};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use tangor_formats::tensor::{Bytes, MapGuard, map_file};
 use tangor_formats::{FormatError, Source, check_file_name};
-use tangor_tensor::{Bytes, MapGuard, map_file};
 
 /// A model's file, with the other parts of it if it is split, or a model's folder.
 ///
