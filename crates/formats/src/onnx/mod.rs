@@ -20,6 +20,8 @@ pub struct OnnxModel {
     pub graph: Graph,
     /// Versions of the operator sets it uses, by domain (`""` is `ai.onnx`).
     pub opsets: Vec<(String, i64)>,
+    /// Bytes of all its files.
+    pub bytes: u64,
     /// The mapped files, to be checked for changes once their bytes have been read.
     pub guards: Vec<(String, MapGuard)>,
 }
@@ -168,6 +170,8 @@ impl OnnxModel {
         model.guards.push((file.to_owned(), guard));
         let mut files = ExternalFiles { source, limits, model: file, maps: BTreeMap::new() };
         files.resolve_graph(&mut model.graph)?;
+        let external = files.maps.values().map(|(bytes, _)| bytes.len() as u64);
+        model.bytes = external.fold(model.bytes, u64::saturating_add);
         model.guards.extend(files.maps.into_iter().map(|(name, (_, guard))| (name, guard)));
         Ok(model)
     }

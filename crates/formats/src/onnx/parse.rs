@@ -26,7 +26,7 @@ pub(super) fn model(file: &str, bytes: Bytes, limits: &Limits) -> Result<OnnxMod
     }
     let allowance = BASE_ALLOWANCE.saturating_add(bytes.len().saturating_mul(2));
     let mut parser = Parser { file, limits, allowance, nodes: 0, tensors: 0, depth: 0 };
-    let (mut graph, mut opsets) = (None, Vec::new());
+    let (mut graph, mut opsets, len) = (None, Vec::new(), bytes.len() as u64);
     parser.fields(bytes, |this, field, value| {
         match (field, value) {
             (7, Value::Bytes(bytes)) => {
@@ -47,7 +47,7 @@ pub(super) fn model(file: &str, bytes: Bytes, limits: &Limits) -> Result<OnnxMod
         FormatError::malformed(file, "has no graph")
             .with_hint("this is not an ONNX model, or it is cut short")
     })?;
-    Ok(OnnxModel { file: file.to_owned(), graph, opsets, guards: Vec::new() })
+    Ok(OnnxModel { file: file.to_owned(), graph, opsets, bytes: len, guards: Vec::new() })
 }
 
 struct Parser<'a> {

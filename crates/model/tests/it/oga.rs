@@ -294,6 +294,49 @@ fn a_graph_that_repeats_one_name_gets_free_ones_quickly() {
 }
 
 #[test]
+fn copies_of_overlapping_weights_cannot_exceed_the_files() {
+    let mut oga = open("llama-cpu-qdq");
+    let graph = &mut oga.model.graph;
+    let at = graph.nodes.iter().position(|node| node.op == "DequantizeLinear").unwrap();
+    let named = |name: &str| graph.initializers.iter().find(|t| t.name == name).unwrap().clone();
+    let codes = named(&graph.nodes[at].inputs[0]);
+    // A thousand names for the same bytes, all of them read on the way to the logits.
+    for index in 0..1000 {
+        let name = format!("alias {index}");
+        let attributes = [("axis", 0), ("block_size", 32)];
+        let attributes =
+            attributes.map(|(name, value)| (name.into(), Attribute::Int(value))).into();
+        let inputs = vec![name.clone(), graph.nodes[at].inputs[1].clone()];
+        let outputs = vec![format!("{name} out")];
+        let op = "DequantizeLinear".to_owned();
+        graph.nodes.push(Node { op, inputs, outputs, attributes, ..Node::default() });
+        graph.nodes[at + 1].inputs.push(format!("{name} out"));
+        let mut alias = codes.clone();
+        alias.name = name;
+        graph.initializers.push(alias);
+    }
+    let error = import::onnx::graph(&oga.model, &oga.genai).unwrap_err();
+    assert!(error.to_string().contains("overlap too much"), "{error}");
+}
+
+#[test]
+fn names_from_the_file_are_cut_in_messages() {
+    let long = "x\n\0".repeat(10_000);
+    for change in [0, 1, 2, 3] {
+        let said = refusal("llama-cpu", |oga| {
+            let node = node(oga, "MatMulNBits");
+            match change {
+                0 => (node.name, node.op) = (long.clone(), "Conv".into()),
+                1 => node.op = long.clone(),
+                2 => node.domain = long.clone(),
+                _ => node.inputs[1] = long.clone(),
+            }
+        });
+        assert!(said.len() < 1000 && !said.contains(['\n', '\0']), "{said:?}");
+    }
+}
+
+#[test]
 fn group_indices_must_be_those_of_the_columns() {
     let with = |groups: Vec<i32>| {
         let mut oga = open("llama-cpu");

@@ -4,13 +4,15 @@ use super::{Columns, Importer, Ints, RowsOf, Val, refuse};
 use crate::error::ImportError;
 use crate::ir::{Attention, Op, ValueId};
 use crate::rope::{Angles, Rope};
-use tangor_formats::onnx::{Node, Tensor};
+use tangor_formats::onnx::{Element, Node, Tensor};
 
 /// What a rotary embedding was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RopeKey {
-    cos: String,
-    sin: String,
+    /// Addresses, shapes and types of the caches' bytes.
+    caches: Vec<(usize, Vec<usize>, Element)>,
+    /// Where the second pair of caches begins, if there is one.
+    limit: Option<usize>,
     rows: RowsOf,
     interleaved: bool,
 }
@@ -176,8 +178,21 @@ impl<'a> Importer<'a> {
         rows: RowsOf,
         interleaved: bool,
     ) -> Result<(), ImportError> {
-        let [cos, sin] = inputs.map(|index| node.input(index).unwrap_or_default().to_owned());
-        let key = RopeKey { cos, sin, rows, interleaved };
+        let (mut caches, mut limit) = (Vec::new(), None);
+        for index in inputs {
+            let mut note = |tensor: &Tensor| {
+                caches.push((tensor.data.as_ptr().addr(), tensor.dims.clone(), tensor.element));
+            };
+            match self.val(node, index)? {
+                Val::Const(tensor) => note(tensor),
+                Val::ByLength(short, beyond, long) => {
+                    limit = Some(*beyond);
+                    [short, long].into_iter().for_each(note);
+                }
+                _ => {}
+            }
+        }
+        let key = RopeKey { caches, limit, rows, interleaved };
         if self.rope.as_ref().is_some_and(|(known, _)| *known == key) {
             return Ok(());
         }

@@ -130,6 +130,10 @@ struct Importer<'a> {
     writers: Vec<usize>,
     /// How often each name is read.
     reads: HashMap<&'a str, usize>,
+    /// Names of the graph's outputs.
+    outputs: HashSet<&'a str>,
+    /// Bytes that weights in another layout than the file's may still take.
+    allowance: usize,
     weights: HashMap<weights::Key, WeightId>,
     taken: HashSet<String>,
     /// The rotary embedding, and the caches and rows that it was read from.
@@ -177,6 +181,8 @@ impl<'a> Importer<'a> {
             values,
             writers: Vec::new(),
             reads,
+            outputs: model.graph.outputs.iter().map(String::as_str).collect(),
+            allowance: usize::try_from(model.bytes).unwrap_or(usize::MAX).saturating_mul(2),
             weights: HashMap::new(),
             taken: HashSet::new(),
             rope: None,
@@ -436,8 +442,13 @@ fn free_name(taken: &mut HashSet<String>, name: &str) -> String {
 /// The error for a node that has no counterpart.
 fn refuse(node: &Node, why: impl Into<String>) -> ImportError {
     let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
-    ImportError::Unsupported {
-        what: format!("node {:?} ({domain} {})", node.label(), node.op),
-        why: why.into(),
-    }
+    let (name, op) = (start(node.label(), 120), start(&node.op, 60));
+    let what =
+        format!("node {name:?} ({} {})", start(domain, 60).escape_debug(), op.escape_debug());
+    ImportError::Unsupported { what, why: start(&why.into(), 400).to_owned() }
+}
+
+/// At most so many characters of a text from a file.
+fn start(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
 }

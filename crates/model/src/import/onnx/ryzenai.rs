@@ -40,12 +40,9 @@ impl<'a> Importer<'a> {
         let attended = self.attention(node)?;
         let form = Quantized::attributes(node, "o_proj_")?;
         let y = self.quantized_linear(node, attended, form, [12, 13, 14, 15])?;
-        let results: Vec<usize> = (0..node.outputs.len())
-            .filter(|&index| {
-                node.output(index)
-                    .is_some_and(|name| !self.model.graph.outputs.iter().any(|o| o == name))
-            })
-            .collect();
+        let is_result =
+            |index: &usize| node.output(*index).is_some_and(|name| !self.outputs.contains(name));
+        let results: Vec<usize> = (0..node.outputs.len()).filter(is_result).collect();
         let &[result] = &results[..] else {
             return Err(refuse(node, "one of its outputs must be the result, the others caches"));
         };

@@ -74,6 +74,16 @@ impl<'a> Importer<'a> {
         Ok(id)
     }
 
+    /// Makes room for a weight that is copied into another layout. Each is copied once, so the
+    /// files' own size is enough, unless many tensors are the same bytes.
+    fn copied(&mut self, node: &Node, bytes: usize) -> Result<(), ImportError> {
+        self.allowance = self
+            .allowance
+            .checked_sub(bytes)
+            .ok_or_else(|| refuse(node, "the file's tensors overlap too much"))?;
+        Ok(())
+    }
+
     /// A gain or a bias: one row.
     pub(super) fn vector(&mut self, node: &Node, tensor: &Tensor) -> Result<WeightId, ImportError> {
         let Element::Float(dtype) = tensor.element else {
@@ -109,6 +119,9 @@ impl<'a> Importer<'a> {
             names: [tensor.name.clone(), String::new(), String::new()],
             form: [rows, cols, usize::from(turn), 0],
         };
+        if turn && !self.weights.contains_key(&key) {
+            self.copied(node, tensor.data.len())?;
+        }
         self.add_weight(key, name, || {
             let data = if turn {
                 transposed(dtype, first, second, &tensor.data)
@@ -242,6 +255,9 @@ impl<'a> Importer<'a> {
             form: [rows, cols, usize::from(bits), group],
         };
         let name = names::hugging_face(&codes.name);
+        if !self.weights.contains_key(&key) {
+            self.copied(node, groups * group * rows * usize::from(bits) / 8)?;
+        }
         let id = self.add_weight(key, &name, || {
             let bytes = turned_codes(&codes.data, form, signed);
             let zeros = turned_zeros(zeros.as_ref(), form, groups, signed);
@@ -274,6 +290,7 @@ impl<'a> Importer<'a> {
             (Element::U8, _) | (Element::U4, Some(_)) => {}
             // Both halves of a byte from -8..8 to 0..16; without zero points 0 becomes the middle.
             (Element::I4, None) => {
+                self.copied(node, codes.data.len())?;
                 codes.data = codes.data.iter().map(|byte| byte ^ 0x88).collect::<Vec<u8>>().into();
             }
             _ => return Err(refuse(node, "its type of zero points is not supported")),
