@@ -21,6 +21,9 @@ use tangor_device::DeviceError;
 
 const MAX_PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
+/// Most messages between two steps: whoever sends them faster than this still delays nobody for
+/// long.
+const MAX_MESSAGES: usize = 1024;
 
 /// What a session hears: the first token whose logits these are, and the logits.
 pub(crate) type SessionReply = Result<(usize, Vec<f32>), EngineError>;
@@ -205,15 +208,19 @@ struct Worker {
 impl Worker {
     /// Until the last owner is gone.
     fn run(mut self) {
-        loop {
-            match self.messages.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) if self.step() => {}
-                Err(TryRecvError::Empty) => match self.messages.recv() {
+        'alive: loop {
+            for _ in 0..MAX_MESSAGES {
+                match self.messages.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => break 'alive,
+                }
+            }
+            if !self.step() {
+                match self.messages.recv() {
                     Ok(message) => self.take(message),
                     Err(_) => break,
-                },
+                }
             }
         }
         self.core.fail_all(&EngineError::Lost("it was dropped".into()));

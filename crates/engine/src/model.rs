@@ -181,7 +181,8 @@ impl Model {
     }
 
     /// Starts to answer a request; events go to `sink`, the last of which is [`Event::Done`] or an
-    /// error. It is called on the model's thread and must return quickly.
+    /// error. It is called on the model's thread and must return quickly. The request lives as long
+    /// as the model or the returned handle.
     ///
     /// # Errors
     /// As [`Model::generate`].

@@ -9,15 +9,15 @@
 mod arena;
 pub mod cost;
 mod explain;
+mod kv;
 mod options;
 mod place;
 mod plan;
 mod profile;
 
 pub use arena::Arena;
+pub use kv::{KvPlan, PAGE_TOKENS};
 pub use options::{DeviceChoice, KvType, PlanOptions};
-pub use plan::{
-    KvPlan, PAGE_TOKENS, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan,
-};
+pub use plan::{Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan};
 pub use profile::{DeviceProfile, Kind, Rates};
 pub use tangor_model as model;

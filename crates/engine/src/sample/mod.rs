@@ -187,8 +187,24 @@ fn numbers(logits: &[f32]) -> impl Iterator<Item = Candidate> {
     logits.iter().enumerate().filter_map(of_token)
 }
 
+/// The most likely token, the first of equals.
 fn most_likely(logits: &[f32]) -> Option<Candidate> {
-    numbers(logits).reduce(|best, other| if other.weight > best.weight { other } else { best })
+    const LANES: usize = 16;
+    // Comparisons with what is not a number are false, so that it never becomes the maximum.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, logit);
+        }
+    }
+    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
+    if max == f32::NEG_INFINITY {
+        return None;
+    }
+    let token = u32::try_from(logits.iter().position(|&logit| logit == max)?).ok()?;
+    Some(Candidate { token, weight: max.min(f32::MAX) })
 }
 
 /// Applies bias and penalties.

@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use std::sync::mpsc;
+use tangor_engine::device::KvType;
 use tangor_engine::plan::{DeviceChoice, PlanError};
 use tangor_engine::{
     EngineError, Event, Finish, LoadOptions, Model, Request, SamplingParams, SessionOptions, Text,
@@ -139,4 +140,20 @@ fn several_models_live_side_by_side() {
     let session = models[0].session(SessionOptions::default()).unwrap();
     drop(models);
     assert_eq!(session.max_length(), 128, "a session outlives the handle of its model");
+}
+
+#[test]
+fn the_plan_and_the_devices_agree_on_the_size_of_the_cache() {
+    for kv in [KvType::F32, KvType::F16, KvType::Int8] {
+        let model = load(&llama(), &oracle(), &rounded(kv));
+        assert_eq!(model.memory().kv, model.plan().kv.bytes, "{kv:?}");
+        // 4 sequences of 128 tokens, 2 layers of 2 x 2 heads of 16 elements.
+        let elements = 4 * 128 * 2 * 2 * 2 * 16;
+        let expected = match kv {
+            KvType::F32 => elements * 4,
+            KvType::F16 => elements * 2,
+            KvType::Int8 => elements + elements / 32 * 4,
+        };
+        assert_eq!(model.memory().kv, expected, "{kv:?}");
+    }
 }
