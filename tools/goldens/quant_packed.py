@@ -3,8 +3,8 @@
 
 usage: quant_packed.py OUT     (needs numpy and safetensors; OUT as crates/formats/tests/goldens)
 
-One folder per variant: config.json, model.safetensors with the linear "l" (and a plain "plain.weight"),
-expected.f32: `(outputs, inputs)`, little-endian.
+One folder per variant: config.json, model.safetensors with the linear "l" (and a plain
+"plain.weight"), expected.f32: `(outputs, inputs)`, little-endian.
 """
 import json
 import sys

@@ -1,5 +1,5 @@
-//! JSON from files that nobody vouches for: bounded in size, depth and number of values, and without
-//! duplicate keys (which parsers resolve differently).
+//! JSON from files that nobody vouches for: bounded in size, depth and number of values, and
+//! without duplicate keys (which parsers resolve differently).
 
 use crate::{FormatError, Limits, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};

@@ -1,6 +1,7 @@
 //! Named things in file order, found by name.
 
-/// Items in the order of their file, with an index by name: one number per item, no copies of names.
+/// Items in the order of their file, with an index by name: one number per item, no copies of
+/// names.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
     items: Vec<T>,

@@ -1,8 +1,8 @@
 //! Memory-mapped files that cannot kill the process.
 //!
 //! A mapped file that another process truncates raises SIGBUS on the next access. On Unix a handler
-//! replaces the lost pages by zeros and marks the map as changed, so that whoever reads it finds out
-//! from [`MapGuard::check`] instead of dying; Windows refuses to truncate a mapped file. Faults
+//! replaces the lost pages by zeros and marks the map as changed, so that whoever reads it finds
+//! out from [`MapGuard::check`] instead of dying; Windows refuses to truncate a mapped file. Faults
 //! anywhere else go to the handler that was there before.
 
 use bytes::Bytes;
@@ -108,7 +108,7 @@ mod sys {
     //!
     //! The handler may only touch atomics and make system calls. It reads the table without a lock:
     //! a slot's version is odd while the slot is being written, and a slot whose version changed
-    //! under the reader is skipped. That cannot be the slot of the faulting address, because whoever
+    //! under the reader is skipped. That cannot be the slot of the faulting address, because who
     //! faults holds the map, and a map that is held keeps its slot as it is.
 
     use std::io;
@@ -263,7 +263,13 @@ mod sys {
         unsafe { libc::__errno_location() }
     }
 
-    #[cfg(target_vendor = "apple")]
+    #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
+    unsafe fn errno_location() -> *mut i32 {
+        // SAFETY: always callable; the result points to this thread's errno.
+        unsafe { libc::__errno() }
+    }
+
+    #[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly"))]
     unsafe fn errno_location() -> *mut i32 {
         // SAFETY: always callable; the result points to this thread's errno.
         unsafe { libc::__error() }

@@ -1,4 +1,4 @@
-//! `Q6_K`: 256 weights of 6 bits in groups of 16, each with a signed eight-bit scale, zero point 32.
+//! `Q6_K`: 256 weights of 6 bits, zero point 32, in groups of 16 with a signed eight-bit scale.
 //!
 //! 128 bytes of low nibbles, 64 bytes of high pairs, 16 scales (`i8`), `d: f16`. Codes come in two
 //! halves of 128 weights: 64 bytes of nibbles (weights 0–63 low, 64–127 high) and 32 bytes of pairs

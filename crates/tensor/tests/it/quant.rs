@@ -78,15 +78,15 @@ fn the_simple_formats_pack_the_bytes_that_gguf_py_packs() {
 }
 
 /// The largest error of a packed weight, in units of the largest magnitude in its block: half a
-/// step (a whole one where one end of the range is cut off), and what rounding the scales adds. Tiny
-/// scales fall into the denormals of `f16`, which the test allows for separately.
+/// step (a whole one where one end of the range is cut off), and what rounding the scales adds.
+/// Tiny scales fall into the denormals of `f16`, which the test allows for separately.
 fn worst_error(name: &str) -> f32 {
     match name {
         "Q4_0" => 0.13,
-        "Q4_1" => 0.068,
+        "Q4_1" => 0.069,
         "Q5_0" => 0.064,
         "Q5_1" => 0.034,
-        "Q8_0" => 0.0042,
+        "Q8_0" => 0.0045,
         "Q2_K" => 0.45,
         "Q3_K" => 0.28,
         "Q4_K" => 0.1,

@@ -286,7 +286,8 @@ fn safetensors_only(list: &mut List) {
     let polyglot = [llama_arrays(), b"PK\x03\x04 a second file".to_vec()].concat();
     list.weights("F09", "another file behind the tensors", polyglot, Malformed);
     let inside = safetensors(
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[6,8]}}"#,
+        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},
+            "b":{"dtype":"U8","shape":[2],"data_offsets":[6,8]}}"#,
         b"aaPK\x03\x04bb",
     );
     list.weights("F09", "another file between the tensors", inside, Malformed);
@@ -338,7 +339,8 @@ fn indexes(list: &mut List) {
 
 /// Linears of 32 inputs and 8 outputs, in groups of 16.
 fn quantised(list: &mut List) {
-    const AWQ: &str = r#""quantization_config":{"quant_method":"awq","bits":4,"group_size":16,"version":"gemm"},"#;
+    const AWQ: &str = r#""quantization_config":{"quant_method":"awq","bits":4,
+        "group_size":16,"version":"gemm"},"#;
     const GPTQ: &str = r#""quantization_config":{"quant_method":"gptq","bits":4,"group_size":16},"#;
     type Part<'a> = (&'a str, &'a str, &'a [usize], Vec<u8>);
     let scales = || vec![0x2c; 32];
@@ -402,11 +404,13 @@ fn quantised(list: &mut List) {
             Unsupported,
         ),
         (
-            r#""quant_method":"quark","global_quant_config":{"weight":{"dtype":"uint4","qscheme":"per_channel"}}"#,
+            r#""quant_method":"quark","global_quant_config":
+                {"weight":{"dtype":"uint4","qscheme":"per_channel"}}"#,
             Unsupported,
         ),
         (
-            r#""quant_method":"quark","global_quant_config":{"weight":{"dtype":"uint4"}},"export":{"pack_method":"x"}"#,
+            r#""quant_method":"quark","global_quant_config":
+                {"weight":{"dtype":"uint4"}},"export":{"pack_method":"x"}"#,
             Unsupported,
         ),
     ] {
