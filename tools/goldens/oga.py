@@ -99,6 +99,7 @@ VARIANTS = {
         ["accuracy_level=0", "algo_config=k_quant"],
     ),
     "qwen2-dml": ("qwen2", dict(tie_word_embeddings=True), "int4", "dml", ["block_size=32"]),
+    "qwen3-cpu": ("qwen3", dict(SMALL, head_dim=16), "int4", "cpu", ["accuracy_level=0"]),
     "phi3-cpu": (
         "phi3",
         dict(original_max_position_embeddings=64),

@@ -118,7 +118,7 @@ impl<'a> Importer<'a> {
     }
 
     /// `[q k v]` in one activation or three, and whether q and k are rotated already.
-    fn projections(&self, node: &Node) -> Result<(Vec<ValueId>, bool), ImportError> {
+    fn projections(&mut self, node: &Node) -> Result<(Vec<ValueId>, bool), ImportError> {
         let part = |index: usize| -> Result<(Columns, bool), ImportError> {
             match self.val(node, index)? {
                 Val::Rows(x) => Ok((*x, false)),
@@ -133,16 +133,13 @@ impl<'a> Importer<'a> {
         if rotated != k_rotated || v_rotated {
             return Err(refuse(node, "q and k must be rotated alike, and v not at all"));
         }
-        if [q, k, v].iter().all(|&x| self.is_whole(x)) {
-            return Ok((vec![q.of, k.of, v.of], rotated));
-        }
         let one = q.of == k.of && k.of == v.of && v.start + v.width == self.width(q.of);
         let in_order = (q.start, k.start, v.start) == (0, q.width, q.width + k.width);
         if one && in_order {
-            Ok((vec![q.of], rotated))
-        } else {
-            Err(refuse(node, "q, k and v must be all of one activation, in this order"))
+            return Ok((vec![q.of], rotated));
         }
+        let parts = [q, k, v].map(|columns| self.part(node, columns));
+        Ok((parts.into_iter().collect::<Result<_, _>>()?, rotated))
     }
 
     /// The smaller of the node's own window and the configuration's.

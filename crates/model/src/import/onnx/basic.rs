@@ -359,8 +359,11 @@ impl<'a> Importer<'a> {
         }
         let gain = self.constant(node, 1)?.clone();
         let (x, heads) = match *self.val(node, 0)? {
-            Val::Heads(x, width) if self.is_whole(x) && gain.elements() == width => (x.of, true),
-            _ => (self.rows(node, 0)?, false),
+            Val::Heads(x, width) if gain.elements() == width => (self.part(node, x)?, true),
+            _ => {
+                let columns = self.columns(node, 0)?;
+                (self.part(node, columns)?, false)
+            }
         };
         if node.op == "SimplifiedLayerNormalization" && !heads && gain.elements() != self.width(x) {
             return Err(refuse(node, "its gain is not as long as its rows"));

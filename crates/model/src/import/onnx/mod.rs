@@ -11,6 +11,7 @@ mod attention;
 mod basic;
 mod names;
 mod order;
+mod parts;
 mod ryzenai;
 mod weights;
 
@@ -36,7 +37,7 @@ pub fn graph(model: &OnnxModel, config: &GenaiConfig) -> Result<Graph, ImportErr
 }
 
 /// Columns `start..start + width` of an activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Columns {
     of: ValueId,
     start: usize,
@@ -135,6 +136,8 @@ struct Importer<'a> {
     /// Bytes that weights in another layout than the file's may still take.
     allowance: usize,
     weights: HashMap<weights::Key, WeightId>,
+    /// Linears that stand for a part of a fused one's output.
+    parts: HashMap<Columns, ValueId>,
     taken: HashSet<String>,
     /// The rotary embedding, and the caches and rows that it was read from.
     rope: Option<(attention::RopeKey, Rope)>,
@@ -184,6 +187,7 @@ impl<'a> Importer<'a> {
             outputs: model.graph.outputs.iter().map(String::as_str).collect(),
             allowance: usize::try_from(model.bytes).unwrap_or(usize::MAX).saturating_mul(2),
             weights: HashMap::new(),
+            parts: HashMap::new(),
             taken: HashSet::new(),
             rope: None,
             attentions: Vec::new(),
@@ -309,6 +313,7 @@ impl<'a> Importer<'a> {
             _ => return Err(self.no_logits()),
         };
         self.graph.logits = self.select_rows(logits)?;
+        self.drop_unread();
         self.hyper()?;
         self.graph.rope = self.rope.map_or_else(Rope::none, |(_, rope)| rope);
         Ok(self.graph)
