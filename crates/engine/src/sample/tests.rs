@@ -144,7 +144,12 @@ proptest! {
     #[test]
     fn whatever_the_logits_a_chosen_token_is_a_number_and_repeatable(
         logits in prop::collection::vec(
-            prop_oneof![-50.0_f32..50.0, Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
+            prop_oneof![
+                -50.0_f32..50.0,
+                Just(f32::NAN),
+                Just(f32::INFINITY),
+                Just(f32::NEG_INFINITY),
+            ],
             1..200,
         ),
         temperature in 0.0_f32..3.0,
