@@ -129,8 +129,14 @@ pub(crate) fn stdout_failure(error: &io::Error) -> Failure {
     }
 }
 
+/// A message on one line, without the numbers that the system has for its errors.
 fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut text = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    while let Some(start) = text.find(" (os error ") {
+        let end = text[start..].find(')').map_or(text.len(), |end| start + end + 1);
+        text.replace_range(start..end, "");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -149,6 +155,7 @@ mod tests {
         };
         assert_eq!(one_line(&message), "the model cannot be read: disk on fire");
         assert_eq!(hint, None);
+        assert_eq!(one_line("f: No such file (os error 2): cut (os error"), "f: No such file: cut");
     }
 
     #[test]

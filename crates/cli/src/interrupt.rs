@@ -32,6 +32,7 @@ pub(crate) fn install() {
             listeners.iter().for_each(|action| action());
             return;
         }
+        terminal::clear_line();
         terminal::note_plain("interrupted");
         exit_now();
     });

@@ -19,7 +19,7 @@ use tangor_engine::plan::model::{Graph, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
 use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Text};
-use tangor_eval::{MachineLimits, Work};
+use tangor_eval::{BenchSpec, MachineLimits, Work};
 use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
 
 /// A model by name, or the shape of a published one.
@@ -138,45 +138,52 @@ pub(crate) struct Loaded {
     /// Seconds that loading took, fetching not counted.
     pub(crate) load_s: f64,
     /// How its publisher wants tokens to be chosen.
-    recommended: SamplingParams,
+    pub(crate) recommended: SamplingParams,
 }
 
 /// Loads a model by name, with progress.
 pub(crate) fn model(model: &str, options: &ModelOptions, global: &Global) -> Outcome<Loaded> {
     let (_, checkpoint) = open(model, global)?;
-    load(model, &checkpoint, options)
+    load(model, &checkpoint, options, 1)
 }
 
-fn load(name: &str, checkpoint: &Checkpoint, options: &ModelOptions) -> Outcome<Loaded> {
+fn load(
+    name: &str,
+    checkpoint: &Checkpoint,
+    options: &ModelOptions,
+    sequences: usize,
+) -> Outcome<Loaded> {
     let devices = devices(options)?;
     let begin = Instant::now();
     let mut progress = Progress::share(format!("loading {name}"));
-    let model = Model::load(checkpoint, &devices, &load_options(options), &mut |step| {
-        progress.set_share(step.share);
-    })?;
+    let model =
+        Model::load(checkpoint, &devices, &load_options(options, sequences), &mut |step| {
+            progress.set_share(step.share);
+        })?;
     let load_s = begin.elapsed().as_secs_f64();
     Ok(Loaded { model, load_s, recommended: sampling::recommended(checkpoint) })
 }
 
-/// Loads a model by name, or a published shape with random weights for sequences of `context`
-/// tokens; and says how much work its tokens are.
+/// Loads a model by name, or a published shape with random weights, for a measurement; and says how
+/// much work its tokens are.
 pub(crate) fn model_or_shape(
     which: &Which,
     options: &ModelOptions,
-    context: usize,
+    spec: &BenchSpec,
     global: &Global,
 ) -> Outcome<(Loaded, Work)> {
     let Some(shape) = &which.shape else {
         let (_, checkpoint) = open(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
-        return Ok((load(which.name(), &checkpoint, options)?, work));
+        return Ok((load(which.name(), &checkpoint, options, spec.streams)?, work));
     };
     let devices = devices(options)?;
     let graph = random_graph(shape)?;
     let work = Work::of(&graph);
+    let tokens = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let asked = LoadOptions {
-        context: options.context.or(Some(context.min(graph.hyper.context))),
-        ..load_options(options)
+        context: options.context.or(Some(tokens.min(graph.hyper.context))),
+        ..load_options(options, spec.streams)
     };
     let begin = Instant::now();
     let mut progress = Progress::share(format!("loading {shape}"));
@@ -239,8 +246,8 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
     }])
 }
 
-/// What the options ask of the engine.
-pub(crate) fn load_options(options: &ModelOptions) -> LoadOptions {
+/// What the options ask of the engine, for so many sequences at once: more would only take memory.
+pub(crate) fn load_options(options: &ModelOptions, sequences: usize) -> LoadOptions {
     let one = |choice: Option<DeviceChoice>| {
         choice.and_then(|choice| match plan_device(choice) {
             plan::DeviceChoice::Auto | plan::DeviceChoice::Hybrid => None,
@@ -261,6 +268,7 @@ pub(crate) fn load_options(options: &ModelOptions) -> LoadOptions {
         device: plan_device(options.device),
         prefill_device: one(options.prefill_device),
         decode_device: one(options.decode_device),
+        max_sequences: sequences,
         ..LoadOptions::default()
     }
 }

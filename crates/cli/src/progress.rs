@@ -50,7 +50,6 @@ impl Progress {
             bar.set_message(what.clone());
             bar
         });
-        // Long enough ago for short work to stay silent and for long work to speak early.
         Self { what, bar, last_line: Instant::now() }
     }
 
@@ -59,11 +58,9 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_length(total.max(done));
             bar.set_position(done);
-        } else if self.last_line.elapsed() >= LINE_EVERY {
+        } else if done < total && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            let percent = (done * 100).checked_div(total);
-            let share = percent.map_or(String::new(), |percent| format!(": {percent} %"));
-            terminal::note(&format!("{}{share}", self.what));
+            terminal::note(&format!("{}: {} %", self.what, done * 100 / total));
         }
     }
 

@@ -82,6 +82,15 @@ pub(crate) fn note_plain(text: &str) {
     let _ = err.flush();
 }
 
+/// Wipes the line that the cursor is in, where a progress bar may stand.
+pub(crate) fn clear_line() {
+    if stderr_is_terminal() {
+        let mut err = io::stderr().lock();
+        let _ = write!(err, "\r\u{1b}[2K");
+        let _ = err.flush();
+    }
+}
+
 /// Whether stdout is a terminal.
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
@@ -118,6 +127,20 @@ fn paint(text: &str, code: &str) -> String {
         return text.to_owned();
     }
     format!("\u{1b}[{code}m{text}\u{1b}[0m")
+}
+
+/// Text on one line: control characters, line ends among them, as escapes.
+pub(crate) fn one_line(text: &str) -> String {
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// A number of things: `1 model`, `2 models`.
+pub(crate) fn things(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A size as people say it: `98.4 MB`. Decimal units, as disks have them.

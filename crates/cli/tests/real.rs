@@ -1,6 +1,7 @@
 //! The binary with a real model (SmolLM2-135M-Instruct), end to end.
 //!
 //! `cargo xtask test` fetches the model into a store and names it in `TANGOR_HOME`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use std::time::Duration;
 fn tangor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tangor"));
     command.env("TANGOR_HOME", home()).env("TANGOR_OFFLINE", "1");
-    command.args(args).write_stdin("").timeout(Duration::from_secs(500));
+    command.arg("--quiet").args(args).write_stdin("").timeout(Duration::from_secs(500));
     command
 }
 
@@ -98,7 +99,15 @@ fn ctrl_c_ends_an_answer_cleanly() {
     use std::io::Read;
     use std::process::{Command, Stdio};
     let mut child = Command::new(env!("CARGO_BIN_EXE_tangor"))
-        .args(["run", "smollm2", "-p", "Write a very long story about the sea.", "-n", "4000"])
+        .args([
+            "--quiet",
+            "run",
+            "smollm2",
+            "-p",
+            "Write a very long story about the sea.",
+            "-n",
+            "4000",
+        ])
         .env("TANGOR_HOME", home())
         .env("TANGOR_OFFLINE", "1")
         .stdin(Stdio::null())

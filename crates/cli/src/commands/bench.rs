@@ -4,7 +4,7 @@ use crate::args::{Global, ModelOptions, positive};
 use crate::error::Outcome;
 use crate::load;
 use crate::progress::Progress;
-use crate::{interrupt, sys, terminal};
+use crate::{sys, terminal};
 use clap::Args;
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -88,9 +88,8 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         depth: options.depth,
         streams: options.streams,
     };
-    let context = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let (loaded, work) =
-        load::model_or_shape(&options.which, &options.model_options, context, global)?;
+        load::model_or_shape(&options.which, &options.model_options, &spec, global)?;
     let limits = load::measure(&options.model_options)?;
     let report = measure(&loaded.model, &spec)?;
     let kv = loaded.model.plan().kv.dtype;
@@ -114,13 +113,13 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     if options.json { terminal::json(&report) } else { print(&report) }
 }
 
+/// Runs the measurement. Ctrl-C ends the program at once: there is nothing to keep.
 fn measure(model: &Arc<Model>, spec: &BenchSpec) -> Outcome<BenchReport> {
     let mut progress = Progress::share("measuring");
-    let ctrl_c = interrupt::listen();
     progress.set(0, spec.runs as u64 + 1);
     let report = bench(model, spec, &mut |done, total| {
         progress.set(done as u64, total as u64);
-        if ctrl_c.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     });
     Ok(report?)
 }

@@ -166,7 +166,14 @@ fn print(report: &Report) -> Outcome {
         ("memory", ram),
         ("gpu, npu", "none: no device of these kinds is built in yet".to_owned()),
         ("store", store.path.display().to_string()),
-        ("", format!("{} models, {}", store.models, terminal::bytes(store.bytes))),
+        (
+            "",
+            format!(
+                "{}, {}",
+                terminal::things(store.models, "model"),
+                terminal::bytes(store.bytes)
+            ),
+        ),
         ("disk", format!("{} free", bytes(store.disk_free_bytes))),
         ("python", report.python.clone().unwrap_or_else(|| "not found".into())),
         ("pip", report.pip.clone().unwrap_or_else(|| "not found".into())),

@@ -85,7 +85,7 @@ fn print_tensors(tensors: &[Tensor]) -> Outcome {
 /// A value on one short line.
 fn short(value: &Value) -> String {
     let text = match value {
-        Value::String(text) => text.escape_debug().to_string(),
+        Value::String(text) => terminal::one_line(text),
         Value::Object(map) if map.contains_key("array_of") => {
             let text = |key: &str| map.get(key).map(|v| v.to_string().replace('"', ""));
             return format!(

@@ -56,7 +56,7 @@ pub(crate) fn source(model: &Installed) -> String {
 
 /// How long ago `then` was, roughly.
 fn age(now: u64, then: u64) -> String {
-    let seconds = now.saturating_sub(then);
+    let seconds = usize::try_from(now.saturating_sub(then)).unwrap_or(usize::MAX);
     let (value, unit) = match seconds {
         0..60 => return "just now".to_owned(),
         60..3600 => (seconds / 60, "minute"),
@@ -64,7 +64,7 @@ fn age(now: u64, then: u64) -> String {
         86_400..5_184_000 => (seconds / 86_400, "day"),
         _ => (seconds / 2_592_000, "month"),
     };
-    format!("{value} {unit}{} ago", if value == 1 { "" } else { "s" })
+    format!("{} ago", terminal::things(value, unit))
 }
 
 #[cfg(test)]

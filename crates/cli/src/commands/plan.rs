@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let graph = load::graph_or_shape(&options.which, global)?;
     let devices = load::profiles(&options.model_options, !options.no_measure)?;
     let model = &options.model_options;
-    let asked = load::load_options(model);
+    let asked = load::load_options(model, 1);
     if options.policy == Policy::Vendor {
         return Err(Failure::new(
             "the vendor's policy needs an NPU and a GPU, and there is neither",
@@ -88,6 +88,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
             device: asked.device,
             prefill_device: asked.prefill_device,
             decode_device: asked.decode_device,
+            max_sequences: asked.max_sequences,
             context: asked.context,
             kv: load::plan_kv(model),
             prompt: options.prompt,

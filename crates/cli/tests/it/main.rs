@@ -1,4 +1,5 @@
 //! The binary as a user runs it, with tiny models of random weights.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod model;
 mod usage;

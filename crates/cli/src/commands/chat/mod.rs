@@ -19,6 +19,7 @@ use crate::load::{self, Loaded};
 use crate::terminal;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use tangor_engine::plan::Stage;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,9 +89,9 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
     };
     if chat.interactive {
         terminal::note(&terminal::dim(&format!(
-            "{}, on {}, {} tokens of context. /help lists commands, Ctrl-D leaves.",
+            "{} on {}, {} tokens of context; /help lists commands",
             options.model,
-            chat.loaded.device_names(),
+            chat.loaded.device_of(Stage::Decode),
             chat.loaded.model.context()
         )));
     }
@@ -210,8 +211,8 @@ impl Chat {
             }
             Slash::Load(file) => {
                 self.conversation = Conversation::load(Path::new(&file))?;
-                let count = self.conversation.turns().len();
-                terminal::note(&format!("{count} messages from {file}"));
+                let messages = terminal::things(self.conversation.turns().len(), "message");
+                terminal::note(&format!("{messages} from {file}"));
             }
         }
         Ok(())
@@ -221,21 +222,27 @@ impl Chat {
         match change {
             None => {
                 for name in settings::NAMES {
-                    let line = settings::show(&self.sampling, name).map_err(Failure::new)?;
+                    let line = self.setting(name)?;
                     terminal::note_plain(&line);
                 }
             }
             Some((name, None)) => {
-                let line = settings::show(&self.sampling, &name).map_err(Failure::new)?;
+                let line = self.setting(&name)?;
                 terminal::note_plain(&line);
             }
             Some((name, Some(value))) => {
                 settings::set(&mut self.sampling, &name, &value).map_err(Failure::new)?;
-                let line = settings::show(&self.sampling, &name).map_err(Failure::new)?;
+                let line = self.setting(&name)?;
                 terminal::note(&line);
             }
         }
         Ok(())
+    }
+}
+
+impl Chat {
+    fn setting(&self, name: &str) -> Outcome<String> {
+        settings::show(&self.sampling, &self.loaded.recommended, name).map_err(Failure::new)
     }
 }
 

@@ -2,6 +2,7 @@
 //! command line.
 
 use crate::args::{SamplingOptions, above_zero, at_least_zero, finite, positive, share};
+use tangor_engine::SamplingParams;
 
 /// Every name, in the order in which they are shown.
 pub(crate) const NAMES: &[&str] = &[
@@ -46,27 +47,31 @@ pub(crate) fn set(options: &mut SamplingOptions, name: &str, value: &str) -> Res
     result.map_err(|why| format!("{name}: {why}"))
 }
 
-/// One setting as `/set NAME` shows it.
+/// One setting as `/set NAME` shows it; what is not set is as the model's publisher `recommended`.
 ///
 /// # Errors
 /// If there is no such setting.
-pub(crate) fn show(options: &SamplingOptions, name: &str) -> Result<String, String> {
-    fn text<T: ToString>(value: Option<T>) -> String {
-        value.map_or_else(|| "default".to_owned(), |value| value.to_string())
+pub(crate) fn show(
+    options: &SamplingOptions,
+    recommended: &SamplingParams,
+    name: &str,
+) -> Result<String, String> {
+    fn text<T: ToString>(value: Option<T>, default: impl ToString) -> String {
+        value.map_or_else(|| format!("{} (default)", default.to_string()), |v| v.to_string())
     }
     let name = canonical(name)?;
     let value = match name {
-        "max-tokens" => text(options.max_tokens),
-        "temperature" => text(options.temperature),
-        "top-k" => text(options.top_k),
-        "top-p" => text(options.top_p),
-        "min-p" => text(options.min_p),
-        "seed" => text(options.seed),
-        "stop" if options.stop.is_empty() => "none".to_owned(),
+        "max-tokens" => text(options.max_tokens, "until the model stops"),
+        "temperature" => text(options.temperature, recommended.temperature),
+        "top-k" => text(options.top_k, recommended.top_k),
+        "top-p" => text(options.top_p, recommended.top_p),
+        "min-p" => text(options.min_p, recommended.min_p),
+        "seed" => text(options.seed, "another one each time"),
+        "stop" if options.stop.is_empty() => "none (default)".to_owned(),
         "stop" => options.stop.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "),
-        "repetition-penalty" => text(options.repetition_penalty),
-        "presence-penalty" => text(options.presence_penalty),
-        _ => text(options.frequency_penalty),
+        "repetition-penalty" => text(options.repetition_penalty, recommended.repetition_penalty),
+        "presence-penalty" => text(options.presence_penalty, recommended.presence_penalty),
+        _ => text(options.frequency_penalty, recommended.frequency_penalty),
     };
     Ok(format!("  {name:<20} {value}"))
 }
@@ -115,15 +120,19 @@ fn unknown(typed: &str) -> String {
 mod tests {
     use super::*;
 
+    fn shown(options: &SamplingOptions, name: &str) -> Result<String, String> {
+        show(options, &SamplingParams::default(), name)
+    }
+
     #[test]
     fn every_setting_can_be_set_shown_and_taken_back() {
         let mut options = SamplingOptions::default();
         for name in NAMES {
-            let before = show(&options, name).unwrap();
+            let before = shown(&options, name).unwrap();
             set(&mut options, name, "1").unwrap();
-            assert_ne!(show(&options, name).unwrap(), before, "{name}");
+            assert_ne!(shown(&options, name).unwrap(), before, "{name}");
             set(&mut options, name, "default").unwrap();
-            assert_eq!(show(&options, name).unwrap(), before, "{name}");
+            assert_eq!(shown(&options, name).unwrap(), before, "{name}");
         }
     }
 
@@ -154,7 +163,7 @@ mod tests {
         ] {
             let why = set(&mut options, name, value).unwrap_err();
             assert!(why.starts_with(name), "{why}");
-            assert!(show(&options, name).unwrap().ends_with("default"));
+            assert!(shown(&options, name).unwrap().ends_with("(default)"));
         }
     }
 }
