@@ -89,6 +89,7 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     /// If the range is past the end.
+    #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);

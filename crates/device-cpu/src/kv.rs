@@ -6,11 +6,14 @@
 //! `(tokens, groups)`. Tokens and the values' head dimension are padded to 16.
 
 use crate::buffer::Aligned;
+use crate::kernels::quantise::round;
+use crate::kernels::tile::{Elements, Half, Right};
 use crate::simd::{LANES, Simd};
 use half::f16;
 use std::any::Any;
+use std::marker::PhantomData;
 use std::ops::Range;
-use tangor_device::rounding::{GROUP, scale_of};
+use tangor_device::rounding::GROUP;
 use tangor_device::{DeviceError, KvCache, KvSpec, KvType, PageId};
 
 /// Keys and values in this process's memory.
@@ -115,100 +118,67 @@ impl BlockShape {
                     values[at * LANES..][..LANES].copy_from_slice(&halves(s, value));
                 }
             }
-            KvType::Int8 => self.put_int8(block, token, key, value),
+            KvType::Int8 => self.put_int8(s, block, token, key, value),
         }
     }
 
-    #[allow(clippy::cast_possible_truncation)]
-    fn put_int8(&self, block: &mut [u8], token: usize, key: &[f32], value: &[f32]) {
+    #[inline(always)]
+    fn put_int8<S: Simd>(&self, s: S, block: &mut [u8], token: usize, key: &[f32], value: &[f32]) {
         let (stride, padded, groups) = (self.padded_tokens(), self.padded_dim(), self.groups());
         let (codes, scales) = block.split_at_mut(self.key_scales_at());
         let (keys, values) = codes.split_at_mut(self.values_at());
+        let keys = bytemuck::cast_slice_mut::<u8, i8>(keys);
+        let values = &mut bytemuck::cast_slice_mut::<u8, i8>(values)[token * padded..][..padded];
         let scales = bytemuck::cast_slice_mut::<u8, f32>(scales);
+        let (key_scales, value_scales) = scales.split_at_mut(groups * stride);
+        let mut codes = [0; GROUP];
         for (group, x) in key.chunks(GROUP).enumerate() {
-            let (scale, steps) = scale_of(x);
-            scales[group * stride + token] = scale;
-            for (i, x) in x.iter().enumerate() {
-                let code = (x * steps).round_ties_even() as i8;
-                keys[(group * GROUP + i) * stride + token] = code.cast_unsigned();
+            key_scales[group * stride + token] = round(s, &whole(x), &mut codes).0;
+            for (d, &code) in (group * GROUP..self.head_dim).zip(&codes) {
+                keys[d * stride + token] = code;
             }
         }
-        let scales = &mut scales[groups * stride..];
         for (group, x) in value.chunks(GROUP).enumerate() {
-            let (scale, steps) = scale_of(x);
-            scales[token * groups + group] = scale;
-            for (i, x) in x.iter().enumerate() {
-                let code = (x * steps).round_ties_even() as i8;
-                values[token * padded + group * GROUP + i] = code.cast_unsigned();
-            }
+            value_scales[token * groups + group] = round(s, &whole(x), &mut codes).0;
+            let values = &mut values[group * GROUP..];
+            let count = values.len().min(GROUP);
+            values[..count].copy_from_slice(&codes[..count]);
         }
     }
 
-    /// Widens the first `tokens` tokens of a block: keys to `(head_dim, padded_tokens)` (whole
-    /// vectors of tokens), values to `(tokens, padded_dim)`.
-    #[inline(always)]
-    pub(crate) fn widen<S: Simd>(
-        &self,
-        s: S,
-        block: &[u8],
-        tokens: usize,
-        keys: &mut [f32],
-        values: &mut [f32],
-    ) {
+    /// The block's keys, `(head_dim, tokens)`, and values, `(tokens, head_dim)`.
+    pub(crate) fn parts<'a>(&self, block: &'a [u8]) -> Parts<'a> {
+        assert_eq!(block.len(), self.bytes());
+        let at = block.as_ptr();
         let (stride, padded) = (self.padded_tokens(), self.padded_dim());
-        assert!(block.len() == self.bytes() && tokens <= self.tokens);
-        assert!(keys.len() >= self.head_dim * stride && values.len() >= tokens * padded);
-        let used = tokens.next_multiple_of(LANES);
-        let from = block.as_ptr();
-        for d in 0..self.head_dim {
-            for t in (0..used).step_by(LANES) {
-                let at = d * stride + t;
-                // SAFETY: a block has `(head_dim, padded_tokens)` keys, and scales of each group.
-                unsafe {
-                    let x = self.load(s, from, at);
-                    let x = if self.dtype == KvType::Int8 {
-                        let scales = from.add(self.key_scales_at()).cast::<f32>();
-                        s.mul(x, s.load(scales.add(d / GROUP * stride + t)))
-                    } else {
-                        x
-                    };
-                    s.store(keys.as_mut_ptr().add(at), x);
-                }
-            }
-        }
-        // SAFETY: the values follow the keys.
-        let from = unsafe { from.add(self.values_at()) };
-        for t in 0..tokens {
-            for d in (0..padded).step_by(LANES) {
-                let at = t * padded + d;
-                // SAFETY: a block has `(tokens, padded_dim)` values, and scales of each group.
-                unsafe {
-                    let x = self.load(s, from, at);
-                    let x = if self.dtype == KvType::Int8 {
-                        let scales = block.as_ptr().add(self.value_scales_at()).cast::<f32>();
-                        s.mul(x, s.splat(*scales.add(t * self.groups() + d / GROUP)))
-                    } else {
-                        x
-                    };
-                    s.store(values.as_mut_ptr().add(at), x);
-                }
-            }
-        }
-    }
-
-    /// 16 elements.
-    ///
-    /// # Safety
-    /// They are there.
-    #[inline(always)]
-    unsafe fn load<S: Simd>(&self, s: S, from: *const u8, at: usize) -> S::F32 {
-        // SAFETY: as the caller's.
-        unsafe {
-            match self.dtype {
-                KvType::F32 => s.load(from.cast::<f32>().add(at)),
-                KvType::F16 => s.load_f16(from.cast::<u16>().add(at)),
-                KvType::Int8 => s.load_i8(from.cast::<i8>().add(at)),
-            }
+        // SAFETY: a block is as long as its parts together.
+        let (values, key_scales, value_scales) = unsafe {
+            let key_scales = at.add(self.key_scales_at()).cast::<f32>();
+            let value_scales = key_scales.add(self.groups() * stride);
+            (at.add(self.values_at()), key_scales, value_scales)
+        };
+        let bytes = PhantomData;
+        match self.dtype {
+            KvType::F32 => Parts::F32(
+                Elements { at: at.cast(), stride },
+                Elements { at: values.cast(), stride: padded },
+                bytes,
+            ),
+            KvType::F16 => Parts::F16(
+                Elements { at: at.cast(), stride },
+                Elements { at: values.cast(), stride: padded },
+                bytes,
+            ),
+            KvType::Int8 => Parts::Int8(
+                Keys8 { codes: at.cast(), scales: key_scales, stride },
+                Values8 {
+                    codes: values.cast(),
+                    scales: value_scales,
+                    stride: padded,
+                    groups: self.groups(),
+                },
+                bytes,
+            ),
         }
     }
 
@@ -239,6 +209,60 @@ impl BlockShape {
             KvType::Int8 => f32::from(bytes[0].cast_signed()),
         }
     }
+}
+
+/// Keys and values of a block, as factors of a product.
+pub(crate) enum Parts<'a> {
+    F32(Elements<f32>, Elements<f32>, PhantomData<&'a [u8]>),
+    F16(Elements<Half>, Elements<Half>, PhantomData<&'a [u8]>),
+    Int8(Keys8, Values8, PhantomData<&'a [u8]>),
+}
+
+/// Keys in 8 bits, `(head_dim, tokens)`, with scales `(groups, tokens)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys8 {
+    codes: *const i8,
+    scales: *const f32,
+    stride: usize,
+}
+
+/// Values in 8 bits, `(tokens, head_dim)`, with scales `(tokens, groups)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Values8 {
+    codes: *const i8,
+    scales: *const f32,
+    stride: usize,
+    groups: usize,
+}
+
+impl<S: Simd> Right<S> for Keys8 {
+    #[inline(always)]
+    unsafe fn load(&self, s: S, d: usize, token: usize) -> S::F32 {
+        // SAFETY: as the caller's.
+        unsafe {
+            let codes = s.load_i8(self.codes.add(d * self.stride + token));
+            s.mul(codes, s.load(self.scales.add(d / GROUP * self.stride + token)))
+        }
+    }
+}
+
+impl<S: Simd> Right<S> for Values8 {
+    #[inline(always)]
+    unsafe fn load(&self, s: S, token: usize, d: usize) -> S::F32 {
+        // SAFETY: as the caller's.
+        unsafe {
+            let codes = s.load_i8(self.codes.add(token * self.stride + d));
+            s.mul(codes, s.splat(*self.scales.add(token * self.groups + d / GROUP)))
+        }
+    }
+}
+
+/// A group, with zeros where it is short.
+#[inline(always)]
+fn whole(x: &[f32]) -> [f32; GROUP] {
+    let mut out = [0.0; GROUP];
+    out[..x.len()].copy_from_slice(x);
+    out
 }
 
 /// Up to 16 elements as IEEE halves.

@@ -11,12 +11,12 @@ use std::time::Instant;
 const STREAM: usize = 256 << 20;
 
 /// 8-bit multiplications and additions per second of all threads together (each dot product of
-/// four counts as eight): the best of a few runs of dot products in registers.
+/// four counts as eight): the best of many short runs of dot products in registers.
 #[must_use]
 pub fn int8_ops_per_s(pool: &Pool, isa: Isa) -> f64 {
-    const ROUNDS: usize = 1 << 21;
+    const ROUNDS: usize = 1 << 18;
     let threads = pool.threads();
-    let seconds = best_of(5, || pool.run(threads, |_, _| dispatch(isa, Dots { rounds: ROUNDS })));
+    let seconds = best_of(40, || pool.run(threads, |_, _| dispatch(isa, Dots { rounds: ROUNDS })));
     #[allow(clippy::cast_precision_loss)]
     let ops = (threads * ROUNDS * Dots::OPS) as f64;
     ops / seconds
@@ -29,7 +29,7 @@ pub fn read_bytes_per_s(pool: &Pool, isa: Isa) -> f64 {
     let Some(data) = Aligned::zeroed(STREAM) else { return 0.0 };
     let tiles = 4 * pool.threads();
     let bytes: &[u8] = data.get(STREAM);
-    let seconds = best_of(5, || {
+    let seconds = best_of(9, || {
         pool.run(tiles, |tile, _| {
             let part = STREAM / tiles;
             dispatch(isa, Read { data: &bytes[tile * part..(tile + 1) * part] });

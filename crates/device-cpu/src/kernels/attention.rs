@@ -16,17 +16,22 @@
 //! decode spreads the pages of one query over threads and merges at the end, prefill merges as it
 //! goes, and the bits are the same.
 //!
-//! All query heads of a KV head are computed together; their page is widened to `f32` once.
+//! All query heads of a KV head are computed together. For many queries their page is widened to
+//! `f32` once, for few it is widened as it is read; the products are the same.
 
 use crate::buffer::{Aligned, Shared};
-use crate::kernels::tile::{Matrix, multiply_add};
-use crate::kv::BlockShape;
+use crate::kernels::rope::MAX_HEAD;
+use crate::kernels::tile::{Elements, Matrix, Right, multiply};
+use crate::kv::{BlockShape, Parts};
 use crate::simd::{LANES, Op, Simd, math};
 use std::ops::Range;
 use tangor_device::model::ir::Attention;
 
 /// Query rows (positions times heads of a group) that one task computes together.
 pub(crate) const QUERIES: usize = 96;
+
+/// Query rows up to which a page is widened as it is read: one tile.
+const DIRECT: usize = 6;
 
 /// Scores of one sequence's rows against its pages, for one KV head.
 #[derive(Debug)]
@@ -106,15 +111,32 @@ impl AttendScratch {
     }
 }
 
+/// A page that is being computed.
+struct Page<'a> {
+    page: usize,
+    /// Its tokens that any position sees.
+    seen: usize,
+    stats: &'a mut Stats,
+    buffers: &'a mut AttendScratch,
+}
+
 /// Maximum and sum per query row: running ones, and a page's.
 #[derive(Clone, Copy, Debug)]
 struct Stats {
-    max: [f32; ROWS],
-    sum: [f32; ROWS],
+    max: [f32; PADDED_ROWS],
+    sum: [f32; PADDED_ROWS],
+}
+
+impl Stats {
+    /// Of nothing.
+    const NONE: Self = Self { max: [f32::NEG_INFINITY; PADDED_ROWS], sum: [0.0; PADDED_ROWS] };
 }
 
 /// Rows of statistics: [`QUERIES`], or the heads of a group where those are more.
 const ROWS: usize = 256;
+
+/// So that a whole vector can be read from any row on.
+const PADDED_ROWS: usize = ROWS + LANES;
 
 /// Most query heads per KV head.
 pub(crate) const MAX_GROUP: usize = ROWS;
@@ -129,10 +151,9 @@ impl Op for Attend<'_> {
         assert!(rows <= ROWS && self.queries.len() == rows * dim);
         let mut buffers = std::mem::take(self.scratch);
         let padded = self.shape.padded_dim();
-        let total = buffers.total.get_mut::<f32>(rows * padded);
-        total.fill(0.0);
-        let mut running = Stats { max: [f32::NEG_INFINITY; ROWS], sum: [0.0; ROWS] };
-        let mut page_stats = running;
+        buffers.total.get_mut::<f32>(rows * padded).fill(0.0);
+        let mut running = Stats::NONE;
+        let mut page_stats = Stats::NONE;
         for page in self.range.clone() {
             let seeing = self.rows_of(page, group);
             if seeing.is_empty() {
@@ -143,15 +164,26 @@ impl Op for Attend<'_> {
             let seen = (last - page * self.shape.tokens).min(self.shape.tokens);
             let at = self.pages.base + self.pages.pages[page] as usize * self.pages.stride;
             let block = &self.cache[at..at + self.shape.bytes()];
-            let (tokens, keys) = (self.shape.padded_tokens(), dim * self.shape.padded_tokens());
-            let keys = buffers.keys.get_mut::<f32>(keys);
-            let values = buffers.values.get_mut::<f32>(tokens * padded);
-            self.shape.widen(s, block, seen, keys, values);
-            let scores = buffers.scores.get_mut::<f32>(rows * tokens);
-            self.scores(s, seen, keys, scores);
-            self.soften(s, page, seen, scores, &mut page_stats);
-            let partial = buffers.partial.get_mut::<f32>(rows * padded);
-            self.weigh(s, page, scores, values, partial);
+            let mut page = Page { page, seen, stats: &mut page_stats, buffers: &mut buffers };
+            let wide = match self.shape.parts(block) {
+                Parts::F32(keys, values, _) => Some((keys, values)),
+                Parts::F16(keys, values, _) if rows <= DIRECT => {
+                    self.page(s, &mut page, keys, values);
+                    None
+                }
+                Parts::Int8(keys, values, _) if rows <= DIRECT => {
+                    self.page(s, &mut page, keys, values);
+                    None
+                }
+                Parts::F16(keys, values, _) => Some(self.widen(s, &mut page, keys, values)),
+                Parts::Int8(keys, values, _) => Some(self.widen(s, &mut page, keys, values)),
+            };
+            if let Some((keys, values)) = wide {
+                self.page(s, &mut page, keys, values);
+            }
+            let page = page.page;
+            let total = buffers.total.get_mut::<f32>(rows * padded);
+            let partial = buffers.partial.get::<f32>(rows * padded);
             match self.out {
                 Out::Rows { .. } => {
                     merge(s, seeing, padded, &mut running, total, &page_stats, partial);
@@ -162,6 +194,7 @@ impl Op for Attend<'_> {
             }
         }
         if let Out::Rows { y, width, row, column } = self.out {
+            let total = buffers.total.get::<f32>(rows * padded);
             for position in 0..self.positions {
                 let at = (row + position) * width + column;
                 // SAFETY: whoever makes an `Attend` has these rows and heads to itself.
@@ -198,23 +231,58 @@ impl Attend<'_> {
         first * group..last * group
     }
 
-    /// `scores = queries keys`, for whole vectors of tokens.
+    /// Widens a page into the thread's buffers.
     #[inline(always)]
-    fn scores<S: Simd>(&self, s: S, seen: usize, keys: &[f32], scores: &mut [f32]) {
+    fn widen<S: Simd>(
+        &self,
+        s: S,
+        page: &mut Page<'_>,
+        keys: impl Right<S>,
+        values: impl Right<S>,
+    ) -> (Elements<f32>, Elements<f32>) {
+        let (tokens, padded) = (self.shape.padded_tokens(), self.shape.padded_dim());
+        let wide_keys = page.buffers.keys.get_mut::<f32>(self.op.head_dim * tokens);
+        let wide_values = page.buffers.values.get_mut::<f32>(tokens * padded);
+        let seen = page.seen.next_multiple_of(LANES);
+        // SAFETY: blocks have keys and values of all tokens, and the buffers as many.
+        unsafe {
+            for d in 0..self.op.head_dim {
+                for t in (0..seen).step_by(LANES) {
+                    let at = wide_keys.as_mut_ptr().add(d * tokens + t);
+                    s.store(at, keys.load(s, d, t));
+                }
+            }
+            for t in 0..page.seen {
+                for d in (0..padded).step_by(LANES) {
+                    let at = wide_values.as_mut_ptr().add(t * padded + d);
+                    s.store(at, values.load(s, t, d));
+                }
+            }
+        }
+        let keys = Elements { at: wide_keys.as_ptr(), stride: tokens };
+        let values = Elements { at: wide_values.as_ptr(), stride: padded };
+        (keys, values)
+    }
+
+    /// Scores, their exponentials, and the values weighted by them.
+    #[inline(always)]
+    fn page<S: Simd>(&self, s: S, page: &mut Page<'_>, keys: impl Right<S>, values: impl Right<S>) {
         let (dim, tokens) = (self.op.head_dim, self.shape.padded_tokens());
         let rows = self.queries.len() / dim;
-        assert!(keys.len() == dim * tokens && scores.len() == rows * tokens);
-        scores.fill(0.0);
-        // SAFETY: the matrices are as long as asserted.
+        let scores = page.buffers.scores.get_mut::<f32>(rows * tokens);
+        // SAFETY: the matrices are as long as their shapes say.
         unsafe {
-            multiply_add(
+            multiply::<S, _, false>(
                 s,
-                (rows, dim, seen.div_ceil(LANES)),
+                (rows, dim, page.seen.div_ceil(LANES)),
                 Matrix { at: self.queries.as_ptr(), stride: dim },
-                Matrix { at: keys.as_ptr(), stride: tokens },
+                keys,
                 Matrix { at: scores.as_mut_ptr(), stride: tokens },
             );
         }
+        self.soften(s, page.page, page.seen, scores, page.stats);
+        let partial = page.buffers.partial.get_mut::<f32>(rows * self.shape.padded_dim());
+        self.weigh(s, page.page, scores, values, partial);
     }
 
     /// Turns scores into `exp(score - max)`, zero where a query does not see a token.
@@ -233,30 +301,36 @@ impl Attend<'_> {
         for (row, scores) in scores.chunks_exact_mut(tokens).enumerate() {
             let visible = self.visible(page, row / group);
             let scores = &mut scores[..seen.next_multiple_of(LANES)];
-            let mut max = nothing;
-            for (index, chunk) in scores.chunks_exact_mut(LANES).enumerate() {
-                // SAFETY: a chunk has 16 elements.
+            let (mut max, mut at) = (nothing, 0);
+            while at < scores.len() {
+                // SAFETY: 16 elements follow.
                 unsafe {
-                    let mut x = s.load(chunk.as_ptr());
+                    let chunk = scores.as_mut_ptr().add(at);
+                    let mut x = s.load(chunk);
                     if let Some(cap) = self.op.softcap {
                         let scaled = s.mul(x, s.splat(1.0 / cap));
                         x = s.mul(s.splat(cap), math::tanh(s, scaled));
                     }
-                    x = s.first(visible.end.saturating_sub(index * LANES), x, nothing);
-                    x = s.first(visible.start.saturating_sub(index * LANES), nothing, x);
+                    if visible.end < at + LANES || visible.start > at {
+                        x = s.first(visible.end.saturating_sub(at), x, nothing);
+                        x = s.first(visible.start.saturating_sub(at), nothing, x);
+                    }
                     max = s.max(x, max);
-                    s.store(chunk.as_mut_ptr(), x);
+                    s.store(chunk, x);
                 }
+                at += LANES;
             }
             let max = s.greatest(max);
-            let mut sum = s.splat(0.0);
-            for chunk in scores.chunks_exact_mut(LANES) {
-                // SAFETY: a chunk has 16 elements.
+            let (mut sum, mut at) = (s.splat(0.0), 0);
+            while at < scores.len() {
+                // SAFETY: 16 elements follow.
                 unsafe {
-                    let p = math::exp(s, s.sub(s.load(chunk.as_ptr()), s.splat(max)));
+                    let chunk = scores.as_mut_ptr().add(at);
+                    let p = math::exp(s, s.sub(s.load(chunk), s.splat(max)));
                     sum = s.add(sum, p);
-                    s.store(chunk.as_mut_ptr(), p);
+                    s.store(chunk, p);
                 }
+                at += LANES;
             }
             stats.max[row] = max;
             stats.sum[row] = s.sum(sum);
@@ -271,35 +345,47 @@ impl Attend<'_> {
         s: S,
         page: usize,
         scores: &[f32],
-        values: &[f32],
+        values: impl Right<S>,
         partial: &mut [f32],
     ) {
         let (tokens, padded) = (self.shape.padded_tokens(), self.shape.padded_dim());
         let group = self.op.heads / self.op.kv_heads;
         let rows = self.positions * group;
-        assert!(scores.len() == rows * tokens && values.len() == tokens * padded);
-        assert_eq!(partial.len(), rows * padded);
-        partial.fill(0.0);
-        let (first, last) = (self.visible(page, 0), self.visible(page, self.positions - 1));
-        let together = first == last;
+        assert!(scores.len() == rows * tokens && partial.len() == rows * padded);
+        let together = self.visible(page, 0) == self.visible(page, self.positions - 1);
         let step = if together { self.positions } else { 1 };
         for position in (0..self.positions).step_by(step) {
             let visible = self.visible(page, position);
             let row = position * group;
             // SAFETY: the matrices are as long as asserted, and `visible` lies within the page.
             unsafe {
-                multiply_add(
+                multiply::<S, _, false>(
                     s,
                     (step * group, visible.len(), padded / LANES),
                     Matrix {
                         at: scores.as_ptr().add(row * tokens + visible.start),
                         stride: tokens,
                     },
-                    Matrix { at: values.as_ptr().add(visible.start * padded), stride: padded },
+                    From { b: values, k: visible.start },
                     Matrix { at: partial.as_mut_ptr().add(row * padded), stride: padded },
                 );
             }
         }
+    }
+}
+
+/// A factor from its row `k` on.
+#[derive(Clone, Copy)]
+struct From<B> {
+    b: B,
+    k: usize,
+}
+
+impl<S: Simd, B: Right<S>> Right<S> for From<B> {
+    #[inline(always)]
+    unsafe fn load(&self, s: S, k: usize, column: usize) -> S::F32 {
+        // SAFETY: as the caller's.
+        unsafe { self.b.load(s, self.k + k, column) }
     }
 }
 
@@ -314,38 +400,37 @@ fn merge<S: Simd>(
     page: &Stats,
     partial: &[f32],
 ) {
-    for row in rows {
-        let at = row * padded..(row + 1) * padded;
-        let (max, sum) = merge_row(
-            s,
-            (running.max[row], running.sum[row], &mut total[at.clone()]),
-            (page.max[row], page.sum[row], &partial[at]),
-        );
-        running.max[row] = max;
-        running.sum[row] = sum;
-    }
-}
-
-/// Merges one row's partial result (maximum, sum, weighted values) into the running one; gives the
-/// new maximum and sum.
-#[inline(always)]
-fn merge_row<S: Simd>(
-    s: S,
-    (max, sum, total): (f32, f32, &mut [f32]),
-    (page_max, page_sum, partial): (f32, f32, &[f32]),
-) -> (f32, f32) {
-    let most = if page_max > max { page_max } else { max };
-    let old = math::exp(s, s.splat(max - most));
-    let new = math::exp(s, s.splat(page_max - most));
-    for (total, partial) in total.chunks_exact_mut(LANES).zip(partial.chunks_exact(LANES)) {
-        // SAFETY: chunks have 16 elements.
+    assert!(rows.end <= ROWS && total.len() == partial.len());
+    assert!(total.len() >= rows.end * padded);
+    let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
+    for first in rows.clone().step_by(LANES) {
+        let count = (rows.end - first).min(LANES);
+        // SAFETY: statistics are padded by a vector, and `total` and `partial` have these rows.
         unsafe {
-            let scaled = s.mul(s.load(total.as_ptr()), old);
-            s.store(total.as_mut_ptr(), s.fma(s.load(partial.as_ptr()), new, scaled));
+            let at = |of: &[f32; PADDED_ROWS]| s.load(of.as_ptr().add(first));
+            let (max, page_max) = (at(&running.max), at(&page.max));
+            let most = s.max(page_max, max);
+            let a = math::exp(s, s.sub(max, most));
+            let b = math::exp(s, s.sub(page_max, most));
+            let sum = s.fma(at(&page.sum), b, s.mul(at(&running.sum), a));
+            let (keep_max, keep_sum) = (at(&running.max), at(&running.sum));
+            s.store(running.max.as_mut_ptr().add(first), s.first(count, most, keep_max));
+            s.store(running.sum.as_mut_ptr().add(first), s.first(count, sum, keep_sum));
+            s.store(old.as_mut_ptr(), a);
+            s.store(new.as_mut_ptr(), b);
+            for row in 0..count {
+                let at = (first + row) * padded;
+                let (total, partial) = (total.as_mut_ptr().add(at), partial.as_ptr().add(at));
+                let (a, b) = (s.splat(old[row]), s.splat(new[row]));
+                let mut d = 0;
+                while d < padded {
+                    let scaled = s.mul(s.load(total.add(d)), a);
+                    s.store(total.add(d), s.fma(s.load(partial.add(d)), b, scaled));
+                    d += LANES;
+                }
+            }
         }
     }
-    let sum = s.fma(s.splat(page_sum), new, s.mul(s.splat(sum), old));
-    (most, s.greatest(sum))
 }
 
 #[inline(always)]
@@ -395,17 +480,19 @@ impl Op for Merge<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let len = partial_len(self.head_dim);
-        let mut total = [0.0_f32; 1024];
+        let padded = len - LANES;
+        let mut total = [0.0_f32; MAX_HEAD];
+        let mut stats = Stats::NONE;
         for (head, y) in self.y.chunks_exact_mut(self.head_dim).enumerate() {
-            let total = &mut total[..len - LANES];
+            let total = &mut total[..padded];
             total.fill(0.0);
-            let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
+            let mut running = Stats::NONE;
             for page in self.range.clone() {
                 let partial = &self.partials[(page * self.group + head) * len..][..len];
-                let page = (partial[0], partial[1], &partial[LANES..]);
-                (max, sum) = merge_row(s, (max, sum, total), page);
+                (stats.max[0], stats.sum[0]) = (partial[0], partial[1]);
+                merge(s, 0..1, padded, &mut running, total, &stats, &partial[LANES..]);
             }
-            finish(total, sum, y);
+            finish(total, running.sum[0], y);
         }
     }
 }

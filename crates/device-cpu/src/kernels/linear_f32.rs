@@ -6,8 +6,8 @@
 //! buffer in the first-level cache, from which all rows of a block read.
 
 use crate::buffer::Shared;
-use crate::kernels::linear_int8::BLOCK;
-use crate::kernels::tile::{Matrix, multiply_add};
+use crate::kernels::linear_int8::{BLOCK, put_row};
+use crate::kernels::tile::{Elements, Matrix, multiply};
 use crate::pack::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
@@ -44,11 +44,9 @@ impl Op for LinearF32<'_> {
         };
         assert!(self.rows.end * inputs <= self.x.len() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == outputs));
-        // `(rows, 64)` sums; only the rows that there are get written, zeros included.
+        // `(rows, 64)` sums; only the rows that there are get written.
         let mut block = MaybeUninit::<[[f32; PANEL]; BLOCK]>::uninit();
         let sums = block.as_mut_ptr().cast::<f32>();
-        // SAFETY: the block has room for more rows.
-        unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
         let mut wide = [[0.0_f32; PANEL]; CHUNK];
         let chunk = match self.weight {
             Packed::Codes(w) => w.step(),
@@ -57,7 +55,7 @@ impl Op for LinearF32<'_> {
         for first in (0..inputs).step_by(chunk) {
             let count = chunk.min(inputs - first);
             // The element types' own loads, chosen outside of the loops.
-            let b = match self.weight {
+            let b: *const f32 = match self.weight {
                 Packed::Dense(w) if w.dtype == DType::F32 => {
                     w.panel(self.panel)[first * PANEL * 4..][..count * PANEL * 4].as_ptr().cast()
                 }
@@ -74,9 +72,14 @@ impl Op for LinearF32<'_> {
             // SAFETY: `a` has the rows of the block, `b` has `count` inputs of 64 outputs.
             unsafe {
                 let a = Matrix { at: a, stride: inputs };
-                let b = Matrix { at: b, stride: PANEL };
+                let b = Elements { at: b, stride: PANEL };
                 let out = Matrix { at: sums, stride: PANEL };
-                multiply_add(s, (self.rows.len(), count, VECTORS), a, b, out);
+                let shape = (self.rows.len(), count, VECTORS);
+                if first == 0 {
+                    multiply::<S, _, false>(s, shape, a, b, out);
+                } else {
+                    multiply::<S, _, true>(s, shape, a, b, out);
+                }
             }
         }
         let first = self.panel * PANEL;
@@ -84,17 +87,12 @@ impl Op for LinearF32<'_> {
         for (index, row) in self.rows.clone().enumerate() {
             let at = row * outputs + first;
             // SAFETY: whoever makes a `LinearF32` has these rows and outputs to itself; the row of
-            // the block was zeroed and then summed up.
+            // the block was written by the first chunk.
             let (y, sums) = unsafe {
                 let sums = std::slice::from_raw_parts(sums.add(index * PANEL), count);
                 (self.y.part(at..at + count), sums)
             };
-            y.copy_from_slice(sums);
-            if let Some(bias) = self.bias {
-                for (y, bias) in y.iter_mut().zip(&bias[first..]) {
-                    *y += bias;
-                }
-            }
+            put_row(s, sums, self.bias.map(|bias| &bias[first..first + count]), y);
         }
     }
 }

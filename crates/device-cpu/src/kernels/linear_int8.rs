@@ -12,20 +12,23 @@
 //! depend on how rows are tiled, so a row's result does not depend on the rows beside it.
 //!
 //! A tile is up to 6 rows x 64 outputs: 24 accumulators, 4 registers of weights, and activations
-//! broadcast from memory. Codes of 4 bits are unpacked in registers, beside the dot products, on
-//! ports that those do not use. Groups are the outer loop over a block of rows: a group's weights
-//! and the block's sums stay in the first-level cache.
+//! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights and the
+//! block's sums stay in the first-level cache. Codes of 4 bits are unpacked in registers for few
+//! rows, where memory is the limit, and once per block into a buffer for many.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
 use crate::pack::{Offsets, PANEL, PackedCodes};
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{LANES, Op, Simd, unroll};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::rounding::GROUP;
 
 /// Rows whose sums stay in the first-level cache.
 pub(crate) const BLOCK: usize = 96;
+
+/// Rows from which on it pays to unpack codes into a buffer.
+const UNPACK: usize = 18;
 
 /// One panel of outputs for a block of at most [`BLOCK`] rows.
 #[derive(Debug)]
@@ -34,9 +37,29 @@ pub(crate) struct Linear8<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) x: &'a Rows8,
     pub(crate) panel: usize,
+    /// All of the panel, or half of it where there are few panels for many threads.
+    pub(crate) part: Part,
     pub(crate) rows: Range<usize>,
     /// `(rows, outputs)`; nobody else writes these rows and outputs.
     pub(crate) y: Shared<'a, f32>,
+}
+
+/// Which of a panel's four vectors of outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// The first or the last two, of one row.
+    Half(usize),
+}
+
+impl Part {
+    /// Outputs of the panel.
+    fn columns(self) -> Range<usize> {
+        match self {
+            Self::All => 0..PANEL,
+            Self::Half(half) => half * PANEL / 2..(half + 1) * PANEL / 2,
+        }
+    }
 }
 
 /// What a tile reads besides its place in the block: one step of one panel's record.
@@ -71,8 +94,35 @@ trait Codes<S: Simd> {
     fn total(s: S, acc: Self::Acc, bias: i32) -> S::I32;
 }
 
+/// 4 bits, packed.
 struct Four;
+/// 4 bits, each in a byte.
+struct FourWide;
+/// 8 bits.
 struct Eight;
+
+impl<S: Simd> Codes<S> for FourWide {
+    type Acc = S::Acc4;
+    const EIGHT: usize = 8 * PANEL;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's; the second four inputs follow the first.
+        unsafe { s.codes(at.add(half * 4 * PANEL)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
 
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
@@ -136,13 +186,20 @@ impl Op for Linear8<'_> {
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
         let panel = w.panel(self.panel);
+        let mut wide = Wide([0; GROUP * PANEL]);
         for (index, record) in panel.chunks_exact(w.record_bytes()).enumerate() {
             for start in (0..w.group).step_by(w.step()) {
-                let step = self.step(record, index * w.group + start, start);
+                let mut step = self.step(record, index * w.group + start, start);
                 // SAFETY: `step` points at the group's activations of `rows`, of which the block
                 // holds as many.
                 unsafe {
-                    if w.bits == 4 {
+                    if self.part != Part::All {
+                        half_tiles(s, w.bits, &step, self.part.columns().start / LANES, sums);
+                    } else if w.bits == 4 && self.rows.len() >= UNPACK {
+                        unpack(s, step.codes, step.eights, &mut wide);
+                        step.codes = wide.0.as_ptr();
+                        tiles::<S, FourWide>(s, &step, self.rows.len(), sums);
+                    } else if w.bits == 4 {
                         tiles::<S, Four>(s, &step, self.rows.len(), sums);
                     } else {
                         tiles::<S, Eight>(s, &step, self.rows.len(), sums);
@@ -151,7 +208,7 @@ impl Op for Linear8<'_> {
             }
         }
         // SAFETY: these rows were zeroed, and then summed up.
-        self.finish(unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
+        self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
     }
 }
 
@@ -181,19 +238,85 @@ impl Linear8<'_> {
 
     /// Adds the bias and writes the block where it belongs.
     #[inline(always)]
-    fn finish(&self, block: &[[f32; PANEL]]) {
+    fn finish<S: Simd>(&self, s: S, block: &[[f32; PANEL]]) {
         let outputs = self.weight.outputs;
-        let first = self.panel * PANEL;
-        let count = PANEL.min(outputs - first);
+        let columns = self.part.columns();
+        let first = self.panel * PANEL + columns.start;
+        let count = columns.len().min(outputs - first);
         for (row, sums) in self.rows.clone().zip(block) {
             let at = row * outputs + first;
             // SAFETY: whoever makes a `Linear8` has these rows and outputs to itself.
             let y = unsafe { self.y.part(at..at + count) };
-            y.copy_from_slice(&sums[..count]);
-            if let Some(bias) = self.bias {
-                for (y, bias) in y.iter_mut().zip(&bias[first..]) {
-                    *y += bias;
-                }
+            let bias = self.bias.map(|bias| &bias[first..first + count]);
+            put_row(s, &sums[columns.clone()], bias, y);
+        }
+    }
+}
+
+/// `y = sums + bias`, for as many as `y` has.
+#[inline(always)]
+pub(super) fn put_row<S: Simd>(s: S, sums: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    assert!(sums.len() >= y.len() && bias.is_none_or(|bias| bias.len() == y.len()));
+    let whole = y.len() / LANES * LANES;
+    let mut at = 0;
+    while at < whole {
+        // SAFETY: all three have 16 elements from here on.
+        unsafe {
+            let mut x = s.load(sums.as_ptr().add(at));
+            if let Some(bias) = bias {
+                x = s.add(x, s.load(bias.as_ptr().add(at)));
+            }
+            s.store(y.as_mut_ptr().add(at), x);
+        }
+        at += LANES;
+    }
+    for at in whole..y.len() {
+        y[at] = bias.map_or(sums[at], |bias| sums[at] + bias[at]);
+    }
+}
+
+/// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
+#[repr(align(64))]
+struct Wide([u8; GROUP * PANEL]);
+
+/// Unpacks `eights` times eight inputs.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out: &mut Wide) {
+    assert!(eights * 8 <= GROUP);
+    for eight in 0..eights {
+        for vector in 0..PANEL / LANES {
+            // SAFETY: within the step's codes, and within the buffer.
+            unsafe {
+                let both = s.codes(codes.add((eight * 4 + vector) * 64));
+                let out = out.0.as_mut_ptr().add((eight * 8 + vector) * 64);
+                s.put_codes(out, s.low(both));
+                s.put_codes(out.add(4 * 64), s.high(both));
+            }
+        }
+    }
+}
+
+/// Adds one step to two vectors of one row.
+///
+/// # Safety
+/// `step` points at a row, and `block` at 64 sums.
+#[inline(always)]
+unsafe fn half_tiles<S: Simd>(s: S, bits: u8, step: &Step, first: usize, block: *mut f32) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match (bits, S::WIDE) {
+            (4, true) => tile::<S, Four, 1, 2>(s, step, first, block),
+            (4, false) => {
+                tile::<S, Four, 1, 1>(s, step, first, block);
+                tile::<S, Four, 1, 1>(s, step, first + 1, block);
+            }
+            (_, true) => tile::<S, Eight, 1, 2>(s, step, first, block),
+            (_, false) => {
+                tile::<S, Eight, 1, 1>(s, step, first, block);
+                tile::<S, Eight, 1, 1>(s, step, first + 1, block);
             }
         }
     }
@@ -258,6 +381,7 @@ unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize, block: *mu
 /// # Safety
 /// As [`tiles`], for `R` rows.
 #[inline(always)]
+#[allow(clippy::cast_precision_loss)]
 unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     s: S,
     step: &Step,
@@ -297,34 +421,39 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
                 }
             }
         }
-        for v in 0..V {
+        // Sums are addressed by constants alone, or they would not stay in registers.
+        let x_scales: [f32; R] = *step.x_scales.cast();
+        unroll!(v < V, {
             let column = (first + v) * LANES;
             let scale = scale(s, step.half, step.scales, column);
-            for r in 0..R {
-                let y = block.add(r * PANEL + column);
-                let x_scale = *step.x_scales.add(r);
-                let dot = s.to_f32(C::total(s, acc[r][v], bias[r]));
-                #[allow(clippy::cast_precision_loss)]
-                let sum = sums[r] as f32;
-                let mut out = s.load(y);
-                match step.kind {
-                    Offsets::Uniform(_) => {
-                        out = s.fma(s.mul(dot, scale), s.splat(x_scale), out);
-                    }
-                    Offsets::Zero => {
-                        let zero = s.load_u8(step.offsets.add(column));
-                        let dot = s.fnma(zero, s.splat(sum), dot);
-                        out = s.fma(s.mul(dot, scale), s.splat(x_scale), out);
-                    }
-                    Offsets::Min => {
-                        let min = self::scale(s, step.half, step.offsets, column);
-                        out = s.fma(s.mul(dot, scale), s.splat(x_scale), out);
-                        out = s.fma(min, s.splat(x_scale * sum), out);
-                    }
+            let block = block.add(column);
+            match step.kind {
+                Offsets::Uniform(_) => unroll!(r < R, {
+                    let y = block.add(r * PANEL);
+                    let dot = s.mul(s.to_f32(C::total(s, acc[r][v], bias[r])), scale);
+                    s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                }),
+                Offsets::Zero => {
+                    let zero = s.load_u8(step.offsets.add(column));
+                    unroll!(r < R, {
+                        let y = block.add(r * PANEL);
+                        let dot = s.to_f32(C::total(s, acc[r][v], bias[r]));
+                        let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
+                        s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                    });
                 }
-                s.store(y, out);
+                Offsets::Min => {
+                    let min = self::scale(s, step.half, step.offsets, column);
+                    unroll!(r < R, {
+                        let y = block.add(r * PANEL);
+                        let dot = s.mul(s.to_f32(C::total(s, acc[r][v], bias[r])), scale);
+                        let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
+                        let sum = x_scales[r] * sums[r] as f32;
+                        s.store(y, s.fma(min, s.splat(sum), out));
+                    });
+                }
             }
-        }
+        });
     }
 }
 

@@ -8,4 +8,4 @@ pub(crate) mod linear_int8;
 pub(crate) mod quantise;
 pub(crate) mod rope;
 pub(crate) mod rows;
-mod tile;
+pub(crate) mod tile;

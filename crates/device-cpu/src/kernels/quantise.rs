@@ -114,7 +114,7 @@ impl Writer<'_> {
 
 /// Rounds one group; gives its scale and the sums of its halves.
 #[inline(always)]
-fn round<S: Simd>(s: S, x: &[f32; GROUP], codes: &mut [i8]) -> (f32, [i32; 2]) {
+pub(crate) fn round<S: Simd>(s: S, x: &[f32; GROUP], codes: &mut [i8]) -> (f32, [i32; 2]) {
     assert_eq!(codes.len(), GROUP);
     // SAFETY: both hold 32 elements, two vectors.
     unsafe {

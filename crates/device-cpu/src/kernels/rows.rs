@@ -5,7 +5,7 @@
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Writer;
-use crate::simd::{LANES, Op, Simd, math};
+use crate::simd::{LANES, Op, Simd, math, unroll};
 use std::ops::Range;
 use tangor_device::model::ir::Activation;
 
@@ -103,13 +103,26 @@ fn activate<S: Simd>(s: S, act: Activation, x: S::F32) -> S::F32 {
 #[inline(always)]
 fn rms_norm<S: Simd>(s: S, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == gain.len() && x.len() == out.len());
-    let mut squares = s.splat(0.0);
-    for x in x.chunks(LANES) {
-        let x = load(s, x);
-        squares = s.fma(x, x, squares);
+    // Four chains, so that sums do not wait for each other.
+    const CHAINS: usize = 4;
+    let mut squares = [s.splat(0.0); CHAINS];
+    let mut at = 0;
+    while at + 4 * LANES <= x.len() {
+        unroll!(chain < CHAINS, {
+            // SAFETY: four vectors follow.
+            let v = unsafe { s.load(x.as_ptr().add(at + chain * LANES)) };
+            squares[chain] = s.fma(v, v, squares[chain]);
+        });
+        at += 4 * LANES;
+    }
+    let [mut a, b, c, d] = squares;
+    while at < x.len() {
+        let v = load(s, &x[at..]);
+        a = s.fma(v, v, a);
+        at += LANES;
     }
     #[allow(clippy::cast_precision_loss)]
-    let mean = s.sum(squares) / x.len() as f32;
+    let mean = s.sum(s.add(s.add(a, b), s.add(c, d))) / x.len() as f32;
     let factor = s.splat(1.0 / (mean + eps).sqrt());
     zip(s, x, gain, out, |x, gain| s.mul(s.mul(x, factor), gain));
 }
@@ -118,16 +131,30 @@ fn rms_norm<S: Simd>(s: S, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
 #[inline(always)]
 fn zip<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
     assert!(a.len() == b.len() && a.len() == out.len());
-    for ((a, b), out) in a.chunks(LANES).zip(b.chunks(LANES)).zip(out.chunks_mut(LANES)) {
-        let y = f(load(s, a), load(s, b));
-        store(s, y, out);
+    let whole = out.len() / LANES * LANES;
+    let mut at = 0;
+    while at < whole {
+        // SAFETY: all three have 16 elements from here on.
+        unsafe {
+            let y = f(s.load(a.as_ptr().add(at)), s.load(b.as_ptr().add(at)));
+            s.store(out.as_mut_ptr().add(at), y);
+        }
+        at += LANES;
+    }
+    if whole < out.len() {
+        let y = f(load(s, &a[whole..]), load(s, &b[whole..]));
+        let mut padded = [0.0; LANES];
+        // SAFETY: 16 elements.
+        unsafe { s.store(padded.as_mut_ptr(), y) };
+        let rest = &mut out[whole..];
+        rest.copy_from_slice(&padded[..rest.len()]);
     }
 }
 
-/// Up to 16 elements; lanes past the end are 0.
+/// The first 16 elements, or as many as there are; lanes past the end are 0.
 #[inline(always)]
 fn load<S: Simd>(s: S, x: &[f32]) -> S::F32 {
-    if let Some(x) = x.first_chunk::<LANES>() {
+    if x.len() >= LANES {
         // SAFETY: 16 elements.
         return unsafe { s.load(x.as_ptr()) };
     }
@@ -135,18 +162,4 @@ fn load<S: Simd>(s: S, x: &[f32]) -> S::F32 {
     padded[..x.len()].copy_from_slice(x);
     // SAFETY: 16 elements.
     unsafe { s.load(padded.as_ptr()) }
-}
-
-/// Up to 16 elements.
-#[inline(always)]
-fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32]) {
-    if let Some(out) = out.first_chunk_mut::<LANES>() {
-        // SAFETY: 16 elements.
-        unsafe { s.store(out.as_mut_ptr(), y) };
-        return;
-    }
-    let mut padded = [0.0; LANES];
-    // SAFETY: 16 elements.
-    unsafe { s.store(padded.as_mut_ptr(), y) };
-    out.copy_from_slice(&padded[..out.len()]);
 }

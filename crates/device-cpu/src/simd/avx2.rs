@@ -289,6 +289,14 @@ impl Simd for Avx2 {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
     }
     #[inline(always)]
+    unsafe fn put_codes(self, p: *mut u8, w: I) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), w[0]);
+            _mm256_storeu_si256(p.add(32).cast(), w[1]);
+        }
+    }
+    #[inline(always)]
     fn low(self, w: I) -> I {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {

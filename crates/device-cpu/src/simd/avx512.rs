@@ -227,6 +227,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn put_codes(self, p: *mut u8, w: __m512i) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_storeu_si512(p.cast(), w) }
+    }
+    #[inline(always)]
     fn low(self, w: __m512i) -> __m512i {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe { _mm512_and_si512(w, _mm512_set1_epi8(15)) }

@@ -110,6 +110,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 64 bytes can be read from `p`.
     unsafe fn codes(self, p: *const u8) -> Self::Codes;
+    /// # Safety
+    /// 64 bytes can be written to `p`.
+    unsafe fn put_codes(self, p: *mut u8, w: Self::Codes);
     /// Their low nibbles.
     fn low(self, w: Self::Codes) -> Self::Codes;
     /// Their high nibbles.
@@ -146,6 +149,32 @@ pub(crate) trait Op {
     /// Does it.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
+
+/// `for i in 0..n` for up to six rounds, with a constant `i`: arrays that are indexed by it stay in
+/// registers.
+macro_rules! unroll {
+    ($i:ident < $n:ident, $body:expr) => {{
+        const { assert!($n <= 6) };
+        crate::simd::round!($i < $n, 0, $body);
+        crate::simd::round!($i < $n, 1, $body);
+        crate::simd::round!($i < $n, 2, $body);
+        crate::simd::round!($i < $n, 3, $body);
+        crate::simd::round!($i < $n, 4, $body);
+        crate::simd::round!($i < $n, 5, $body);
+    }};
+}
+/// One round of [`unroll!`].
+macro_rules! round {
+    ($i:ident < $n:ident, $round:literal, $body:expr) => {
+        #[allow(non_upper_case_globals)]
+        if $round < $n {
+            const $i: usize = $round;
+            $body
+        }
+    };
+}
+pub(crate) use round;
+pub(crate) use unroll;
 
 /// Runs `op` with the instructions of `isa`, or with plain Rust if the processor lacks them.
 #[inline]

@@ -189,6 +189,11 @@ impl Simd for Portable {
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn put_codes(self, p: *mut u8, w: [u8; 64]) {
+        // SAFETY: the caller has room for 64 bytes at `p`.
+        unsafe { p.cast::<[u8; 64]>().write_unaligned(w) }
+    }
+    #[inline(always)]
     fn low(self, w: [u8; 64]) -> [u8; 64] {
         w.map(|w| w & 15)
     }
