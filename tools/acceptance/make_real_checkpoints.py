@@ -2,9 +2,9 @@
 
     python make_real_checkpoints.py model.gguf --hf HF_DIR --oga OGA_DIR [--oga-dml OGA_DML_DIR]
 
-HF_DIR becomes the model dequantised to bf16 safetensors with its tokenizer; every OGA folder is made
-from HF_DIR by the model builder of onnxruntime-genai: int4 for the CPU, and int4 for DirectML (fp16
-activations, separate q, k and v: the input of AMD's hybrid tool chain).
+HF_DIR becomes the model dequantised to bf16 safetensors with its tokenizer; every OGA folder is
+made from HF_DIR by the model builder of onnxruntime-genai: int4 for the CPU, and int4 for DirectML
+(fp16 activations, separate q, k and v: the input of AMD's hybrid tool chain).
 
 Needs torch, transformers, gguf and onnxruntime-genai. Uses no network.
 """

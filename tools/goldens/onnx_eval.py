@@ -44,7 +44,8 @@ def rotate(x, positions, cos, sin, interleaved):
     out = x.copy()
     if interleaved:
         a, b = x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]
-        out[..., 0 : 2 * half : 2], out[..., 1 : 2 * half : 2] = a * cos - b * sin, b * cos + a * sin
+        out[..., 0 : 2 * half : 2] = a * cos - b * sin
+        out[..., 1 : 2 * half : 2] = b * cos + a * sin
     else:
         a, b = x[..., :half], x[..., half : 2 * half]
         out[..., :half], out[..., half : 2 * half] = a * cos - b * sin, b * cos + a * sin

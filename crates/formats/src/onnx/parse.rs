@@ -1,8 +1,8 @@
 //! The protobuf message of an ONNX model, field by field (onnx-ml.proto, IR versions 3 to 13).
 //!
 //! Memory is bounded by the size of the message: fields are counted before room is made for them,
-//! and whatever is kept is charged to an allowance first, so that a file of a million empty nodes is
-//! refused, not expanded.
+//! and whatever is kept is charged to an allowance first, so that a file of a million empty nodes
+//! is refused, not expanded.
 
 use super::wire::{Fields, Value, WireError, varints};
 use super::{Attribute, Element, External, Graph, Node, OnnxModel, Tensor, shown};

@@ -4,8 +4,8 @@
 //! Nodes are read one by one in an order in which they can run. What a node writes is noted as a
 //! [`Val`]: an activation, a constant, an integer that follows from the inputs (masks, lengths,
 //! positions: the engine knows these itself), or half of something that only becomes an operation
-//! with the next node (`Sigmoid`, `RotaryEmbedding`). A node that fits no such reading is refused by
-//! its name and operator; nothing is approximated.
+//! with the next node (`Sigmoid`, `RotaryEmbedding`). A node that fits no such reading is refused
+//! by its name and operator; nothing is approximated.
 
 mod attention;
 mod basic;
