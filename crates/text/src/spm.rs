@@ -16,6 +16,9 @@ pub(crate) struct Spm {
     pieces: HashMap<Box<str>, (u32, f32)>,
     /// Bytes of the longest piece.
     longest: usize,
+    /// No piece has a space after another character, so nothing merges across one and words can be
+    /// merged one by one.
+    by_words: bool,
     /// Token of each byte value.
     bytes: Vec<Option<u32>>,
     unk: Option<u32>,
@@ -30,6 +33,13 @@ struct Symbol {
     len: usize,
     prev: Option<usize>,
     next: Option<usize>,
+}
+
+/// Buffers that are used for one word after the other.
+#[derive(Default)]
+struct Work {
+    symbols: Vec<Symbol>,
+    queue: BinaryHeap<Pair>,
 }
 
 /// Two neighbours that may merge.
@@ -71,7 +81,8 @@ impl Spm {
         add_space: bool,
     ) -> Self {
         let longest = pieces.keys().map(|p| p.len()).max().unwrap_or(0);
-        Self { pieces, longest, bytes, unk, add_space }
+        let by_words = pieces.keys().all(|p| !p.trim_start_matches(SPACE).contains(SPACE));
+        Self { pieces, longest, by_words, bytes, unk, add_space }
     }
 
     /// Appends the tokens of a text without added tokens. `at_boundary`: it starts the whole text
@@ -84,14 +95,21 @@ impl Spm {
         for c in text.chars() {
             if c == ' ' { escaped.push_str(SPACE) } else { escaped.push(c) }
         }
-        self.merge(&escaped, out);
+        let mut work = Work::default();
+        let mut rest = escaped.as_str();
+        while !rest.is_empty() {
+            let end = if self.by_words { word_end(rest) } else { rest.len() };
+            let (word, tail) = rest.split_at(end);
+            self.merge(word, &mut work, out);
+            rest = tail;
+        }
     }
 
-    fn merge(&self, text: &str, out: &mut Vec<u32>) {
-        let mut symbols = split_chars(text);
-        let mut queue = BinaryHeap::new();
+    fn merge(&self, text: &str, work: &mut Work, out: &mut Vec<u32>) {
+        let Work { symbols, queue } = work;
+        split_chars(text, symbols);
         for right in 1..symbols.len() {
-            self.offer(text, &symbols, Some(right - 1), Some(right), &mut queue);
+            self.offer(text, symbols, Some(right - 1), Some(right), queue);
         }
         while let Some(pair) = queue.pop() {
             let (Some(&left), Some(&right)) = (symbols.get(pair.left), symbols.get(pair.right))
@@ -111,8 +129,8 @@ impl Spm {
             if let Some(after) = right.next.and_then(|next| symbols.get_mut(next)) {
                 after.prev = Some(pair.left);
             }
-            self.offer(text, &symbols, left.prev, Some(pair.left), &mut queue);
-            self.offer(text, &symbols, Some(pair.left), right.next, &mut queue);
+            self.offer(text, symbols, left.prev, Some(pair.left), queue);
+            self.offer(text, symbols, Some(pair.left), right.next, queue);
         }
         for symbol in symbols.iter().filter(|s| s.len > 0) {
             let piece = text.get(symbol.start..symbol.start + symbol.len).unwrap_or_default();
@@ -156,9 +174,16 @@ impl Spm {
     }
 }
 
-/// Every character a symbol of its own.
-fn split_chars(text: &str) -> Vec<Symbol> {
-    let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+/// Where a word ends: before a space that follows another character.
+fn word_end(text: &str) -> usize {
+    let spaces = text.len() - text.trim_start_matches(SPACE).len();
+    let word = text.get(spaces..).unwrap_or_default();
+    word.find(SPACE).map_or(text.len(), |end| spaces + end)
+}
+
+/// Makes every character a symbol of its own.
+fn split_chars(text: &str, symbols: &mut Vec<Symbol>) {
+    symbols.clear();
     for (start, c) in text.char_indices() {
         let index = symbols.len();
         let prev = index.checked_sub(1);
@@ -167,7 +192,6 @@ fn split_chars(text: &str) -> Vec<Symbol> {
     if let Some(last) = symbols.last_mut() {
         last.next = None;
     }
-    symbols
 }
 
 #[cfg(test)]
@@ -192,6 +216,17 @@ mod tests {
             spm(&[("a", 0.0), ("b", 0.0), ("▁", 0.0), ("ab", -2.0), ("ba", -1.0), ("aa", -3.0)]);
         assert_eq!(encode(&spm, "aba"), [2, 0, 4]);
         assert_eq!(encode(&spm, "aaa"), [2, 5, 0]);
+    }
+
+    #[test]
+    fn words_are_merged_alone_only_where_no_piece_spans_them() {
+        let pieces = [("a", 0.0), ("▁", 0.0), ("▁a", -2.0), ("▁▁", -3.0)];
+        let apart = spm(&pieces);
+        assert!(apart.by_words);
+        assert_eq!(encode(&apart, "a  a"), [2, 1, 2]);
+        let spanning = spm(&[&pieces[..], &[("a▁", -1.0)]].concat());
+        assert!(!spanning.by_words);
+        assert_eq!(encode(&spanning, "a a"), [1, 4, 0]);
     }
 
     #[test]

@@ -34,9 +34,10 @@ fn malformed_tokenizer_files_are_refused_by_name() {
     let strip = json!({"type": "Strip", "content": " ", "start": 3, "stop": 0});
     let charsmap = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     let digits = json!({"type": "Digits", "individual_digits": true});
-    let deep = (0..100).fold(digits.clone(), |inner, _| {
-        json!({"type": "Sequence", "pretokenizers": [inner, digits]})
-    });
+    let deep = (0..50).fold(
+        digits.clone(),
+        |inner, _| json!({"type": "Sequence", "pretokenizers": [inner, digits, digits]}),
+    );
     let cases: Vec<(Value, &str)> = vec![
         (json!(null), "tokenizer.json"),
         (json!([]), "tokenizer.json"),
@@ -47,7 +48,7 @@ fn malformed_tokenizer_files_are_refused_by_name() {
         (changed("gpt2", set("/model/vocab/a", json!(-1))), "vocab"),
         (changed("gpt2", set("/model/vocab/a", json!(2_147_483_648_u32))), "highest token id"),
         (changed("gpt2", set("/model/merges/0", json!(["a", "zzzzzzzzzzzzzzzzzzz"]))), "zzz"),
-        (changed("gpt2", set("/model/merges/0", json!(["the", "quick brown"]))), "quick brown"),
+        (changed("gpt2", set("/model/merges/0", json!(["a", "quick brown"]))), "quick brown"),
         (changed("gpt2", set("/model/merges", json!(["a b c"]))), "pair"),
         (changed("gpt2", set("/model/dropout", json!(0.5))), "dropout"),
         (changed("gpt2", set("/model/continuing_subword_prefix", json!("##"))), "prefix"),

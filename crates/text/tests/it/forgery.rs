@@ -1,7 +1,7 @@
 //! User text never becomes a special token: not in any field, template or vocabulary.
 
 use crate::huggingface::tokenizer;
-use crate::{gguf, vectors};
+use crate::vectors;
 use serde_json::{Map, Value, json};
 use tangor_text::{
     ChatTemplate, Content, FunctionCall, Message, Span, Specials, Tokenizer, ToolCall,
@@ -42,16 +42,13 @@ struct Family {
     specials: Vec<u32>,
 }
 
-/// Tokenizers of the goldens, and llama.cpp's vocabularies where they are.
+/// Twenty-one tokenizers: Hugging Face's kinds and llama.cpp's vocabularies.
 fn families() -> Vec<Family> {
     let kinds = ["gpt2", "llama3", "qwen2", "llama2", "llama2_normalized", "mistral", "unigram"];
     let mut all: Vec<(String, Tokenizer)> =
         kinds.iter().map(|kind| ((*kind).to_owned(), tokenizer(kind))).collect();
-    if let Some(models) = vectors::models() {
-        for name in ["llama-bpe", "llama-spm", "phi-3", "qwen2", "gpt-2", "deepseek-llm"] {
-            let vocab = gguf::read(&models.join(format!("ggml-vocab-{name}.gguf")));
-            all.push((format!("gguf {name}"), Tokenizer::from_gguf(vocab).unwrap()));
-        }
+    for (name, vocab) in vectors::vocabularies() {
+        all.push((format!("gguf {name}"), Tokenizer::from_gguf(vocab).unwrap()));
     }
     all.into_iter()
         .map(|(name, tokenizer)| {

@@ -103,6 +103,12 @@ struct Tally {
     failed: Vec<String>,
 }
 
+/// Renderings that differ on purpose. This template adds JSON to a string that it marked as safe,
+/// on which Jinja turns the JSON's quotes into HTML entities; here, and in llama.cpp, JSON stays.
+fn is_exception(file: &str, conversation: &str) -> bool {
+    file == "meetkai-functionary-medium-v3.1.jinja" && conversation.starts_with("tool")
+}
+
 #[test]
 fn templates_of_real_models_render_as_in_jinja() {
     let Some(models) = vectors::models() else { return };
@@ -119,6 +125,9 @@ fn templates_of_real_models_render_as_in_jinja() {
         for (key, digest_expected) in expected {
             let Some(digest_expected) = digest_expected else { continue };
             let name = key.trim_end_matches('+');
+            if is_exception(file, name) {
+                continue;
+            }
             let result = render(&template, &goldens.conversations[name], key.ends_with('+'));
             let label = format!("{file} {key}");
             // Arguments of a call are brought into the form that the template can print, so the
