@@ -73,16 +73,20 @@ def call(arguments):
     }
 
 
+def tool_result(content):
+    return {
+        "role": "tool",
+        "name": "get_weather",
+        "tool_call_id": "abc123def",
+        "content": content,
+    }
+
+
 def tool_turns(arguments):
     return [
         user("What's the weather in Köln?"),
         assistant("", tool_calls=[call(arguments)]),
-        {
-            "role": "tool",
-            "name": "get_weather",
-            "tool_call_id": "abc123def",
-            "content": "{\"temp\": 21.5, \"sky\": \"<clear>\"}",
-        },
+        tool_result("{\"temp\": 21.5, \"sky\": \"<clear>\"}"),
     ]
 
 
@@ -141,7 +145,7 @@ CONVERSATIONS = {
     "tool_two": (
         [user("Weather here and there?")]
         + [assistant("Let me look.", tool_calls=[call({"city": "A"}), call({"city": "B"})])]
-        + [{"role": "tool", "name": "get_weather", "tool_call_id": "abc123def", "content": c} for c in "ab"],
+        + [tool_result(content) for content in "ab"],
         [WEATHER],
         {},
     ),

@@ -204,10 +204,11 @@ impl GgufVocab {
         for id in 0..self.tokens.len() {
             let Some(text) = self.tokens.get(id).map(String::as_str) else { continue };
             let ordinary_here = gemma4 && text == "</s>";
-            if END_TEXTS.contains(&text) && !ordinary_here {
-                if let Some(slot) = self.token_types.get_mut(id) {
-                    *slot = CONTROL;
-                }
+            if END_TEXTS.contains(&text)
+                && !ordinary_here
+                && let Some(slot) = self.token_types.get_mut(id)
+            {
+                *slot = CONTROL;
             }
         }
     }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod added;
+mod clock;
 mod components;
 mod error;
 mod gguf;
@@ -24,6 +25,7 @@ mod hf;
 pub mod limits;
 mod message;
 mod pretokenize;
+mod python;
 mod regex_guard;
 mod sentencepiece;
 mod shims;

@@ -1,11 +1,12 @@
 //! What chat templates expect of Python's Jinja, and minijinja does otherwise or not at all.
 
+use crate::clock::strftime;
 use crate::limits;
+use crate::python::{Json, python_str};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Serde, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
-use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An environment set up as transformers sets up Jinja.
@@ -113,123 +114,6 @@ fn string(value: &Value) -> Value {
     }
 }
 
-/// Python's `str(value)`.
-fn python_str(value: &Value) -> String {
-    if let Some(text) = value.as_str() {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    write_repr(&mut out, value, 0);
-    out
-}
-
-/// Python's `repr(value)`, for what templates can hold.
-fn write_repr(out: &mut String, value: &Value, depth: usize) {
-    if depth > limits::TEMPLATE_DEPTH {
-        out.push_str("...");
-        return;
-    }
-    match value.kind() {
-        ValueKind::Undefined => {}
-        ValueKind::None => out.push_str("None"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::Number => write_number(out, value),
-        ValueKind::String => write_string_repr(out, value.as_str().unwrap_or_default()),
-        ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
-                out.push_str(if i == 0 { "" } else { ", " });
-                write_repr(out, &item, depth + 1);
-            }
-            out.push(']');
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
-                out.push_str(if i == 0 { "" } else { ", " });
-                write_repr(out, &key, depth + 1);
-                out.push_str(": ");
-                write_repr(out, &value.get_item(&key).unwrap_or_default(), depth + 1);
-            }
-            out.push('}');
-        }
-        _ => out.push_str(&value.to_string()),
-    }
-}
-
-fn write_string_repr(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    out.push(quote);
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\\' => out.push_str("\\\\"),
-            c if c == quote => out.extend(['\\', c]),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-}
-
-/// A number as Python prints it.
-fn write_number(out: &mut String, value: &Value) {
-    let printed = value.to_string();
-    let is_float = !value.is_integer();
-    match printed.parse::<f64>() {
-        Ok(float) if is_float => out.push_str(&python_float(float)),
-        _ => out.push_str(&printed),
-    }
-}
-
-/// Python's `repr` of a float: the shortest digits, with an exponent outside 1e-4 to 1e16.
-fn python_float(value: f64) -> String {
-    if !value.is_finite() {
-        let name = if value.is_nan() { "nan" } else { "inf" };
-        return if value < 0.0 { format!("-{name}") } else { name.to_owned() };
-    }
-    let scientific = format!("{value:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
-    match exponent.parse::<i32>() {
-        Ok(e) if value != 0.0 && !(-4..16).contains(&e) => {
-            let sign = if e < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", e.unsigned_abs())
-        }
-        _ => format!("{value:?}"),
-    }
-}
-
-/// How JSON is laid out.
-struct Json {
-    ensure_ascii: bool,
-    /// Spaces per level; `None` for one line.
-    indent: Option<usize>,
-    item: String,
-    key: String,
-    sort_keys: bool,
-}
-
-impl Default for Json {
-    fn default() -> Self {
-        Self {
-            ensure_ascii: false,
-            indent: None,
-            item: ", ".to_owned(),
-            key: ": ".to_owned(),
-            sort_keys: false,
-        }
-    }
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False)`.
-pub(crate) fn python_json(value: &serde_json::Value) -> String {
-    let mut out = String::new();
-    let written = Json::default().write(&mut out, &Value::from(Serde(value)), 0);
-    if written.is_err() { value.to_string() } else { out }
-}
-
 /// The filter: `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 fn tojson(
     state: &State<'_, '_>,
@@ -269,120 +153,6 @@ fn tojson(
     json.write(&mut out, value, 0)?;
     state.consume_fuel(u64::try_from(out.len() / 64).unwrap_or(u64::MAX))?;
     Ok(Value::from(out))
-}
-
-impl Json {
-    fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > limits::TEMPLATE_DEPTH {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "tojson: value is nested too deep",
-            ));
-        }
-        if out.len() > limits::TEMPLATE_OUTPUT {
-            return Err(Error::new(ErrorKind::OutOfFuel, "tojson: output is too large"));
-        }
-        match value.kind() {
-            ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => write_number(out, value),
-            ValueKind::String => self.write_string(out, value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.write_list(out, ('[', ']'), items, depth, |json, out, item| {
-                    json.write(out, &item, depth + 1)
-                })?;
-            }
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
-                    keys.sort();
-                }
-                self.write_list(out, ('{', '}'), keys, depth, |json, out, key| {
-                    json.write_string(out, &json_key(&key)?);
-                    out.push_str(&json.key);
-                    json.write(out, &value.get_item(&key)?, depth + 1)
-                })?;
-            }
-            kind => {
-                let why = format!("a value of type {kind} is not JSON serializable");
-                return Err(Error::new(ErrorKind::InvalidOperation, why));
-            }
-        }
-        Ok(())
-    }
-
-    fn write_list(
-        &self,
-        out: &mut String,
-        (open, close): (char, char),
-        items: Vec<Value>,
-        depth: usize,
-        mut write: impl FnMut(&Self, &mut String, Value) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        out.push(open);
-        let is_empty = items.is_empty();
-        for (i, item) in items.into_iter().enumerate() {
-            out.push_str(if i == 0 { "" } else { &self.item });
-            self.new_line(out, depth + 1);
-            write(self, out, item)?;
-        }
-        if !is_empty {
-            self.new_line(out, depth);
-        }
-        out.push(close);
-        Ok(())
-    }
-
-    fn new_line(&self, out: &mut String, depth: usize) {
-        if let Some(indent) = self.indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn write_string(&self, out: &mut String, text: &str) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if c < ' ' => write_escape(out, u16::try_from(u32::from(c)).unwrap_or(0)),
-                // Private characters are left: one may be the dye of an ASCII character.
-                c if self.ensure_ascii && !c.is_ascii() && c < '\u{f0000}' => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        write_escape(out, *unit);
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-    }
-}
-
-fn write_escape(out: &mut String, unit: u16) {
-    // Writing to a string does not fail.
-    let _ = write!(out, "\\u{unit:04x}");
-}
-
-/// A dictionary's key as JSON has it.
-fn json_key(key: &Value) -> Result<String, Error> {
-    match key.kind() {
-        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
-        ValueKind::None => Ok("null".to_owned()),
-        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
-        ValueKind::Number => Ok(python_str(key)),
-        kind => {
-            let why = format!("keys must be str, int, float, bool or None, not {kind}");
-            Err(Error::new(ErrorKind::InvalidOperation, why))
-        }
-    }
 }
 
 /// Methods of Python's `str` that the compatibility layer lacks.
@@ -427,128 +197,20 @@ fn rsplit(text: &str, sep: &str, limit: Option<&Value>) -> Result<Value, Error> 
     Ok(Value::from(parts))
 }
 
-const DAYS: [&str; 7] =
-    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
 /// The time of day, UTC, in the format of C's `strftime`.
 fn strftime_now(format: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     strftime(format, i64::try_from(now).unwrap_or(0))
 }
 
-fn strftime(format: &str, seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let (year, month, day) = civil(days);
-    let day_of_year = days - days_from_civil(year, 1, 1) + 1;
-    let name = |names: &[&'static str], at: i64| {
-        usize::try_from(at).ok().and_then(|at| names.get(at)).copied().unwrap_or_default()
-    };
-    let weekday = name(&DAYS, days.rem_euclid(7));
-    let month_name = name(&MONTHS, month - 1);
-    let short = |name: &'static str| name.get(..3).unwrap_or(name).to_owned();
-    let hour12 = (hour + 11) % 12 + 1;
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let mut code = chars.next();
-        let padded = code != Some('-');
-        if !padded {
-            code = chars.next();
-        }
-        let two = |n: i64| if padded { format!("{n:02}") } else { n.to_string() };
-        out.push_str(&match code {
-            Some('Y') => year.to_string(),
-            Some('y') => two(year.rem_euclid(100)),
-            Some('m') => two(month),
-            Some('d') => two(day),
-            Some('e') => format!("{day:2}"),
-            Some('H') => two(hour),
-            Some('I') => two(hour12),
-            Some('M') => two(minute),
-            Some('S') => two(second),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_owned(),
-            Some('j') if padded => format!("{day_of_year:03}"),
-            Some('j') => day_of_year.to_string(),
-            Some('A') => weekday.to_owned(),
-            Some('a') => short(weekday),
-            Some('B') => month_name.to_owned(),
-            Some('b' | 'h') => short(month_name),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
-            Some('D') => format!("{month:02}/{day:02}/{:02}", year.rem_euclid(100)),
-            Some('z') => "+0000".to_owned(),
-            Some('Z') => "UTC".to_owned(),
-            Some('%') | None => "%".to_owned(),
-            Some(other) => format!("%{other}"),
-        });
-    }
-    out
-}
-
-/// Year, month and day of a day counted from 1970, in the Gregorian calendar.
-fn civil(days: i64) -> (i64, i64, i64) {
-    // Days are counted from 1 March of year 0, so that the leap day ends a year.
-    let from_march = days + 719_468;
-    let (era, day_of_era) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// The inverse of [`civil`].
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let march_month = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use minijinja::context;
+    use minijinja::value::Serde;
 
     fn render(source: &str, context: Value) -> Result<String, Error> {
         environment().render_str(&prepare(source), context)
-    }
-
-    #[test]
-    fn dates_print_as_in_c() {
-        let cases = [
-            (0, "%d %b %Y, %A", "01 Jan 1970, Thursday"),
-            (951_782_400, "%Y-%m-%d %j", "2000-02-29 060"),
-            (1_721_952_000, "%-d %B %Y %H:%M:%S", "26 July 2024 00:00:00"),
-            (1_721_952_000 + 46_861, "%I:%M %p %F %T 100%%", "01:01 PM 2024-07-26 13:01:01 100%"),
-            (4_102_444_800, "%a %e %y", "Fri  1 00"),
-        ];
-        for (seconds, format, expected) in cases {
-            assert_eq!(strftime(format, seconds), expected, "{seconds} {format}");
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, check_limit};
 use crate::guard::{Author, Dye, Guard, Rendered};
 use crate::limits;
 use crate::message::Message;
+use crate::python;
 use crate::shims;
 use crate::tokenizer::Tokenizer;
 use minijinja::Environment;
@@ -300,7 +301,7 @@ fn convert_arguments(arguments: &mut Value, wanted: Arguments) {
             }
         }
         (Arguments::Text, Value::Object(_) | Value::Array(_)) => {
-            *arguments = Value::String(shims::python_json(arguments));
+            *arguments = Value::String(python::python_json(arguments));
         }
         _ => {}
     }

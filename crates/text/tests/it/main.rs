@@ -2,6 +2,7 @@
 //!
 //! Those on real vocabularies and templates read llama.cpp's `models` folder, named by the
 //! variable `TANGOR_LLAMA_CPP_MODELS`; with `TANGOR_REQUIRE_ORACLES` set, its absence is a failure.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A helper's failure is the test's.
 
 mod attacks;
 mod forgery;
