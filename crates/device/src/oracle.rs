@@ -8,7 +8,7 @@ use crate::contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, KvType,
     Prepare, Runnable, Segment, Span,
 };
-use crate::rounding::{round_groups, round_head};
+use crate::rounding::{round_head, round_row};
 use std::any::Any;
 use std::ops::Range;
 use tangor_model::ir::{Activation, Attention, Rows};
@@ -417,7 +417,7 @@ fn linear(x: &[f32], weight: &Weight, bias: Option<&[f32]>, activations: Activat
     let mut x = x.to_vec();
     let quantised = !matches!(weight.layout(), Some(Layout::Dense(_)));
     if activations == Activations::Int8 && quantised {
-        x.chunks_mut(inputs).for_each(round_groups);
+        x.chunks_mut(inputs).for_each(round_row);
     }
     let rows = x.len() / inputs;
     let mut out = vec![0.0; rows * outputs];

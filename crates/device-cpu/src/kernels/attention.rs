@@ -389,6 +389,16 @@ impl<S: Simd, B: Right<S>> Right<S> for From<B> {
     }
 }
 
+/// The statistics of 16 rows from `first` on.
+///
+/// # Safety
+/// `first <= ROWS`.
+#[inline(always)]
+unsafe fn stat<S: Simd>(s: S, of: &[f32; PADDED_ROWS], first: usize) -> S::F32 {
+    // SAFETY: the array goes on for a vector after the last row.
+    unsafe { s.load(of.as_ptr().add(first)) }
+}
+
 /// Merges a page's partial results of some rows into the running ones.
 #[inline(always)]
 fn merge<S: Simd>(
@@ -407,15 +417,14 @@ fn merge<S: Simd>(
         let count = (rows.end - first).min(LANES);
         // SAFETY: statistics are padded by a vector, and `total` and `partial` have these rows.
         unsafe {
-            let at = |of: &[f32; PADDED_ROWS]| s.load(of.as_ptr().add(first));
-            let (max, page_max) = (at(&running.max), at(&page.max));
+            let (max, page_max) = (stat(s, &running.max, first), stat(s, &page.max, first));
             let most = s.max(page_max, max);
             let a = math::exp(s, s.sub(max, most));
             let b = math::exp(s, s.sub(page_max, most));
-            let sum = s.fma(at(&page.sum), b, s.mul(at(&running.sum), a));
-            let (keep_max, keep_sum) = (at(&running.max), at(&running.sum));
-            s.store(running.max.as_mut_ptr().add(first), s.first(count, most, keep_max));
-            s.store(running.sum.as_mut_ptr().add(first), s.first(count, sum, keep_sum));
+            let keep = stat(s, &running.sum, first);
+            let sum = s.fma(stat(s, &page.sum, first), b, s.mul(keep, a));
+            s.store(running.max.as_mut_ptr().add(first), s.first(count, most, max));
+            s.store(running.sum.as_mut_ptr().add(first), s.first(count, sum, keep));
             s.store(old.as_mut_ptr(), a);
             s.store(new.as_mut_ptr(), b);
             for row in 0..count {

@@ -6,7 +6,7 @@
 //! buffer in the first-level cache, from which all rows of a block read.
 
 use crate::buffer::Shared;
-use crate::kernels::linear_int8::{BLOCK, put_row};
+use crate::kernels::linear_int8::{BLOCK, put_row, scale};
 use crate::kernels::tile::{Elements, Matrix, multiply};
 use crate::pack::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
 use crate::simd::{LANES, Op, Simd};
@@ -130,24 +130,19 @@ fn dequantise<S: Simd>(
     let codes = &record[first % w.group * PANEL * usize::from(w.bits) / 8..w.code_bytes()];
     let scales = &record[w.code_bytes()..];
     let offsets = &scales[PANEL * w.scale_bytes()..];
-    let load = |from: &[u8], column: usize| {
-        // SAFETY: records hold 64 scales, and 64 minima if the offsets are minima.
-        unsafe {
-            if w.half {
-                s.load_f16(from.as_ptr().add(2 * column).cast())
-            } else {
-                s.load(from.as_ptr().add(4 * column).cast())
-            }
-        }
-    };
     for v in 0..VECTORS {
         let column = v * LANES;
-        let scale = load(scales, column);
+        // SAFETY: records hold 64 scales.
+        let scale = unsafe { scale(s, w.half, scales.as_ptr(), column) };
         let (zero, min) = match w.offsets {
             Offsets::Uniform(zero) => (s.splat(f32::from(zero)), None),
             // SAFETY: records of this kind hold 64 zero points.
             Offsets::Zero => (unsafe { s.load_u8(offsets.as_ptr().add(column)) }, None),
-            Offsets::Min => (s.splat(0.0), Some(load(offsets, column))),
+            Offsets::Min => {
+                // SAFETY: records of this kind hold 64 minima.
+                let min = unsafe { self::scale(s, w.half, offsets.as_ptr(), column) };
+                (s.splat(0.0), Some(min))
+            }
         };
         for four in 0..w.step() / 4 {
             let at = if w.bits == 4 { four / 2 } else { four } * 4 * PANEL + v * 64;

@@ -8,7 +8,8 @@
 //! y  += scale_w * dot * scale_x + min * (scale_x * sum activation)   minima
 //! ```
 //!
-//! with one rounding for `scale_w * (…)` and one fused multiply-add per term. The order does not
+//! where `dot` is `128 * dot(high) + dot(low)` if any row of the tile has a wide group there (high
+//! digits of the others are zero, which changes no bit). There is one rounding for `scale_w * (…)` and one fused multiply-add per term. The order does not
 //! depend on how rows are tiled, so a row's result does not depend on the rows beside it.
 //!
 //! A tile is up to 6 rows x 64 outputs: 24 accumulators, 4 registers of weights, and activations
@@ -74,6 +75,10 @@ struct Step {
     eights: usize,
     /// `(rows, 32)`, at the step's first input.
     x: *const i8,
+    /// The high digits, likewise.
+    high: *const i8,
+    /// `(rows)`: 1 where the group is wide.
+    wide: *const u8,
     /// `(rows)`.
     x_scales: *const f32,
     /// `(rows, 2)`.
@@ -230,6 +235,8 @@ impl Linear8<'_> {
             kind: w.offsets,
             eights: w.step() / 8,
             x: x.codes()[at * GROUP + input % GROUP..].as_ptr(),
+            high: x.high()[at * GROUP + input % GROUP..].as_ptr(),
+            wide: x.wide()[at..].as_ptr(),
             x_scales: x.scales()[at..].as_ptr(),
             x_sums: x.sums()[2 * at..].as_ptr(),
             sums: [first_half, w.step() == GROUP || !first_half],
@@ -341,6 +348,8 @@ unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize, block: *mu
         unsafe {
             let mut step = *step;
             step.x = step.x.add(row * GROUP);
+            step.high = step.high.add(row * GROUP);
+            step.wide = step.wide.add(row);
             step.x_scales = step.x_scales.add(row);
             step.x_sums = step.x_sums.add(2 * row);
             let block = block.add(row * PANEL);
@@ -381,8 +390,63 @@ unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize, block: *mu
 /// # Safety
 /// As [`tiles`], for `R` rows.
 #[inline(always)]
-#[allow(clippy::cast_precision_loss)]
 unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    block: *mut f32,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        let wide: [u8; R] = *step.wide.cast();
+        if wide == [0; R] {
+            tile_of_digits::<S, C, R, V, false>(s, step, first, block);
+        } else {
+            tile_of_digits::<S, C, R, V, true>(s, step, first, block);
+        }
+    }
+}
+
+/// Dot products of `R` rows of activations with `V` vectors of outputs, from `acc` on.
+///
+/// # Safety
+/// As [`tile`]; `x` points at `R` rows.
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    x: *const i8,
+    mut acc: [[C::Acc; V]; R],
+) -> [[C::Acc; V]; R] {
+    // SAFETY: all pointers stay within the step's record and rows.
+    unsafe {
+        for eight in 0..step.eights {
+            let codes = step.codes.add(eight * C::EIGHT + first * 64);
+            for half in 0..2 {
+                let mut w = [C::load(s, codes, half); V];
+                for v in 1..V {
+                    w[v] = C::load(s, codes.add(v * 64), half);
+                }
+                for r in 0..R {
+                    let x = x.add(r * GROUP + eight * 8 + half * 4);
+                    for v in 0..V {
+                        acc[r][v] = C::dot(s, acc[r][v], w[v], x);
+                    }
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// [`tile`] of activations with one digit, or two (`WIDE`).
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[allow(clippy::cast_precision_loss)]
+unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, const WIDE: bool>(
     s: S,
     step: &Step,
     first: usize,
@@ -402,25 +466,22 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
                 bias[r] = -i32::from(zero) * sums[r];
             }
         }
+        // 128 times the dot products of the high digits.
+        let mut high = [[s.zero_i32(); V]; R];
+        if WIDE {
+            let acc = dots::<S, C, R, V>(s, step, first, step.high, [[C::start(s, 0); V]; R]);
+            unroll!(v < V, {
+                unroll!(r < R, {
+                    high[r][v] = s.times_128(C::total(s, acc[r][v], 0));
+                });
+            });
+        }
         let mut acc = [[C::start(s, 0); V]; R];
         for r in 0..R {
             acc[r] = [C::start(s, bias[r]); V];
         }
-        for eight in 0..step.eights {
-            let codes = step.codes.add(eight * C::EIGHT + first * 64);
-            for half in 0..2 {
-                let mut w = [C::load(s, codes, half); V];
-                for v in 1..V {
-                    w[v] = C::load(s, codes.add(v * 64), half);
-                }
-                for r in 0..R {
-                    let x = step.x.add(r * GROUP + eight * 8 + half * 4);
-                    for v in 0..V {
-                        acc[r][v] = C::dot(s, acc[r][v], w[v], x);
-                    }
-                }
-            }
-        }
+        let acc = dots::<S, C, R, V>(s, step, first, step.x, acc);
+        let total = |low, high| if WIDE { s.add_i32(low, high) } else { low };
         // Sums are addressed by constants alone, or they would not stay in registers.
         let x_scales: [f32; R] = *step.x_scales.cast();
         unroll!(v < V, {
@@ -430,14 +491,15 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
             match step.kind {
                 Offsets::Uniform(_) => unroll!(r < R, {
                     let y = block.add(r * PANEL);
-                    let dot = s.mul(s.to_f32(C::total(s, acc[r][v], bias[r])), scale);
+                    let dot =
+                        s.mul(s.to_f32(total(C::total(s, acc[r][v], bias[r]), high[r][v])), scale);
                     s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
                 }),
                 Offsets::Zero => {
                     let zero = s.load_u8(step.offsets.add(column));
                     unroll!(r < R, {
                         let y = block.add(r * PANEL);
-                        let dot = s.to_f32(C::total(s, acc[r][v], bias[r]));
+                        let dot = s.to_f32(total(C::total(s, acc[r][v], bias[r]), high[r][v]));
                         let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
                         s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
                     });
@@ -446,7 +508,10 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
                     let min = self::scale(s, step.half, step.offsets, column);
                     unroll!(r < R, {
                         let y = block.add(r * PANEL);
-                        let dot = s.mul(s.to_f32(C::total(s, acc[r][v], bias[r])), scale);
+                        let dot = s.mul(
+                            s.to_f32(total(C::total(s, acc[r][v], bias[r]), high[r][v])),
+                            scale,
+                        );
                         let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
                         let sum = x_scales[r] * sums[r] as f32;
                         s.store(y, s.fma(min, s.splat(sum), out));
@@ -462,7 +527,7 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
 /// # Safety
 /// They are there.
 #[inline(always)]
-unsafe fn scale<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
+pub(super) unsafe fn scale<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
     // SAFETY: as the caller's.
     unsafe {
         if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }

@@ -1,12 +1,13 @@
 //! Activations in 8 bits: `x = scale * code`, one scale per row and 32 elements, as
-//! [`tangor_device::rounding`] defines it.
+//! [`tangor_device::rounding`] defines it. Codes of wide groups have a second digit:
+//! `128 * high + code`.
 //!
 //! Everything is stored group by group, `(groups, rows, …)`: a linear works through one group of
 //! its inputs for many rows at a time.
 
 use crate::buffer::{Aligned, Shared};
 use crate::simd::{LANES, Op, Simd};
-use tangor_device::rounding::{GROUP, TINY};
+use tangor_device::rounding::{GROUP, TINY, WIDE_STEPS, wide_limit};
 
 /// Rows in 8 bits.
 #[derive(Debug, Default)]
@@ -15,9 +16,13 @@ pub(crate) struct Rows8 {
     groups: usize,
     /// `(groups, rows, 32)` `i8`.
     codes: Aligned,
+    /// `(groups, rows, 32)` `i8`: the high digits, zero where a group is not wide.
+    high: Aligned,
+    /// `(groups, rows)` `u8`: 1 where a group is wide.
+    wide: Aligned,
     /// `(groups, rows)` `f32`; NaN for a group that holds something that is not finite.
     scales: Aligned,
-    /// `(groups, rows, 2)` `i32`: sums of the first and the last 16 codes.
+    /// `(groups, rows, 2)` `i32`: sums of the first and the last 16 codes, both digits together.
     sums: Aligned,
 }
 
@@ -27,6 +32,8 @@ impl Rows8 {
         (self.rows, self.groups) = (rows, width.div_ceil(GROUP));
         let count = self.rows * self.groups;
         self.codes.reserve(count * GROUP);
+        self.high.reserve(count * GROUP);
+        self.wide.reserve(count);
         self.scales.reserve(count * 4);
         self.sums.reserve(count * 8);
     }
@@ -46,6 +53,16 @@ impl Rows8 {
         self.codes.get(self.rows * self.groups * GROUP)
     }
 
+    /// `(groups, rows, 32)`.
+    pub(crate) fn high(&self) -> &[i8] {
+        self.high.get(self.rows * self.groups * GROUP)
+    }
+
+    /// `(groups, rows)`.
+    pub(crate) fn wide(&self) -> &[u8] {
+        self.wide.get(self.rows * self.groups)
+    }
+
     /// `(groups, rows)`.
     pub(crate) fn scales(&self) -> &[f32] {
         self.scales.get(self.rows * self.groups)
@@ -63,6 +80,8 @@ impl Rows8 {
             rows: self.rows,
             groups: self.groups,
             codes: Shared::new(self.codes.get_mut(count * GROUP)),
+            high: Shared::new(self.high.get_mut(count * GROUP)),
+            wide: Shared::new(self.wide.get_mut(count)),
             scales: Shared::new(self.scales.get_mut(count)),
             sums: Shared::new(self.sums.get_mut(count * 2)),
         }
@@ -70,7 +89,10 @@ impl Rows8 {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.codes.len() + self.scales.len() + self.sums.len()
+        [&self.codes, &self.high, &self.wide, &self.scales, &self.sums]
+            .iter()
+            .map(|buffer| buffer.len())
+            .sum()
     }
 }
 
@@ -80,6 +102,8 @@ pub(crate) struct Writer<'a> {
     rows: usize,
     groups: usize,
     codes: Shared<'a, i8>,
+    high: Shared<'a, i8>,
+    wide: Shared<'a, u8>,
     scales: Shared<'a, f32>,
     sums: Shared<'a, i32>,
 }
@@ -92,24 +116,82 @@ impl Writer<'_> {
     #[inline(always)]
     pub(crate) unsafe fn row<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
         assert!(row < self.rows && x.len().div_ceil(GROUP) == self.groups);
+        let place = |group: usize| group * self.rows + row;
+        // The greatest elements wait where the scales will be.
         for (group, x) in x.chunks(GROUP).enumerate() {
-            let mut padded = [0.0; GROUP];
-            let x = if let Some(x) = x.first_chunk::<GROUP>() {
-                x
-            } else {
-                padded[..x.len()].copy_from_slice(x);
-                &padded
-            };
-            let at = group * self.rows + row;
+            let at = place(group);
             // SAFETY: the caller has this row to itself, and rows do not overlap.
+            unsafe { self.scales.part(at..at + 1)[0] = greatest(s, &whole(x)) };
+        }
+        // SAFETY: as above.
+        let amax = |at: usize| unsafe { self.scales.part(at..at + 1)[0] };
+        let limit = wide_limit((0..self.groups).map(|group| amax(place(group))));
+        for (group, x) in x.chunks(GROUP).enumerate() {
+            let (at, x) = (place(group), whole(x));
+            let wide = amax(at).is_finite() && amax(at) > limit && amax(at) >= TINY;
+            // SAFETY: as above.
             unsafe {
                 let codes = self.codes.part(at * GROUP..(at + 1) * GROUP);
-                let (scale, sums) = round(s, x, codes);
+                let high = self.high.part(at * GROUP..(at + 1) * GROUP);
+                let (scale, sums) = if wide {
+                    round_wide(s, &x, amax(at), high, codes)
+                } else {
+                    high.fill(0);
+                    round(s, &x, codes)
+                };
+                self.wide.part(at..at + 1)[0] = u8::from(wide);
                 self.scales.part(at..at + 1)[0] = scale;
                 self.sums.part(2 * at..2 * at + 2).copy_from_slice(&sums);
             }
         }
     }
+}
+
+/// A group, the last one of a row filled up with zeros.
+#[inline(always)]
+fn whole(x: &[f32]) -> [f32; GROUP] {
+    x.first_chunk::<GROUP>().copied().unwrap_or_else(|| {
+        let mut padded = [0.0; GROUP];
+        padded[..x.len()].copy_from_slice(x);
+        padded
+    })
+}
+
+/// The greatest magnitude of a group; not finite if one element is not.
+#[inline(always)]
+fn greatest<S: Simd>(s: S, x: &[f32; GROUP]) -> f32 {
+    // SAFETY: 32 elements are two vectors.
+    unsafe { s.greatest_abs(s.load(x.as_ptr()), s.load(x.as_ptr().add(LANES))) }
+}
+
+/// Rounds a wide group whose greatest magnitude is `amax`; gives its scale and the sums of its
+/// halves.
+#[inline(always)]
+fn round_wide<S: Simd>(
+    s: S,
+    x: &[f32; GROUP],
+    amax: f32,
+    high: &mut [i8],
+    low: &mut [i8],
+) -> (f32, [i32; 2]) {
+    assert!(high.len() == GROUP && low.len() == GROUP);
+    let steps = s.splat(WIDE_STEPS / amax);
+    let mut sums = [0; 2];
+    for (half, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: every array holds 32 elements, two vectors.
+        unsafe {
+            let x = s.load(x.as_ptr().add(half * LANES));
+            // Whole numbers up to 16256 and their 128ths are exact.
+            let code = s.round(s.mul(x, steps));
+            let digit = s.round(s.mul(code, s.splat(1.0 / 128.0)));
+            let rest = s.to_i32(s.fnma(digit, s.splat(128.0), code));
+            let digit = s.to_i32(digit);
+            s.store_i8(high.as_mut_ptr().add(half * LANES), digit);
+            s.store_i8(low.as_mut_ptr().add(half * LANES), rest);
+            *sum = 128 * s.sum_i32(digit) + s.sum_i32(rest);
+        }
+    }
+    (amax / WIDE_STEPS, sums)
 }
 
 /// Rounds one group; gives its scale and the sums of its halves.

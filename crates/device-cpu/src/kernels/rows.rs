@@ -56,19 +56,16 @@ impl Op for RowTask<'_> {
                 RowOp::AddRmsNorm { x, delta, sum, gain, eps } => {
                     // SAFETY: as for `out`.
                     let sum = unsafe { sum.part(at.clone()) };
-                    zip(s, &x[at.clone()], &delta[at], sum, |a, b| s.add(a, b));
+                    zip(s, &x[at.clone()], &delta[at], sum, Sum);
                     rms_norm(s, sum, gain, eps, out);
                 }
                 RowOp::Gated { gate, up, stride, act } => {
                     let (gate, up) = (&gate[row * stride..], &up[row * stride..]);
                     let (gate, up) = (&gate[..self.width], &up[..self.width]);
-                    zip(s, gate, up, out, |gate, up| s.mul(activate(s, act, gate), up));
+                    zip(s, gate, up, out, Gate(act));
                 }
-                RowOp::Add { a, b } => zip(s, &a[at.clone()], &b[at], out, |a, b| s.add(a, b)),
-                RowOp::Scale { x, factor } => {
-                    let x = &x[at];
-                    zip(s, x, x, out, |x, _| s.mul(x, s.splat(factor)));
-                }
+                RowOp::Add { a, b } => zip(s, &a[at.clone()], &b[at], out, Sum),
+                RowOp::Scale { x, factor } => zip(s, &x[at.clone()], &x[at], out, Times(factor)),
             }
             if let Some(rounded) = &self.rounded {
                 // SAFETY: as for `out`.
@@ -123,26 +120,71 @@ fn rms_norm<S: Simd>(s: S, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     }
     #[allow(clippy::cast_precision_loss)]
     let mean = s.sum(s.add(s.add(a, b), s.add(c, d))) / x.len() as f32;
-    let factor = s.splat(1.0 / (mean + eps).sqrt());
-    zip(s, x, gain, out, |x, gain| s.mul(s.mul(x, factor), gain));
+    zip(s, x, gain, out, Norm(1.0 / (mean + eps).sqrt()));
+}
+
+/// A function of two elements. Not a closure: those cannot be made to compile with the
+/// instructions of the function that calls them.
+trait Pairwise: Copy {
+    fn of<S: Simd>(self, s: S, a: S::F32, b: S::F32) -> S::F32;
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+/// `act(a) * b`.
+#[derive(Clone, Copy)]
+struct Gate(Activation);
+/// `a * factor * b`.
+#[derive(Clone, Copy)]
+struct Norm(f32);
+/// `a * factor`.
+#[derive(Clone, Copy)]
+struct Times(f32);
+
+impl Pairwise for Sum {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, a: S::F32, b: S::F32) -> S::F32 {
+        s.add(a, b)
+    }
+}
+
+impl Pairwise for Gate {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, a: S::F32, b: S::F32) -> S::F32 {
+        s.mul(activate(s, self.0, a), b)
+    }
+}
+
+impl Pairwise for Norm {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, a: S::F32, b: S::F32) -> S::F32 {
+        s.mul(s.mul(a, s.splat(self.0)), b)
+    }
+}
+
+impl Pairwise for Times {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, a: S::F32, _: S::F32) -> S::F32 {
+        s.mul(a, s.splat(self.0))
+    }
 }
 
 /// `out = f(a, b)`, element by element.
 #[inline(always)]
-fn zip<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+fn zip<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut [f32], f: impl Pairwise) {
     assert!(a.len() == b.len() && a.len() == out.len());
     let whole = out.len() / LANES * LANES;
     let mut at = 0;
     while at < whole {
         // SAFETY: all three have 16 elements from here on.
         unsafe {
-            let y = f(s.load(a.as_ptr().add(at)), s.load(b.as_ptr().add(at)));
+            let y = f.of(s, s.load(a.as_ptr().add(at)), s.load(b.as_ptr().add(at)));
             s.store(out.as_mut_ptr().add(at), y);
         }
         at += LANES;
     }
     if whole < out.len() {
-        let y = f(load(s, &a[whole..]), load(s, &b[whole..]));
+        let y = f.of(s, load(s, &a[whole..]), load(s, &b[whole..]));
         let mut padded = [0.0; LANES];
         // SAFETY: 16 elements.
         unsafe { s.store(padded.as_mut_ptr(), y) };

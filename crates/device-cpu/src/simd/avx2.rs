@@ -205,6 +205,21 @@ impl Simd for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
     }
     #[inline(always)]
+    fn zero_i32(self) -> I {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn times_128(self, a: I) -> I {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { [_mm256_slli_epi32::<7>(a[0]), _mm256_slli_epi32::<7>(a[1])] }
+    }
+    #[inline(always)]
     fn sum_i32(self, a: I) -> i32 {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {

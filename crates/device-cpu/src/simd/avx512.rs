@@ -174,6 +174,21 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
+    fn zero_i32(self) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn times_128(self, a: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_slli_epi32::<7>(a) }
+    }
+    #[inline(always)]
     fn sum_i32(self, a: __m512i) -> i32 {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe { _mm512_reduce_add_epi32(a) }

@@ -81,6 +81,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_i32(self, a: Self::F32) -> Self::I32;
     fn to_f32(self, a: Self::I32) -> Self::F32;
     fn sum_i32(self, a: Self::I32) -> i32;
+    fn zero_i32(self) -> Self::I32;
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Lanes are at most 2^23 in magnitude.
+    fn times_128(self, a: Self::I32) -> Self::I32;
 
     /// # Safety
     /// 16 `f32` can be read from `p`.
@@ -142,7 +146,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 /// Something to be compiled for every instruction set.
 ///
 /// `run` must be `#[inline(always)]`, and so must everything that it calls with vectors: otherwise
-/// it is compiled without the instructions, and slow.
+/// it is compiled without the instructions, and slow. Closures cannot be, so kernels have none.
 pub(crate) trait Op {
     /// What it gives.
     type Output;

@@ -136,6 +136,18 @@ impl Simd for Portable {
         a.map(|x| x as f32)
     }
     #[inline(always)]
+    fn zero_i32(self) -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn times_128(self, a: [i32; LANES]) -> [i32; LANES] {
+        a.map(|a| 128 * a)
+    }
+    #[inline(always)]
     fn sum_i32(self, a: I) -> i32 {
         a.iter().sum()
     }
