@@ -11,6 +11,7 @@ mod build;
 #[allow(dead_code)]
 mod proto;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::{env, fs, io};
 
@@ -37,7 +38,23 @@ fn main() -> io::Result<()> {
     for (number, seed) in folder_seeds()?.iter().enumerate() {
         write("safetensors", number, seed)?;
     }
+    let decoder = proto::model(&proto::decoder());
+    assert!(decoder.len() <= LONGEST, "a decoder of {} bytes is no seed", decoder.len());
+    let small = proto::model(&proto::small());
+    for (number, seed) in [decoder, small].iter().chain(&attacked("model.onnx")).enumerate() {
+        write("onnx", number, seed)?;
+    }
+    let config = proto::CONFIG.as_bytes().to_vec();
+    for (number, seed) in [config].iter().chain(&attacked("genai_config.json")).enumerate() {
+        write("genai", number, seed)?;
+    }
     Ok(())
+}
+
+/// The files of this name in all attacks, each once.
+fn attacked(file: &str) -> BTreeSet<Vec<u8>> {
+    let files = attacks::all().into_iter().flat_map(|attack| attack.files);
+    files.filter(|(name, _)| name == file).map(|(_, bytes)| bytes).collect()
 }
 
 fn gguf_seeds() -> Vec<Vec<u8>> {
