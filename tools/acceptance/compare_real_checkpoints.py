@@ -26,7 +26,8 @@ def tangor_record(tangor, model, context, tokens):
     with tempfile.TemporaryDirectory() as folder:
         record = pathlib.Path(folder) / "record.json"
         command = [tangor, "eval", "perplexity", str(model), "--activations", "f32"]
-        command += ["--context", str(context), "--tokens", str(tokens), "--record", str(record)]
+        command += ["--window", str(context), "--stride", str(context)]
+        command += ["--tokens", str(tokens), "--record", str(record)]
         subprocess.run([*command, "--json"], check=True, stdout=subprocess.DEVNULL)
         return json.loads(record.read_text())["windows"]
 

@@ -61,7 +61,8 @@ pub(crate) fn peer(options: &Options) -> Outcome {
         let (a, b) = (median(&ours, rate), median(&theirs, rate));
         (a, b, a / b)
     };
-    for (name, (a, b, ratio)) in [("prefill", ratio(|r| r.prefill)), ("decode", ratio(|r| r.decode))]
+    for (name, (a, b, ratio)) in
+        [("prefill", ratio(|r| r.prefill)), ("decode", ratio(|r| r.decode))]
     {
         println!("{name}: tangor {a:.1} tok/s, llama.cpp {b:.1} tok/s, ratio {ratio:.2}");
     }

@@ -92,7 +92,7 @@ fn text_rules(path: &str, text: &str) -> Vec<String> {
     let mut broken = Vec::new();
     // Spelled in two halves, so that this file passes its own rule.
     for host in [concat!("crates", ".io"), concat!("pypi", ".org"), concat!("npmjs", ".")] {
-        if path != "Cargo.lock" && text.contains(host) {
+        if !path.ends_with("Cargo.lock") && text.contains(host) {
             broken.push(format!("{path}: names the host of a package registry"));
         }
     }

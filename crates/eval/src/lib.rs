@@ -11,6 +11,7 @@ mod limits;
 pub mod logits;
 mod perplexity;
 mod reader;
+mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
@@ -19,5 +20,6 @@ pub use error::EvalError;
 pub use limits::{MachineLimits, OfLimit, Work, of_limit};
 pub use perplexity::{Perplexity, Windows, perplexity};
 pub use reader::{CHUNK_TOKENS, ModelReader, Reader, Watch};
+pub use record::{Expected, Recorder};
 pub use tangor_engine as engine;
 pub use text::ENGLISH;

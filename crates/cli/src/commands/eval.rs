@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use tangor_eval::{ENGLISH, ModelReader, Windows, divergence, perplexity};
+use tangor_eval::{ENGLISH, ModelReader, Recorder, Windows, divergence, perplexity};
 
 /// Measure how well a model does
 #[derive(Debug, Args)]
@@ -48,6 +48,10 @@ struct PerplexityOptions {
     /// Tokens between the starts of windows [default: half of the window]
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     stride: Option<usize>,
+
+    /// Also write the tokens of every window and the most likely token after each, as JSON
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 
     #[command(flatten)]
     model_options: ModelOptions,
@@ -112,8 +116,12 @@ fn run_perplexity(options: &PerplexityOptions, global: &Global) -> Outcome {
     let tokens = options.text.read(&loaded)?;
     let context = options.window.unwrap_or(WINDOW.min(loaded.model.context()));
     let windows = Windows { context, stride: options.stride.unwrap_or(context.div_ceil(2)) };
-    let mut reader = ModelReader::new(&loaded.model)?;
+    let mut reader = Recorder::new(ModelReader::new(&loaded.model)?);
     let report = watched("reading", |watch| perplexity(&mut reader, &tokens, windows, watch))?;
+    if let Some(path) = &options.record {
+        let record = serde_json::to_string(&json!({ "windows": reader.windows }))?;
+        std::fs::write(path, record).map_err(|e| Failure::from(e).about(path.display()))?;
+    }
     if options.text.json {
         return terminal::json(&with_model(&report, &options.model)?);
     }
