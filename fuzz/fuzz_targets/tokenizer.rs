@@ -14,7 +14,8 @@ fn built_in(model: &str, pre: &str) -> Option<Tokenizer> {
     let printable = ('!'..='~').chain(['Ġ', 'Ċ', 'Ã', '©', '▁']).map(String::from);
     let pieces = ["<|", "|>", "im", "<|im", "▁a", "aa", "Ġa"].map(String::from);
     let special = ["<|im|>", "<s>", "<|im|><s>", "</s>"].map(String::from);
-    let mut vocab = GgufVocab { model: model.into(), pre: Some(pre.into()), ..GgufVocab::default() };
+    let (model, pre) = (model.into(), Some(pre.into()));
+    let mut vocab = GgufVocab { model, pre, ..GgufVocab::default() };
     let mut add = |texts: Vec<String>, kind: i32| {
         vocab.token_types.extend(texts.iter().map(|_| kind));
         vocab.tokens.extend(texts);

@@ -2,8 +2,8 @@
 //!
 //! A token takes a few hundred parallel loops of some microseconds each. So handing one out costs
 //! no allocation and no system call: the caller publishes a job, takes part in it, and everybody
-//! draws tiles from one counter. A worker that is not there in time (asleep, or without a processor)
-//! does not take part, and nobody waits for it.
+//! draws tiles from one counter. A worker that is not there in time (asleep, or without a
+//! processor) does not take part, and nobody waits for it.
 //!
 //! Workers spin for a moment, then yield, then sleep until the next job wakes them.
 

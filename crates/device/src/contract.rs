@@ -1,13 +1,13 @@
 //! What a device is.
 //!
 //! A device takes a [`Segment`] of the graph, packs its weights once ([`Device::prepare`]) and then
-//! runs it over batches of any mix of sequences ([`Runnable::run`]). Keys and values live in a paged
-//! cache that the device owns ([`KvCache`]); which page belongs to which sequence is the engine's
-//! business and comes with every batch.
+//! runs it over batches of any mix of sequences ([`Runnable::run`]). Keys and values live in a
+//! paged cache that the device owns ([`KvCache`]); which page belongs to which sequence is the
+//! engine's business and comes with every batch.
 //!
 //! Whatever a device computes for a row depends on that row's token, position and the cached rows
-//! before it, and on nothing else: not on the other rows of the batch, the number of threads, or how
-//! a prompt was cut into chunks. Tests assert equal bits.
+//! before it, and on nothing else: not on the other rows of the batch, the number of threads, or
+//! how a prompt was cut into chunks. Tests assert equal bits.
 
 use std::any::Any;
 use std::fmt;

@@ -5,11 +5,11 @@
 //! the nearest of `-127..=127` steps, ties to even. A group that holds a NaN or an infinity becomes
 //! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides.
 //!
-//! A few groups of a row hold its greatest elements, and with them nearly all of the error. Rows that
-//! enter a linear therefore have *wide* groups: those whose greatest element is more than
-//! [`WIDE_OVER_RMS`] times the root mean square of all groups' greatest elements get
-//! [`WIDE_STEPS`] steps instead of 127. About one group in ten is wide, and the error of the logits
-//! falls to a quarter.
+//! A few groups of a row hold its greatest elements, and with them nearly all of the error. Rows
+//! that enter a linear therefore have *wide* groups: those whose greatest element is more than
+//! [`WIDE_OVER_RMS`] times the root mean square of all groups' greatest elements get [`WIDE_STEPS`]
+//! steps instead of 127. About one group in ten is wide, and the error of the logits falls to a
+//! quarter.
 
 use crate::contract::KvType;
 use half::f16;

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! where `dot` is `128 * dot(high) + dot(low)` if any row of the tile has a wide group there (high
-//! digits of the others are zero, which changes no bit). There is one rounding for `scale_w * (…)` and one fused multiply-add per term. The order does not
-//! depend on how rows are tiled, so a row's result does not depend on the rows beside it.
+//! digits of the others are zero, which changes no bit). There is one rounding for `scale_w * (…)`
+//! and one fused multiply-add per term. The order does not depend on how rows are tiled, so a row's
+//! result does not depend on the rows beside it.
 //!
 //! A tile is up to 6 rows x 64 outputs: 24 accumulators, 4 registers of weights, and activations
 //! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights and the

@@ -5,7 +5,8 @@
 //! any `Simd` and compiled once per instruction set by [`dispatch`].
 //!
 //! All instruction sets compute the same bits: every vector has sixteen lanes (two registers on
-//! AVX2, an array in plain Rust), every operation rounds once, and horizontal sums add in one order.
+//! AVX2, an array in plain Rust), every operation rounds once, and horizontal sums add in one
+//! order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
