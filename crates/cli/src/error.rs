@@ -155,7 +155,8 @@ mod tests {
         };
         assert_eq!(one_line(&message), "the model cannot be read: disk on fire");
         assert_eq!(hint, None);
-        assert_eq!(one_line("f: No such file (os error 2): cut (os error"), "f: No such file: cut");
+        assert_eq!(one_line("f: No such file (os error 2): cut"), "f: No such file: cut");
+        assert_eq!(one_line("open-ended (os error 2"), "open-ended");
     }
 
     #[test]

@@ -76,12 +76,14 @@ fn stop_strings_end_the_answer_before_them() {
 }
 
 #[test]
-fn a_conversation_remembers() {
-    let mut chat = tangor(&["chat", "smollm2", "-n", "24"]);
-    chat.write_stdin("My name is Ada.\nWhat is my name?\n");
+fn a_conversation_remembers_and_computes_nothing_twice() {
+    let mut chat = tangor(&["chat", "smollm2", "-n", "24", "--stats"]);
+    chat.write_stdin("What is the capital of France?\nAnd of Germany?\n");
     let (stdout, stderr) = written(chat);
-    let last = stdout.trim_end().lines().last().unwrap_or_default();
-    assert!(last.contains("Ada"), "{stdout}\n{stderr}");
+    let answers: Vec<&str> = stdout.lines().collect();
+    assert!(answers.len() == 2 && answers[1].contains("Berlin"), "{stdout}\n{stderr}");
+    let statistics: Vec<&str> = stderr.lines().collect();
+    assert!(!statistics[0].contains("cached") && statistics[1].contains("cached"), "{stderr}");
 }
 
 #[test]
