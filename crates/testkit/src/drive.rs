@@ -118,8 +118,8 @@ impl Driver {
     /// If the device fails or the cache is full.
     pub fn chunked(&mut self, tokens: &[u32], chunk: usize) -> Vec<f32> {
         let mut sequence = self.sequence(tokens.len());
-        let mut feed = |part| self.feed(&mut [(&mut sequence, part)]).concat();
-        tokens.chunks(chunk).flat_map(|part| feed(part)).collect()
+        let parts = tokens.chunks(chunk);
+        parts.flat_map(|part| self.feed(&mut [(&mut sequence, part)]).concat()).collect()
     }
 }
 
