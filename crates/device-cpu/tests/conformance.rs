@@ -1,11 +1,16 @@
 //! The conformance suite on every instruction set of this machine, and equal bits between them and
 //! between numbers of threads.
 
+#![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
+
+#![allow(clippy::unwrap_used)]
+
 use tangor_device::conformance;
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 
 fn device(isa: Isa, threads: usize) -> CpuDevice {
-    CpuDevice::new(CpuOptions { isa: Some(isa), threads: Some(threads), pin: false }).unwrap()
+    CpuDevice::new(CpuOptions { isa: Some(isa), threads: Some(threads), pin: false })
+        .expect("a device")
 }
 
 #[test]
@@ -19,10 +24,10 @@ fn every_instruction_set_conforms() {
 
 #[test]
 fn instruction_sets_and_threads_give_the_same_bits() {
-    let want = conformance::bits(&device(Isa::Portable, 1)).unwrap();
+    let want = conformance::bits(&device(Isa::Portable, 1)).expect("logits");
     for isa in Isa::available() {
         for threads in [1, 2, 3] {
-            let got = conformance::bits(&device(isa, threads)).unwrap();
+            let got = conformance::bits(&device(isa, threads)).expect("logits");
             let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same && got.len() == want.len(), "{isa} with {threads} threads");
         }
