@@ -23,6 +23,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
+/// First character of the two planes from which dye is chosen.
+pub(crate) const PRIVATE: char = '\u{f0000}';
+
 /// A part of a prompt, with where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -150,7 +153,7 @@ impl Guard {
         for value in values {
             collect_private_of(value, &mut taken, 0)?;
         }
-        let mut free = ('\u{f0000}'..='\u{10ffff}').rev().filter(|c| !taken.contains(c));
+        let mut free = (PRIVATE..='\u{10ffff}').rev().filter(|c| !taken.contains(c));
         let mut dye = Dye::default();
         for c in &self.dyeable {
             let private = free.next().ok_or_else(|| {
@@ -219,12 +222,10 @@ impl Guard {
         let mut dyed: Vec<Range<usize>> = Vec::new();
         for c in rendered.chars() {
             let start = text.len();
-            match dye.back.get(&c) {
-                Some(&original) => {
-                    text.push(original);
-                    dyed.push(start..text.len());
-                }
-                None => text.push(c),
+            let original = if c < PRIVATE { None } else { dye.back.get(&c) };
+            text.push(original.copied().unwrap_or(c));
+            if original.is_some() {
+                dyed.push(start..text.len());
             }
         }
         // A dyed character matters if a name around it is spelled out.
@@ -255,7 +256,7 @@ fn check_depth(depth: usize) -> Result<()> {
 
 /// Collects characters of the private planes, from which dye is chosen.
 fn collect_private(text: &str, taken: &mut HashSet<char>) {
-    taken.extend(text.chars().filter(|c| *c >= '\u{f0000}'));
+    taken.extend(text.chars().filter(|c| *c >= PRIVATE));
 }
 
 fn collect_private_of(value: &Value, taken: &mut HashSet<char>, depth: usize) -> Result<()> {
@@ -335,4 +336,70 @@ fn string_literals(template: &str) -> Vec<String> {
         }
     }
     found.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(template: &str) -> Guard {
+        let added = [("<|im|>", true), ("<s>", true), ("<think>", false), ("  ", false)];
+        Guard::new(added.into_iter(), template).unwrap()
+    }
+
+    /// The text with a `*` for each dyed character.
+    fn painted(guard: &Guard, text: &str, author: Author) -> String {
+        let dye = guard.dye("", std::iter::empty()).unwrap();
+        guard.paint(text, author, &dye).replace(|c| c >= PRIVATE, "*")
+    }
+
+    #[test]
+    fn names_and_their_edges_are_dyed_and_what_the_template_mentions_is_not() {
+        let guard = guard("{% if '<tool>' in m %}{{ '<think>' }}{% endif %}<|im|>");
+        let cases = [
+            ("plain text", "plain text"),
+            ("<|im|>", "*|im|*"),
+            ("a < b > c", "a * b * c"),
+            ("x <tool> y", "x <tool> y"),
+            ("<<tool>>", "*<tool>*"),
+            ("<think>", "*think>"),
+            ("  ", "  "),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(painted(&guard, text, Author::Other), expected, "{text}");
+        }
+        assert_eq!(painted(&guard, "<think> <|im|>", Author::Model), "<think> *|im|*");
+    }
+
+    #[test]
+    fn dye_is_chosen_among_characters_that_nothing_contains() {
+        let guard = guard("");
+        let taken = Value::from("\u{10ffff}\u{10fffd}");
+        let dye = guard.dye("\u{10fffe}", [&taken].into_iter()).unwrap();
+        assert!(dye.back.keys().all(|c| *c < '\u{10fffd}'), "{dye:?}");
+        let every: String = (PRIVATE..='\u{10ffff}').collect();
+        assert!(guard.dye(&every, std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn washing_marks_only_dye_that_is_part_of_a_name() {
+        let guard = guard("");
+        let dye = guard.dye("", std::iter::empty()).unwrap();
+        let user = guard.paint("a < b <s>", Author::Other, &dye);
+        let washed = guard.wash(&format!("<|im|>{user}<|im|>"), &dye);
+        let expected = [
+            Span::trusted("<|im|>a < b "),
+            Span::untrusted("<"),
+            Span::trusted("s"),
+            Span::untrusted(">"),
+            Span::trusted("<|im|>"),
+        ];
+        assert_eq!(washed.spans, expected);
+    }
+
+    #[test]
+    fn literals_are_found_in_code_only() {
+        let source = "a 'b' {{ 'c' ~ \"d'\" }} {% if '\\n<e>' %}{# 'f' #}";
+        assert_eq!(string_literals(source), ["\n<e>", "c", "d'"]);
+    }
 }

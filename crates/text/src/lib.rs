@@ -11,6 +11,22 @@
 //! came from a message; [`Tokenizer::encode_spans`] recognises special tokens only in the former.
 //! Everything else is tokenised exactly as if the text were plain.
 //!
+//! ```
+//! use serde_json::Map;
+//! use tangor_text::{ChatTemplate, GgufVocab, Message, Tokenizer};
+//!
+//! # fn main() -> tangor_text::Result<()> {
+//! let mut vocab = GgufVocab { model: "llama".into(), ..GgufVocab::default() };
+//! vocab.tokens = ["<unk>", "<s>", "</s>", "▁", "h", "i"].map(String::from).to_vec();
+//! vocab.chat_template = Some("<s>{{ messages[0].content }}</s>".into());
+//! let tokenizer = Tokenizer::from_gguf(vocab)?;
+//! let template = ChatTemplate::of(&tokenizer)?;
+//! let prompt = template.render(&[Message::new("user", "hi")], None, true, &Map::new())?;
+//! assert_eq!(tokenizer.encode_spans(&prompt.spans)?, [1, 3, 4, 5, 2]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Files are untrusted: sizes are bounded by [`limits`], templates run with fuel, and whatever is
 //! malformed is an [`Error`] that names it.
 #![forbid(unsafe_code)]

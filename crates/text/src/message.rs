@@ -1,6 +1,6 @@
 //! Messages of a conversation, in the shape of the OpenAI chat API, which templates expect.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// One message.
@@ -18,7 +18,7 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Tools that the assistant called.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// In a `tool` message: the call that this is the result of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,6 +62,11 @@ pub struct ToolCall {
     pub function: FunctionCall,
 }
 
+/// Clients send `null` for "no calls".
+fn or_empty<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<ToolCall>, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
 fn function() -> String {
     "function".to_owned()
 }
@@ -73,5 +78,26 @@ pub struct FunctionCall {
     pub name: String,
     /// A JSON object, or, as the OpenAI API has it, a string that contains one. The template gets
     /// whichever of the two it can print.
+    #[serde(default)]
     pub arguments: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn messages_of_the_openai_api_are_read_and_only_what_is_set_is_shown() {
+        let given = json!({"role": "assistant", "content": null, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            "thinking": "hm"});
+        let message: Message = serde_json::from_value(given.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&message).unwrap(), given);
+        let nulls = json!({"role": "user", "content": "x", "tool_calls": null, "name": null});
+        let message: Message = serde_json::from_value(nulls).unwrap();
+        let shown = serde_json::to_value(&message).unwrap();
+        assert_eq!(shown, json!({"role": "user", "content": "x"}));
+        assert_eq!(message, Message::new("user", "x"));
+    }
 }

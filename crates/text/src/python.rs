@@ -206,7 +206,7 @@ impl Json {
                 '\u{c}' => out.push_str("\\f"),
                 c if c < ' ' => write_escape(out, u16::try_from(u32::from(c)).unwrap_or(0)),
                 // Private characters are left: one may be the dye of an ASCII character.
-                c if self.ensure_ascii && !c.is_ascii() && c < '\u{f0000}' => {
+                c if self.ensure_ascii && !c.is_ascii() && c < crate::guard::PRIVATE => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         write_escape(out, *unit);
                     }

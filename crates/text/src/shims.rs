@@ -76,7 +76,7 @@ fn escape(state: &State<'_, '_>, value: &Value) -> Value {
     let dye = state.lookup(DYE);
     let dye: Vec<char> = dye.as_ref().and_then(Value::as_str).unwrap_or_default().chars().collect();
     let original = |c: char| match dye.chunks_exact(2).find(|pair| pair.first() == Some(&c)) {
-        Some(pair) if c >= '\u{f0000}' => pair.get(1).copied().unwrap_or(c),
+        Some(pair) if c >= crate::guard::PRIVATE => pair.get(1).copied().unwrap_or(c),
         _ => c,
     };
     let mut out = String::new();

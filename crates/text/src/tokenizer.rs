@@ -138,6 +138,9 @@ impl Tokenizer {
 
     /// Ids of a text, without BOS or EOS (see [`frame`](Self::frame)).
     ///
+    /// Some vocabularies have no token for rare bytes (control characters, mostly) and none for
+    /// the unknown; such bytes are left out, as the models' own tokenizers do.
+    ///
     /// # Errors
     /// [`Error::Limit`] for a text over [`limits::TEXT_BYTES`]; [`Error::Encode`] where the model
     /// cannot express it.

@@ -26,6 +26,14 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(pieces, 0..8).prop_map(|pieces| pieces.concat())
 }
 
+#[test]
+fn tokenizers_templates_and_streams_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Tokenizer>();
+    shared::<tangor_text::ChatTemplate>();
+    shared::<tangor_text::DecodeStream>();
+}
+
 proptest! {
     #[test]
     fn pieces_of_a_stream_are_the_decoded_text(
