@@ -1,8 +1,12 @@
 //! Memory that starts on a cache line, and slices that several threads write to at once.
 
+use crate::system;
 use bytemuck::{AnyBitPattern, NoUninit, Zeroable};
 use std::marker::PhantomData;
 use std::ops::Range;
+
+/// Bytes from which on large pages are worth asking for.
+const LARGE: usize = 4 << 20;
 
 /// One cache line, and one AVX-512 register.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +28,11 @@ impl Aligned {
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
         let lines = bytes.div_ceil(64);
         let boxed = bytemuck::allocation::try_zeroed_slice_box(lines).ok()?;
-        Some(Self { lines: Vec::from(boxed), bytes })
+        let mut memory = Self { lines: Vec::from(boxed), bytes };
+        if bytes >= LARGE {
+            system::prefer_large_pages(memory.get_mut(bytes));
+        }
+        Some(memory)
     }
 
     /// Makes room for at least `bytes`; what was there stays.

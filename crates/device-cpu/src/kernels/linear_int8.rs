@@ -29,6 +29,10 @@ use tangor_device::rounding::GROUP;
 /// Rows whose sums stay in the first-level cache.
 pub(crate) const BLOCK: usize = 96;
 
+/// How far ahead of a single row's kernel its weights are asked for: beyond what processors fetch
+/// by themselves, above all across the borders of pages.
+const AHEAD: usize = 4096;
+
 /// Rows from which on it pays to unpack codes into a buffer.
 const UNPACK: usize = 18;
 
@@ -194,6 +198,11 @@ impl Op for Linear8<'_> {
         let panel = w.panel(self.panel);
         let mut wide = Wide([0; GROUP * PANEL]);
         for (index, record) in panel.chunks_exact(w.record_bytes()).enumerate() {
+            if self.rows.len() == 1 {
+                for line in (0..record.len()).step_by(64) {
+                    s.prefetch(record.as_ptr().wrapping_add(AHEAD + line));
+                }
+            }
             for start in (0..w.group).step_by(w.step()) {
                 let mut step = self.step(record, index * w.group + start, start);
                 // SAFETY: `step` points at the group's activations of `rows`, of which the block
@@ -426,15 +435,15 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
             let codes = step.codes.add(eight * C::EIGHT + first * 64);
             for half in 0..2 {
                 let mut w = [C::load(s, codes, half); V];
-                for v in 1..V {
+                unroll!(v < V, {
                     w[v] = C::load(s, codes.add(v * 64), half);
-                }
-                for r in 0..R {
+                });
+                unroll!(r < R, {
                     let x = x.add(r * GROUP + eight * 8 + half * 4);
-                    for v in 0..V {
+                    unroll!(v < V, {
                         acc[r][v] = C::dot(s, acc[r][v], w[v], x);
-                    }
-                }
+                    });
+                });
             }
         }
     }

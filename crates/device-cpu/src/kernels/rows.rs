@@ -5,7 +5,7 @@
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Writer;
-use crate::simd::{LANES, Op, Simd, math, unroll};
+use crate::simd::{LANES, Op, Simd, math};
 use std::ops::Range;
 use tangor_device::model::ir::Activation;
 
@@ -91,7 +91,7 @@ fn activate<S: Simd>(s: S, act: Activation, x: S::F32) -> S::F32 {
         }
         Activation::GeluTanh => {
             let cubic = s.mul(s.mul(x, x), s.splat(0.044_715));
-            let inner = s.mul(s.fma(cubic, x, x), s.splat(0.797_884_56));
+            let inner = s.mul(s.fma(cubic, x, x), s.splat(0.797_884_6));
             s.fma(half, math::tanh(s, inner), half)
         }
     }
@@ -101,18 +101,20 @@ fn activate<S: Simd>(s: S, act: Activation, x: S::F32) -> S::F32 {
 fn rms_norm<S: Simd>(s: S, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == gain.len() && x.len() == out.len());
     // Four chains, so that sums do not wait for each other.
-    const CHAINS: usize = 4;
-    let mut squares = [s.splat(0.0); CHAINS];
+    let zero = s.splat(0.0);
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
     let mut at = 0;
     while at + 4 * LANES <= x.len() {
-        unroll!(chain < CHAINS, {
-            // SAFETY: four vectors follow.
-            let v = unsafe { s.load(x.as_ptr().add(at + chain * LANES)) };
-            squares[chain] = s.fma(v, v, squares[chain]);
-        });
+        // SAFETY: four vectors follow.
+        unsafe {
+            let at = x.as_ptr().add(at);
+            let (v, w) = (s.load(at), s.load(at.add(LANES)));
+            (a, b) = (s.fma(v, v, a), s.fma(w, w, b));
+            let (v, w) = (s.load(at.add(2 * LANES)), s.load(at.add(3 * LANES)));
+            (c, d) = (s.fma(v, v, c), s.fma(w, w, d));
+        }
         at += 4 * LANES;
     }
-    let [mut a, b, c, d] = squares;
     while at < x.len() {
         let v = load(s, &x[at..]);
         a = s.fma(v, v, a);

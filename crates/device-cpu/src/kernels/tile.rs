@@ -134,11 +134,9 @@ unsafe fn tile<S: Simd, B: Right<S>, const R: usize, const V: usize, const ADD: 
             });
         }
         for k in 0..k {
-            let mut columns = [b.load(s, k, column); V];
+            let mut columns = [s.splat(0.0); V];
             unroll!(v < V, {
-                if v > 0 {
-                    columns[v] = b.load(s, k, column + v * LANES);
-                }
+                columns[v] = b.load(s, k, column + v * LANES);
             });
             unroll!(r < R, {
                 let x = s.splat(*a.at.add(r * a.stride + k));

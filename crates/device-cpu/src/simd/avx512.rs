@@ -237,6 +237,11 @@ impl Simd for Avx512 {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a)) }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program could see, and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn codes(self, p: *const u8) -> __m512i {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe { _mm512_loadu_si512(p.cast()) }

@@ -112,6 +112,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 `i8` can be written to `p`; the lanes fit.
     unsafe fn store_i8(self, p: *mut i8, a: Self::I32);
 
+    /// Asks for the cache line at `p`, which need not exist.
+    fn prefetch(self, p: *const u8);
     /// # Safety
     /// 64 bytes can be read from `p`.
     unsafe fn codes(self, p: *const u8) -> Self::Codes;

@@ -196,6 +196,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
     unsafe fn codes(self, p: *const u8) -> [u8; 64] {
         // SAFETY: the caller has 64 bytes at `p`.
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }
