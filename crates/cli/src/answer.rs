@@ -73,17 +73,17 @@ pub(crate) fn statistics(loaded: &Loaded, summary: &Summary) -> String {
     let (usage, timings) = (&summary.usage, &summary.timings);
     let read = usage.prompt.saturating_sub(usage.cached);
     let ttft = timings.ttft.as_secs_f64();
-    let mut text = format!("{} prompt tokens", usage.prompt);
+    let mut text = format!("prompt {} tokens", usage.prompt);
     if usage.cached > 0 {
-        text.push_str(&format!(" ({} of them cached)", usage.cached));
+        text.push_str(&format!(" ({} cached)", usage.cached));
     }
-    text.push_str(&format!(", first token after {}", terminal::seconds(ttft)));
+    text.push_str(&format!(" in {}", terminal::seconds(ttft)));
     if read > 1 && ttft > 0.0 {
-        text.push_str(&format!(" ({:.0} tokens/s)", read as f64 / ttft));
+        text.push_str(&format!(" ({:.0}/s)", read as f64 / ttft));
     }
-    text.push_str(&format!("; {} tokens written", usage.completion));
+    text.push_str(&format!("; answer {} tokens", usage.completion));
     if let Some(tps) = timings.decode_tps(usage) {
-        text.push_str(&format!(" at {tps:.1} tokens/s"));
+        text.push_str(&format!(" ({tps:.1}/s)"));
     }
     let (prefill, decode) = (loaded.device_of(Stage::Prefill), loaded.device_of(Stage::Decode));
     match prefill == decode {

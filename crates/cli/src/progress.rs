@@ -22,12 +22,13 @@ impl Progress {
         Self::with_template(what.into(), "{msg} [{bar:28}] {percent:>3} %")
     }
 
-    /// A transfer of bytes.
+    /// A transfer of bytes. The line leaves room for an echoed ^C in 80 columns: one that wraps
+    /// cannot be wiped.
     pub(crate) fn transfer(what: impl Into<String>) -> Self {
         Self::with_template(
             what.into(),
-            "{msg} [{bar:28}] {decimal_bytes:>9} of {decimal_total_bytes} \
-             {decimal_bytes_per_sec:>11} {eta:>4} left",
+            "{msg:26!} [{bar:10}] {decimal_bytes:>9} of {decimal_total_bytes} \
+             {decimal_bytes_per_sec:>11} {eta:>3}",
         )
     }
 
@@ -43,7 +44,7 @@ impl Progress {
     fn with_template(what: String, template: &str) -> Self {
         let shown = terminal::stderr_is_terminal() && !terminal::is_quiet();
         let bar = shown.then(|| {
-            let bar = ProgressBar::new(0);
+            let bar = ProgressBar::new(1);
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
             }

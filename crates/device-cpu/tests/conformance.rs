@@ -2,7 +2,6 @@
 //! between numbers of threads.
 
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
-
 #![allow(clippy::unwrap_used)]
 
 use tangor_device::conformance;

@@ -115,11 +115,7 @@ fn have_the_frequencies_that_transformers_computes() {
             Variant::Short,
             [0.814_617_2, 0.001_414_213_4, 2.742_482e-4, 2.455_140_7e-6],
         ),
-        (
-            "llama-3.1-8b",
-            Variant::Short,
-            [0.814_617_2, 5.248_46e-4, 3.428_102_4e-5, 3.068_926e-7],
-        ),
+        ("llama-3.1-8b", Variant::Short, [0.814_617_2, 5.248_46e-4, 3.428_102_4e-5, 3.068_926e-7]),
         ("llama-3.2-1b", Variant::Short, [0.663_601_3, 4.295_567e-4, 8.570_256e-6, 9.418_306_5e-8]),
         ("phi-3.5-mini", Variant::Short, phi_short),
         ("phi-3.5-mini", Variant::Long, phi_long),
