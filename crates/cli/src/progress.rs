@@ -22,8 +22,7 @@ impl Progress {
         Self::with_template(what.into(), "{msg} [{bar:28}] {percent:>3} %")
     }
 
-    /// A transfer of bytes. The line leaves room for an echoed ^C in 80 columns: one that wraps
-    /// cannot be wiped.
+    /// A transfer of bytes, in 80 columns.
     pub(crate) fn transfer(what: impl Into<String>) -> Self {
         Self::with_template(
             what.into(),
