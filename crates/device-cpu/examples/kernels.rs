@@ -6,8 +6,8 @@
 //!
 //! Prints each linear shape's share of the measured 8-bit peak (many rows) and of the measured read
 //! bandwidth (one row), then prefill and decode of a whole model: a file, or SmolLM2's shape with
-//! random weights. `TANGOR_ISA` picks an instruction set, `TANGOR_SHAPES` asks for the table of linears,
-//! `TANGOR_DECODE` for decode alone.
+//! random weights. `TANGOR_ISA` picks an instruction set, `TANGOR_SHAPES` asks for the table of
+//! linears, `TANGOR_DECODE` for decode alone.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)]
 
