@@ -67,8 +67,8 @@ pub(crate) fn llama_cpp() -> Outcome<PathBuf> {
     if let Some(source) = unpacked(&folder) {
         return Ok(source);
     }
-    // Asking pip for a source package makes it run the package's build back end for metadata.
-    let python = python("venv", &["scikit-build-core"])?;
+    // Asking pip for a source package makes it ask the package's build back end, which wants cmake.
+    let python = python("venv", &["scikit-build-core", "cmake"])?;
     let mut download = Command::new(&python);
     download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
     download.args(["--no-deps", "--no-binary", "llama-cpp-python", "--no-build-isolation"]);
