@@ -103,6 +103,8 @@ fn bpe(mut fields: Map<String, Value>, vocab: Value) -> Result<Built> {
     let ids = texts.iter().map(|(text, id)| (text.clone(), *id));
     let mut builder = BPE::builder()
         .vocab_and_merges(ids.collect::<tokenizers::models::bpe::Vocab>(), merges)
+        // Its cache is one for each thread, is never freed, and saves a tenth of the time.
+        .cache_capacity(0)
         .fuse_unk(flag("fuse_unk"))
         .byte_fallback(flag("byte_fallback"))
         .ignore_merges(flag("ignore_merges"));

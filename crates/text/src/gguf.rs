@@ -322,6 +322,8 @@ impl GgufVocab {
             .collect();
         let bpe = BPE::builder()
             .vocab_and_merges(ids, merges)
+            // Its cache is one for each thread, is never freed, and saves a tenth of the time.
+            .cache_capacity(0)
             .ignore_merges(pre.ignore_merges)
             .byte_fallback(!pre.byte_level)
             .build()
