@@ -33,7 +33,17 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     prefill: f64,
+    /// With next to nothing before the first token.
     decode: f64,
+    /// After the prompt.
+    decode_deep: f64,
+}
+
+impl Rates {
+    /// The columns of the table.
+    fn columns(self) -> [f64; 3] {
+        [self.prefill, self.decode, self.decode_deep]
+    }
 }
 
 /// Builds both, takes turns, prints medians and ratios.
@@ -46,61 +56,59 @@ pub(crate) fn peer(options: &Options) -> Outcome {
     };
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
-    println!("{:>5} {:>28} {:>28}", "turn", "tangor prefill/decode", "llama.cpp prefill/decode");
+    println!("tokens/s: prefill, decode at depth 0, decode at depth {}", options.prompt);
     for turn in 1..=options.rounds {
         let a = tangor(options, &model)?;
         let b = llama_bench(options, &bin, &model)?;
-        println!(
-            "{turn:>5} {:>16.1} {:>11.1} {:>16.1} {:>11.1}",
-            a.prefill, a.decode, b.prefill, b.decode
-        );
+        println!("turn {turn}: tangor {:.1?}, llama.cpp {:.1?}", a.columns(), b.columns());
         ours.push(a);
         theirs.push(b);
     }
-    let ratio = |rate: fn(&Rates) -> f64| {
-        let (a, b) = (median(&ours, rate), median(&theirs, rate));
-        (a, b, a / b)
-    };
-    for (name, (a, b, ratio)) in
-        [("prefill", ratio(|r| r.prefill)), ("decode", ratio(|r| r.decode))]
-    {
-        println!("{name}: tangor {a:.1} tok/s, llama.cpp {b:.1} tok/s, ratio {ratio:.2}");
+    for (column, name) in ["prefill", "decode", "decode after the prompt"].iter().enumerate() {
+        let (a, b) = (median(&ours, column), median(&theirs, column));
+        println!("{name}: tangor {a:.1}, llama.cpp {b:.1}, ratio {:.2}", a / b);
     }
     Ok(())
 }
 
-fn median(rates: &[Rates], rate: fn(&Rates) -> f64) -> f64 {
-    let mut values: Vec<f64> = rates.iter().map(rate).collect();
+fn median(rates: &[Rates], column: usize) -> f64 {
+    let mut values: Vec<f64> = rates.iter().map(|rates| rates.columns()[column]).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn tangor(options: &Options, model: &Path) -> Outcome<Rates> {
-    let mut bench = Command::new(root().join("target/release/tangor"));
-    bench.arg("bench").arg(model).args(["--json", "-r", "1"]);
-    bench.args(["-p", &options.prompt.to_string(), "-n", &options.tokens.to_string()]);
-    let json = parse(&output(bench.args(["--threads", &options.threads.to_string()]))?)?;
-    let rate = |key: &str| {
-        let value = &json[key];
-        value.as_f64().or_else(|| value["median"].as_f64()).ok_or(format!("bench gave no {key}"))
+    let bench = |prompt: usize| {
+        let mut bench = Command::new(root().join("target/release/tangor"));
+        bench.arg("bench").arg(model).args(["--json", "-r", "1"]);
+        bench.args(["-p", &prompt.to_string(), "-n", &options.tokens.to_string()]);
+        parse(&output(bench.args(["--threads", &options.threads.to_string()]))?)
     };
-    Ok(Rates { prefill: rate("prefill_tps")?, decode: rate("decode_tps")? })
+    let rate = |json: &serde_json::Value, key: &str| {
+        json[key].as_f64().ok_or_else(|| format!("bench gave no {key}"))
+    };
+    let (shallow, deep) = (bench(8)?, bench(options.prompt)?);
+    Ok(Rates {
+        prefill: rate(&deep, "prefill_tps")?,
+        decode: rate(&shallow, "decode_tps")?,
+        decode_deep: rate(&deep, "decode_tps")?,
+    })
 }
 
 fn llama_bench(options: &Options, bin: &Path, model: &Path) -> Outcome<Rates> {
-    let mut bench = Command::new(bin.join("llama-bench"));
-    bench.arg("-m").arg(model).args(["-o", "json", "-r", "1"]);
-    bench.args(["-p", &options.prompt.to_string(), "-n", &options.tokens.to_string()]);
-    let json = parse(&output(bench.args(["-t", &options.threads.to_string()]))?)?;
-    let rate = |key: &str| {
-        json.as_array()
-            .into_iter()
-            .flatten()
-            .find(|test| test[key].as_u64().is_some_and(|tokens| tokens > 0))
-            .and_then(|test| test["avg_ts"].as_f64())
-            .ok_or(format!("llama-bench gave no {key}"))
+    let bench = |prompt: usize, tokens: usize, depth: usize| {
+        let mut bench = Command::new(bin.join("llama-bench"));
+        bench.arg("-m").arg(model).args(["-o", "json", "-r", "1"]);
+        bench.args(["-p", &prompt.to_string(), "-n", &tokens.to_string()]);
+        bench.args(["-d", &depth.to_string(), "-t", &options.threads.to_string()]);
+        let json = parse(&output(&mut bench)?)?;
+        json[0]["avg_ts"].as_f64().ok_or_else(|| "llama-bench gave no avg_ts".to_owned())
     };
-    Ok(Rates { prefill: rate("n_prompt")?, decode: rate("n_gen")? })
+    Ok(Rates {
+        prefill: bench(options.prompt, 0, 0)?,
+        decode: bench(0, options.tokens, 0)?,
+        decode_deep: bench(0, options.tokens, options.prompt)?,
+    })
 }
 
 fn parse(text: &str) -> Outcome<serde_json::Value> {
