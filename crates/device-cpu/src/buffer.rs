@@ -58,6 +58,7 @@ impl Aligned {
     }
 
     /// The first `len` elements.
+    #[inline(always)]
     pub(crate) fn get<T: AnyBitPattern>(&self, len: usize) -> &[T] {
         assert!(len * size_of::<T>() <= self.bytes && align_of::<T>() <= 64);
         // SAFETY: the memory is there, aligned and initialised, and any bits are a `T`.

@@ -9,3 +9,6 @@ pub(crate) mod quantise;
 pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod tile;
+
+#[cfg(test)]
+mod tests;

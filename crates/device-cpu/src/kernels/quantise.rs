@@ -39,36 +39,43 @@ impl Rows8 {
     }
 
     /// Rows.
+    #[inline(always)]
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
     /// Groups per row.
+    #[inline(always)]
     pub(crate) fn groups(&self) -> usize {
         self.groups
     }
 
     /// `(groups, rows, 32)`.
+    #[inline(always)]
     pub(crate) fn codes(&self) -> &[i8] {
         self.codes.get(self.rows * self.groups * GROUP)
     }
 
     /// `(groups, rows, 32)`.
+    #[inline(always)]
     pub(crate) fn high(&self) -> &[i8] {
         self.high.get(self.rows * self.groups * GROUP)
     }
 
     /// `(groups, rows)`.
+    #[inline(always)]
     pub(crate) fn wide(&self) -> &[u8] {
         self.wide.get(self.rows * self.groups)
     }
 
     /// `(groups, rows)`.
+    #[inline(always)]
     pub(crate) fn scales(&self) -> &[f32] {
         self.scales.get(self.rows * self.groups)
     }
 
     /// `(groups, rows, 2)`.
+    #[inline(always)]
     pub(crate) fn sums(&self) -> &[i32] {
         self.sums.get(self.rows * self.groups * 2)
     }

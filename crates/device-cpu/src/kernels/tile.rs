@@ -63,17 +63,17 @@ pub(crate) unsafe fn multiply<S: Simd, B: Right<S>, const ADD: bool>(
 ) {
     let mut row = 0;
     while row < rows {
-        let count = (rows - row).min(6);
+        let count = (rows - row).min(S::ROWS);
         // SAFETY: rows `row..row + count` are there.
         unsafe {
             let a = Matrix { at: a.at.add(row * a.stride), ..a };
             let out = Matrix { at: out.at.add(row * out.stride), ..out };
             match count {
-                6 => columns::<S, B, 6, ADD>(s, (k, vectors), a, b, out),
-                5 => columns::<S, B, 5, ADD>(s, (k, vectors), a, b, out),
-                4 => columns::<S, B, 4, ADD>(s, (k, vectors), a, b, out),
-                3 => columns::<S, B, 3, ADD>(s, (k, vectors), a, b, out),
-                2 => columns::<S, B, 2, ADD>(s, (k, vectors), a, b, out),
+                6 if S::ROWS >= 6 => columns::<S, B, 6, ADD>(s, (k, vectors), a, b, out),
+                5 if S::ROWS >= 5 => columns::<S, B, 5, ADD>(s, (k, vectors), a, b, out),
+                4 if S::ROWS >= 4 => columns::<S, B, 4, ADD>(s, (k, vectors), a, b, out),
+                3 if S::ROWS >= 3 => columns::<S, B, 3, ADD>(s, (k, vectors), a, b, out),
+                2 if S::ROWS >= 2 => columns::<S, B, 2, ADD>(s, (k, vectors), a, b, out),
                 _ => columns::<S, B, 1, ADD>(s, (k, vectors), a, b, out),
             }
         }

@@ -56,6 +56,7 @@ impl Simd for Avx2 {
     type Acc4 = I;
     type Acc8 = [I; 2];
     const WIDE: bool = false;
+    const ROWS: usize = 4;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {
@@ -205,11 +206,6 @@ impl Simd for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
     }
     #[inline(always)]
-    fn zero_i32(self) -> I {
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { [_mm256_setzero_si256(); 2] }
-    }
-    #[inline(always)]
     fn add_i32(self, a: I, b: I) -> I {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
@@ -240,6 +236,19 @@ impl Simd for Avx2 {
         unsafe {
             _mm256_storeu_ps(p, a[0]);
             _mm256_storeu_ps(p.add(8), a[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> I {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, a: I) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), a[0]);
+            _mm256_storeu_si256(p.add(8).cast(), a[1]);
         }
     }
     #[inline(always)]

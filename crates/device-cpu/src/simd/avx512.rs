@@ -47,6 +47,7 @@ impl Simd for Avx512 {
     type Acc4 = __m512i;
     type Acc8 = __m512i;
     const WIDE: bool = true;
+    const ROWS: usize = 6;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {
@@ -174,11 +175,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
-    fn zero_i32(self) -> __m512i {
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { _mm512_setzero_si512() }
-    }
-    #[inline(always)]
     fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe { _mm512_add_epi32(a, b) }
@@ -202,6 +198,16 @@ impl Simd for Avx512 {
     unsafe fn store(self, p: *mut f32, a: __m512) {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe { _mm512_storeu_ps(p, a) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, a: __m512i) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_storeu_si512(p.cast(), a) }
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> __m512 {

@@ -43,6 +43,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type Acc8: Copy;
     /// Whether there are 32 registers that hold a whole vector (else 16 that hold half a one).
     const WIDE: bool;
+    /// Rows of a tile that registers hold the sums of: 1 to 6.
+    const ROWS: usize;
 
     /// Runs an operation with these instructions enabled.
     fn run<O: Op>(self, op: O) -> O::Output;
@@ -82,7 +84,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_i32(self, a: Self::F32) -> Self::I32;
     fn to_f32(self, a: Self::I32) -> Self::F32;
     fn sum_i32(self, a: Self::I32) -> i32;
-    fn zero_i32(self) -> Self::I32;
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Lanes are at most 2^23 in magnitude.
     fn times_128(self, a: Self::I32) -> Self::I32;
@@ -93,6 +94,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 `f32` can be written to `p`.
     unsafe fn store(self, p: *mut f32, a: Self::F32);
+    /// # Safety
+    /// 16 `i32` can be read from `p`.
+    unsafe fn load_i32(self, p: *const i32) -> Self::I32;
+    /// # Safety
+    /// 16 `i32` can be written to `p`.
+    unsafe fn store_i32(self, p: *mut i32, a: Self::I32);
     /// # Safety
     /// 16 IEEE halves can be read from `p`.
     unsafe fn load_f16(self, p: *const u16) -> Self::F32;

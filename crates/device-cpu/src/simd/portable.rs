@@ -47,6 +47,7 @@ impl Simd for Portable {
     type Acc4 = I;
     type Acc8 = I;
     const WIDE: bool = false;
+    const ROWS: usize = 1;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {
@@ -136,10 +137,6 @@ impl Simd for Portable {
         a.map(|x| x as f32)
     }
     #[inline(always)]
-    fn zero_i32(self) -> [i32; LANES] {
-        [0; LANES]
-    }
-    #[inline(always)]
     fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
         std::array::from_fn(|i| a[i] + b[i])
     }
@@ -161,6 +158,16 @@ impl Simd for Portable {
     unsafe fn store(self, p: *mut f32, a: F) {
         // SAFETY: the caller has room for 16 elements at `p`.
         unsafe { p.cast::<F>().write_unaligned(a) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> I {
+        // SAFETY: the caller has 16 elements at `p`.
+        unsafe { p.cast::<I>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, a: I) {
+        // SAFETY: the caller has room for 16 elements at `p`.
+        unsafe { p.cast::<I>().write_unaligned(a) }
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> F {

@@ -1,0 +1,394 @@
+//! The tile: up to 6 rows of 8-bit activations by 64 outputs, one step of inputs.
+//!
+//! Every array of sums is indexed by constants alone ([`unroll!`]): otherwise it would live in
+//! memory and not in registers.
+
+use crate::pack::{Offsets, PANEL};
+use crate::simd::{LANES, Simd, unroll};
+use tangor_device::rounding::GROUP;
+
+/// What a tile reads besides its place in the block: one step of one panel's record.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub(super) codes: *const u8,
+    pub(super) scales: *const u8,
+    pub(super) offsets: *const u8,
+    pub(super) half: bool,
+    pub(super) kind: Offsets,
+    /// Eights of inputs: 4, or 2 where groups have 16.
+    pub(super) eights: usize,
+    /// `(rows, 32)`, at the step's first input.
+    pub(super) x: *const i8,
+    /// The high digits, likewise.
+    pub(super) high: *const i8,
+    /// `(rows)`: 1 where the group is wide.
+    pub(super) wide: *const u8,
+    /// `(rows)`.
+    pub(super) x_scales: *const f32,
+    /// `(rows, 2)`.
+    pub(super) x_sums: *const i32,
+    /// Which of the two sums belong to the step.
+    pub(super) sums: [bool; 2],
+}
+
+/// The widths of codes: how they lie in memory and are multiplied.
+pub(super) trait Codes<S: Simd> {
+    type Acc: Copy;
+    /// Bytes of eight inputs of 64 outputs.
+    const EIGHT: usize;
+    fn start(s: S, bias: i32) -> Self::Acc;
+    /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
+    unsafe fn dot(s: S, acc: Self::Acc, w: S::Codes, x: *const i8) -> Self::Acc;
+    fn total(s: S, acc: Self::Acc, bias: i32) -> S::I32;
+}
+
+/// 4 bits, packed.
+pub(super) struct Four;
+/// 4 bits, each in a byte.
+pub(super) struct FourInBytes;
+/// 8 bits.
+pub(super) struct Eight;
+
+impl<S: Simd> Codes<S> for FourInBytes {
+    type Acc = S::Acc4;
+    const EIGHT: usize = 8 * PANEL;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's; the second four inputs follow the first.
+        unsafe { s.codes(at.add(half * 4 * PANEL)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
+
+impl<S: Simd> Codes<S> for Four {
+    type Acc = S::Acc4;
+    const EIGHT: usize = 4 * PANEL;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's.
+        let both = unsafe { s.codes(at) };
+        if half == 0 { s.low(both) } else { s.high(both) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
+
+impl<S: Simd> Codes<S> for Eight {
+    type Acc = S::Acc8;
+    const EIGHT: usize = 8 * PANEL;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc8 {
+        s.start8(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's; the second four inputs follow the first.
+        unsafe { s.codes(at.add(half * 4 * PANEL)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc8, w: S::Codes, x: *const i8) -> S::Acc8 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot8(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc8, bias: i32) -> S::I32 {
+        s.total8(acc, bias)
+    }
+}
+
+/// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
+#[repr(align(64))]
+pub(super) struct Unpacked(pub(super) [u8; GROUP * PANEL]);
+
+/// Unpacks `eights` times eight inputs.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out: &mut Unpacked) {
+    assert!(eights * 8 <= GROUP);
+    for eight in 0..eights {
+        for vector in 0..PANEL / LANES {
+            // SAFETY: within the step's codes, and within the buffer.
+            unsafe {
+                let both = s.codes(codes.add((eight * 4 + vector) * 64));
+                let out = out.0.as_mut_ptr().add((eight * 8 + vector) * 64);
+                s.put_codes(out, s.low(both));
+                s.put_codes(out.add(4 * 64), s.high(both));
+            }
+        }
+    }
+}
+
+/// Adds one step to two vectors of one row.
+///
+/// # Safety
+/// `step` points at a row, and `block` at 64 sums.
+#[inline(always)]
+pub(super) unsafe fn half_tiles<S: Simd>(
+    s: S,
+    bits: u8,
+    step: &Step,
+    first: usize,
+    block: *mut f32,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match (bits, S::WIDE) {
+            (4, true) => tile::<S, Four, 1, 2>(s, step, first, block),
+            (4, false) => {
+                tile::<S, Four, 1, 1>(s, step, first, block);
+                tile::<S, Four, 1, 1>(s, step, first + 1, block);
+            }
+            (_, true) => tile::<S, Eight, 1, 2>(s, step, first, block),
+            (_, false) => {
+                tile::<S, Eight, 1, 1>(s, step, first, block);
+                tile::<S, Eight, 1, 1>(s, step, first + 1, block);
+            }
+        }
+    }
+}
+
+/// Adds one step to `rows` rows of the block.
+///
+/// # Safety
+/// `step` points at `rows` rows, and `block` at as many of 64.
+#[inline(always)]
+pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize, block: *mut f32) {
+    /// # Safety
+    /// As [`tiles`].
+    #[inline(always)]
+    unsafe fn tile_of<S: Simd, C: Codes<S>, const R: usize>(
+        s: S,
+        step: &Step,
+        row: usize,
+        block: *mut f32,
+    ) {
+        // SAFETY: the rows are there, as the caller says.
+        unsafe {
+            let mut step = *step;
+            step.x = step.x.add(row * GROUP);
+            step.high = step.high.add(row * GROUP);
+            step.wide = step.wide.add(row);
+            step.x_scales = step.x_scales.add(row);
+            step.x_sums = step.x_sums.add(2 * row);
+            let block = block.add(row * PANEL);
+            if S::WIDE {
+                tile::<S, C, R, 4>(s, &step, 0, block);
+            } else {
+                for column in 0..4 {
+                    tile::<S, C, R, 1>(s, &step, column, block);
+                }
+            }
+        }
+    }
+    let mut row = 0;
+    while row < rows {
+        let count = (rows - row).min(S::ROWS);
+        // SAFETY: every tile lies within `rows`.
+        unsafe {
+            match count {
+                6 if S::ROWS >= 6 => tile_of::<S, C, 6>(s, step, row, block),
+                5 if S::ROWS >= 5 => tile_of::<S, C, 5>(s, step, row, block),
+                4 if S::ROWS >= 4 => tile_of::<S, C, 4>(s, step, row, block),
+                3 if S::ROWS >= 3 => tile_of::<S, C, 3>(s, step, row, block),
+                2 if S::ROWS >= 2 => tile_of::<S, C, 2>(s, step, row, block),
+                _ => tile_of::<S, C, 1>(s, step, row, block),
+            }
+        }
+        row += count;
+    }
+}
+
+/// `R` rows by `V` vectors of outputs, from vector `first`.
+///
+/// # Safety
+/// As [`tiles`], for `R` rows.
+#[inline(always)]
+unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    block: *mut f32,
+) {
+    // SAFETY: as the caller's; `high` has room for `R` rows of `V` vectors.
+    unsafe {
+        let wide: [u8; R] = *step.wide.cast();
+        if wide == [0; R] {
+            return tile_of_digits::<S, C, R, V, false>(s, step, first, std::ptr::null(), block);
+        }
+        // 128 times the dot products of the high digits. Only the rows that have some: most have
+        // none.
+        let mut high = [[[0_i32; LANES]; V]; R];
+        for r in 0..R {
+            if wide[r] != 0 {
+                let x = step.high.add(r * GROUP);
+                let acc = dots::<S, C, 1, V>(s, step, first, x, [[C::start(s, 0); V]; 1]);
+                unroll!(v < V, {
+                    let total = s.times_128(C::total(s, acc[0][v], 0));
+                    s.store_i32(high[r][v].as_mut_ptr(), total);
+                });
+            }
+        }
+        tile_of_digits::<S, C, R, V, true>(s, step, first, high.as_ptr().cast(), block);
+    }
+}
+
+/// Dot products of `R` rows of activations with `V` vectors of outputs, from `acc` on.
+///
+/// # Safety
+/// As [`tile`]; `x` points at `R` rows.
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    x: *const i8,
+    mut acc: [[C::Acc; V]; R],
+) -> [[C::Acc; V]; R] {
+    // SAFETY: all pointers stay within the step's record and rows.
+    unsafe {
+        for eight in 0..step.eights {
+            let codes = step.codes.add(eight * C::EIGHT + first * 64);
+            for half in 0..2 {
+                let mut w = [C::load(s, codes, half); V];
+                unroll!(v < V, {
+                    w[v] = C::load(s, codes.add(v * 64), half);
+                });
+                unroll!(r < R, {
+                    let x = x.add(r * GROUP + eight * 8 + half * 4);
+                    unroll!(v < V, {
+                        acc[r][v] = C::dot(s, acc[r][v], w[v], x);
+                    });
+                });
+            }
+        }
+    }
+    acc
+}
+
+/// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one adds,
+/// `(R, V, 16)`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[allow(clippy::cast_precision_loss)]
+unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, const WIDE: bool>(
+    s: S,
+    step: &Step,
+    first: usize,
+    high: *const i32,
+    block: *mut f32,
+) {
+    // SAFETY: all pointers stay within the step's record, rows and block.
+    unsafe {
+        let mut sums = [0_i32; R];
+        let mut bias = [0_i32; R];
+        for r in 0..R {
+            for (half, wanted) in step.sums.into_iter().enumerate() {
+                if wanted {
+                    sums[r] += *step.x_sums.add(2 * r + half);
+                }
+            }
+            if let Offsets::Uniform(zero) = step.kind {
+                bias[r] = -i32::from(zero) * sums[r];
+            }
+        }
+        let mut acc = [[C::start(s, 0); V]; R];
+        for r in 0..R {
+            acc[r] = [C::start(s, bias[r]); V];
+        }
+        let acc = dots::<S, C, R, V>(s, step, first, step.x, acc);
+        let x_scales: [f32; R] = *step.x_scales.cast();
+        unroll!(v < V, {
+            let column = (first + v) * LANES;
+            let scale = scale(s, step.half, step.scales, column);
+            let block = block.add(column);
+            match step.kind {
+                Offsets::Uniform(_) => unroll!(r < R, {
+                    let y = block.add(r * PANEL);
+                    let low = C::total(s, acc[r][v], bias[r]);
+                    let dot = s.mul(
+                        both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES)),
+                        scale,
+                    );
+                    s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                }),
+                Offsets::Zero => {
+                    let zero = s.load_u8(step.offsets.add(column));
+                    unroll!(r < R, {
+                        let y = block.add(r * PANEL);
+                        let low = C::total(s, acc[r][v], bias[r]);
+                        let dot = both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES));
+                        let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
+                        s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                    });
+                }
+                Offsets::Min => {
+                    let min = self::scale(s, step.half, step.offsets, column);
+                    unroll!(r < R, {
+                        let y = block.add(r * PANEL);
+                        let low = C::total(s, acc[r][v], bias[r]);
+                        let dot = both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES));
+                        let dot = s.mul(dot, scale);
+                        let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
+                        let sum = x_scales[r] * sums[r] as f32;
+                        s.store(y, s.fma(min, s.splat(sum), out));
+                    });
+                }
+            }
+        });
+    }
+}
+
+/// Both digits' sums together.
+///
+/// # Safety
+/// 16 sums are at `high`, if `WIDE`.
+#[inline(always)]
+unsafe fn both<S: Simd, const WIDE: bool>(s: S, low: S::I32, high: *const i32) -> S::F32 {
+    // SAFETY: as the caller's.
+    unsafe { s.to_f32(if WIDE { s.add_i32(low, s.load_i32(high)) } else { low }) }
+}
+
+/// 16 scales or minima from `column` on.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn scale<S: Simd>(
+    s: S,
+    half: bool,
+    at: *const u8,
+    column: usize,
+) -> S::F32 {
+    // SAFETY: as the caller's.
+    unsafe {
+        if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }
+    }
+}

@@ -1,0 +1,320 @@
+//! Every kernel on every instruction set against plain Rust: equal bits, outputs that were NaN
+//! before and are all written, and nothing written beside them.
+
+use crate::buffer::Shared;
+use crate::isa::Isa;
+use crate::kernels::attention::{
+    Attend, AttendScratch, Merge, Out, PageBlocks, QUERIES, partial_len,
+};
+use crate::kernels::linear_f32::LinearF32;
+use crate::kernels::linear_int8::{BLOCK, Linear8, Part};
+use crate::kernels::quantise::{Quantise, Rows8};
+use crate::kernels::rope::{Angles, Projected, Rotate};
+use crate::kernels::rows::{RowOp, RowTask};
+use crate::kv::BlockShape;
+use crate::pack::{PANEL, Packed};
+use crate::pool::Pool;
+use crate::simd::dispatch;
+use tangor_device::KvType;
+use tangor_device::model::ir::{Activation, Attention};
+use tangor_device::tensor::{Bytes, DType, Scales, Weight, Zeros};
+
+/// An output between canaries.
+struct Guarded {
+    memory: Vec<f32>,
+}
+
+impl Guarded {
+    const GUARD: usize = 48;
+    /// A NaN that no arithmetic makes.
+    const CANARY: u32 = 0x7fab_cdef;
+
+    fn new(len: usize) -> Self {
+        Self { memory: vec![f32::from_bits(Self::CANARY); len + 2 * Self::GUARD] }
+    }
+
+    fn slice(&mut self) -> &mut [f32] {
+        let end = self.memory.len() - Self::GUARD;
+        &mut self.memory[Self::GUARD..end]
+    }
+
+    /// The bits, if all were written and nothing else was.
+    fn bits(&self) -> Vec<u32> {
+        let bits: Vec<u32> = self.memory.iter().map(|x| x.to_bits()).collect();
+        let (before, rest) = bits.split_at(Self::GUARD);
+        let (inside, after) = rest.split_at(rest.len() - Self::GUARD);
+        assert!(before.iter().chain(after).all(|&x| x == Self::CANARY), "written beyond the end");
+        assert!(inside.iter().all(|&x| x != Self::CANARY), "not all was written");
+        // One NaN is as good as another.
+        inside.iter().map(|&x| if f32::from_bits(x).is_nan() { 0x7fc0_0000 } else { x }).collect()
+    }
+}
+
+/// Runs a kernel on every instruction set and compares with plain Rust.
+fn same_on_all(what: &str, run: impl Fn(Isa) -> Vec<u32>) {
+    let want = run(Isa::Portable);
+    for isa in Isa::available() {
+        assert!(run(isa) == want, "{what} on {isa}");
+    }
+}
+
+/// Something like activations, with a few large ones.
+fn values(count: usize, seed: usize) -> Vec<f32> {
+    #[allow(clippy::cast_precision_loss)]
+    let one = |i: usize| {
+        let x = ((i * 7919 + seed * 104_729 + 13) % 2003) as f32 / 1001.5 - 1.0;
+        if i % 53 == 7 { x * 20.0 } else { x }
+    };
+    (0..count).map(one).collect()
+}
+
+fn weight(bits: u8, group: usize, zeros: bool, outputs: usize, inputs: usize) -> Weight {
+    let groups = outputs * inputs.div_ceil(group);
+    let codes: Bytes = (0..groups * group * usize::from(bits) / 8)
+        .map(|i| (i * 167 + i / 251) as u8)
+        .collect::<Vec<u8>>()
+        .into();
+    let bytes: Vec<u8> = values(groups, 3).iter().flat_map(|x| (x * 0.01).to_le_bytes()).collect();
+    let scales = Scales { dtype: DType::F32, bytes: bytes.clone().into() };
+    let zeros = if zeros { Zeros::Float(DType::F32, bytes.into()) } else { Zeros::Middle };
+    Weight::grouped((bits, group), (outputs, inputs), codes, scales, zeros).unwrap()
+}
+
+fn quantised(isa: Isa, x: &[f32], rows: usize, width: usize) -> Rows8 {
+    let mut out = Rows8::default();
+    out.resize(rows, width);
+    dispatch(isa, Quantise { x, width, first: 0, out: out.writer() });
+    out
+}
+
+#[test]
+fn activations_are_rounded_the_same() {
+    for (rows, width) in [(1, 1), (3, 31), (2, 32), (5, 100), (4, 576)] {
+        let mut x = values(rows * width, 1);
+        x[width / 2] = if rows == 5 { f32::NAN } else { 0.0 };
+        same_on_all(&format!("{rows} rows of {width}"), |isa| {
+            let out = quantised(isa, &x, rows, width);
+            let scales = out.scales().iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() });
+            let sums = out.sums().iter().map(|x| x.cast_unsigned());
+            let digits =
+                out.codes().iter().chain(out.high()).map(|&x| i32::from(x).cast_unsigned());
+            scales.chain(sums).chain(digits).chain(out.wide().iter().map(|&x| x.into())).collect()
+        });
+    }
+}
+
+#[test]
+fn linears_are_the_same_and_stay_in_their_rows() {
+    let pool = Pool::new(1, false);
+    for (bits, group, zeros) in [
+        (4, 32, false),
+        (4, 32, true),
+        (4, 16, true),
+        (4, 128, false),
+        (8, 32, true),
+        (8, 16, false),
+    ] {
+        for (outputs, inputs, rows) in
+            [(1, 32, 1), (64, 64, 6), (100, 96, 17), (130, 40, 7), (33, 128, BLOCK), (70, 160, 1)]
+        {
+            let packed = Packed::new(&weight(bits, group, zeros, outputs, inputs), &pool).unwrap();
+            let Packed::Codes(codes) = &packed else { panic!("a quantised weight") };
+            let x = values(rows * inputs, 2);
+            let bias = values(outputs, 5);
+            let bias = (rows % 2 == 1).then_some(&bias[..]);
+            let name = format!("{bits} bits, groups of {group}, {rows} rows of {inputs}");
+            same_on_all(&name, |isa| {
+                let x = quantised(isa, &x, rows, inputs);
+                let mut out = Guarded::new(rows * outputs);
+                let y = Shared::new(out.slice());
+                for panel in 0..outputs.div_ceil(PANEL) {
+                    let halves = (outputs - panel * PANEL).div_ceil(PANEL / 2).min(2);
+                    let parts = match rows {
+                        1 => (0..halves).map(Part::Half).collect(),
+                        _ => vec![Part::All],
+                    };
+                    for part in parts {
+                        let (weight, rows) = (codes, 0..rows);
+                        dispatch(isa, Linear8 { weight, bias, x: &x, panel, part, rows, y });
+                    }
+                }
+                out.bits()
+            });
+            same_on_all(&format!("{name}, exact"), |isa| {
+                exact(isa, &packed, bias, &x, rows, outputs)
+            });
+        }
+    }
+}
+
+fn exact(
+    isa: Isa,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    x: &[f32],
+    rows: usize,
+    outputs: usize,
+) -> Vec<u32> {
+    let mut out = Guarded::new(rows * outputs);
+    let y = Shared::new(out.slice());
+    for panel in 0..outputs.div_ceil(PANEL) {
+        dispatch(isa, LinearF32 { weight, bias, x, panel, rows: 0..rows, y });
+    }
+    out.bits()
+}
+
+#[test]
+fn dense_linears_are_the_same_and_stay_in_their_rows() {
+    let pool = Pool::new(1, false);
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        for (outputs, inputs, rows) in [(1, 1, 1), (65, 33, 5), (64, 70, 13)] {
+            // Finite in all three types: bytes below the exponents of infinities.
+            let bytes: Bytes = (0..outputs * inputs * dtype.size())
+                .map(|i| (i * 89 % 59) as u8)
+                .collect::<Vec<u8>>()
+                .into();
+            let weight = Weight::dense(dtype, outputs, inputs, bytes).unwrap();
+            let weight = Packed::new(&weight, &pool).unwrap();
+            let x = values(rows * inputs, 4);
+            same_on_all(&format!("{dtype:?}"), |isa| exact(isa, &weight, None, &x, rows, outputs));
+        }
+    }
+}
+
+#[test]
+fn row_operations_are_the_same_and_stay_in_their_rows() {
+    for (rows, width) in [(1, 1), (2, 17), (3, 64), (2, 100), (1, 1536)] {
+        let (a, b) = (values(2 * rows * width, 6), values(rows * width, 7));
+        let gain = values(width, 8);
+        let ops = [
+            RowOp::RmsNorm { x: &b, gain: &gain, eps: 1e-5 },
+            RowOp::Gated { gate: &a, up: &a[width..], stride: 2 * width, act: Activation::Silu },
+            RowOp::Gated { gate: &a, up: &b, stride: width, act: Activation::Gelu },
+            RowOp::Gated { gate: &a, up: &b, stride: width, act: Activation::GeluTanh },
+            RowOp::Add { a: &a[..rows * width], b: &b },
+            RowOp::Scale { x: &b, factor: 0.37 },
+        ];
+        for op in ops {
+            same_on_all(&format!("{op:?}"), |isa| {
+                let mut out = Guarded::new(rows * width);
+                let out_rows = Shared::new(out.slice());
+                let task = RowTask { op, width, rows: 0..rows, out: out_rows, rounded: None };
+                dispatch(isa, task);
+                out.bits()
+            });
+        }
+        same_on_all("sum and norm", |isa| {
+            let (mut sum, mut out) = (Guarded::new(rows * width), Guarded::new(rows * width));
+            let (x, delta) = (&a[..rows * width], &b[..]);
+            let op = RowOp::AddRmsNorm {
+                x,
+                delta,
+                sum: Shared::new(sum.slice()),
+                gain: &gain,
+                eps: 0.1,
+            };
+            let out_rows = Shared::new(out.slice());
+            dispatch(isa, RowTask { op, width, rows: 0..rows, out: out_rows, rounded: None });
+            [sum.bits(), out.bits()].concat()
+        });
+    }
+}
+
+/// Rotates, caches and attends `rows` positions on one page and the next, for one KV head.
+fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize) -> Vec<u32> {
+    let (group, dim) = (op.heads, op.head_dim);
+    let shape = BlockShape { dtype, head_dim: dim, tokens };
+    let pages: Vec<u32> = (0..rows.div_ceil(tokens) as u32).collect();
+    // As `f32`, so that blocks are aligned.
+    let mut memory = vec![0.0_f32; pages.len() * shape.bytes() / 4];
+    let cache: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+    let (q, k, v) = (values(rows * group * dim, 1), values(rows * dim, 2), values(rows * dim, 3));
+    let table = values(rows * dim, 4);
+    let mut queries = Guarded::new(rows * group * dim);
+    for (page, block) in cache.chunks_exact_mut(shape.bytes()).enumerate() {
+        dispatch(
+            isa,
+            Rotate {
+                op,
+                from: Projected { q: &q, k: &k, v: &v, strides: [group * dim, dim, dim] },
+                angles: Angles {
+                    table: &table,
+                    dim: dim / 2 * 2,
+                    interleaved: rows.is_multiple_of(2),
+                },
+                kv_head: 0,
+                rows: page * tokens..((page + 1) * tokens).min(rows),
+                all_rows: rows,
+                queries: Shared::new(queries.slice()),
+                shape,
+                block,
+                token: 0,
+            },
+        );
+    }
+    let mut bits = queries.bits();
+    let blocks = PageBlocks { pages: &pages, base: 0, stride: shape.bytes() };
+    let mut scratch = AttendScratch::default();
+    scratch.reserve(&shape, QUERIES.max(group));
+    let mut out = Guarded::new(rows * group * dim);
+    let mut attend = |first: usize, positions: usize, out: Out<'_>| {
+        let at = first * group * dim;
+        dispatch(
+            isa,
+            Attend {
+                op,
+                shape,
+                cache,
+                pages: blocks,
+                queries: &queries.slice()[at..at + positions * group * dim],
+                first,
+                positions,
+                range: 0..pages.len(),
+                scratch: &mut scratch,
+                out,
+            },
+        );
+    };
+    let y = Shared::new(out.slice());
+    let width = group * dim;
+    for first in (0..rows).step_by(QUERIES / group) {
+        let positions = (rows - first).min(QUERIES / group);
+        attend(first, positions, Out::Rows { y, width, row: first, column: 0 });
+    }
+    // The last position again, page by page: the same bits.
+    let mut partials = vec![f32::NAN; pages.len() * group * partial_len(dim)];
+    attend(rows - 1, 1, Out::Partials(Shared::new(&mut partials)));
+    let mut last = Guarded::new(width);
+    let first = op.window.map_or(0, |window| rows.saturating_sub(window)) / tokens;
+    let range = first..pages.len();
+    let merge = Merge { partials: &partials, group, head_dim: dim, range, y: last.slice() };
+    dispatch(isa, merge);
+    bits.extend(out.bits());
+    assert_eq!(bits[bits.len() - width..], last.bits(), "{dtype:?}, {rows} rows, {isa}");
+    bits
+}
+
+#[test]
+fn attention_is_the_same_and_stays_in_its_rows() {
+    for (heads, head_dim, tokens, rows) in
+        [(1, 16, 16, 1), (3, 64, 64, 100), (2, 24, 20, 61), (9, 40, 5, 33), (1, 128, 32, 64)]
+    {
+        for dtype in [KvType::F32, KvType::F16, KvType::Int8] {
+            for window in [None, Some(17)] {
+                let op = Attention {
+                    layer: 0,
+                    heads,
+                    kv_heads: 1,
+                    head_dim,
+                    scale: 0.2,
+                    window,
+                    softcap: (heads == 2).then_some(15.0),
+                    rotate: true,
+                };
+                same_on_all(&format!("{op:?}, {dtype:?}, {rows} rows"), |isa| {
+                    attention(isa, &op, dtype, tokens, rows)
+                });
+            }
+        }
+    }
+}
