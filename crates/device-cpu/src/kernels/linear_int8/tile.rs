@@ -291,8 +291,8 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     acc
 }
 
-/// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one adds,
-/// `(R, V, 16)`.
+/// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one
+/// adds, `(R, V, 16)`.
 ///
 /// # Safety
 /// As [`tile`].
