@@ -28,7 +28,8 @@ pub(crate) fn acceptance() -> Outcome {
     let tools = root().join("tools/acceptance");
     let mut make = Command::new(&python);
     make.arg(tools.join("make_real_checkpoints.py")).arg(&inputs.gguf);
-    run("checkpoints", make.arg(folder.join("hf")).arg(folder.join("oga")))?;
+    make.arg("--hf").arg(folder.join("hf")).arg("--oga").arg(folder.join("oga"));
+    run("checkpoints", &mut make)?;
     let mut compare = Command::new(&python);
     compare.arg(tools.join("compare_real_checkpoints.py"));
     compare.arg("--tangor").arg(root().join("target/release/tangor"));
