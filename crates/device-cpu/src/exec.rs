@@ -7,7 +7,7 @@ use crate::buffer::{Aligned, Shared};
 use crate::isa::Isa;
 use crate::kernels::attention::AttendScratch;
 use crate::kernels::linear_f32::LinearF32;
-use crate::kernels::linear_int8::{BLOCK, Linear8, Part};
+use crate::kernels::linear_int8::{BLOCK, HALF, HALVES, Linear8, Row8};
 use crate::kernels::quantise::{Quantise, Rows8};
 use crate::kernels::rows::{RowOp, RowTask};
 use crate::kv::CpuKv;
@@ -300,30 +300,25 @@ impl Run<'_> {
         self.write(memory, to);
         let mut out = std::mem::take(&mut memory.slots[to.slot]);
         let y = Shared::new(out.get_mut(rows * to.width));
-        let panels = weight.outputs().div_ceil(PANEL);
-        let blocks = rows.div_ceil(BLOCK);
-        // Blocks of equal size, in whole tiles.
-        let block = rows.div_ceil(blocks.max(1)).next_multiple_of(6).min(BLOCK);
         let x = self.read(memory, from);
         let rounded = from.rounded.filter(|_| rounded).map(|slot| &memory.rounded[slot]);
-        if let (Packed::Codes(weight), Some(x), 1) = (weight, rounded, rows)
-            && panels < 32 * self.pool.threads()
-        {
-            // Few panels: halves of them keep all threads busy until the end.
-            self.pool.run(to.width.div_ceil(PANEL / 2), |tile, _| {
-                let (panel, part, rows) = (tile / 2, Part::Half(tile % 2), 0..1);
-                dispatch(self.isa, Linear8 { weight, bias, x, panel, part, rows, y });
+        if let (Packed::Codes(weight), Some(x), 1) = (weight, rounded, rows) {
+            self.pool.run_grains(to.width.div_ceil(HALF), HALVES, |halves, _| {
+                dispatch(self.isa, Row8 { weight, bias, x, halves, y });
             });
             memory.slots[to.slot] = out;
             return;
         }
+        let panels = weight.outputs().div_ceil(PANEL);
+        let blocks = rows.div_ceil(BLOCK);
+        // Blocks of equal size, in whole tiles.
+        let block = rows.div_ceil(blocks.max(1)).next_multiple_of(6).min(BLOCK);
         self.pool.run(panels * blocks, |tile, _| {
             let (panel, first) = (tile / blocks, tile % blocks * block);
             let rows = first..(first + block).min(rows);
             match (weight, rounded) {
                 (Packed::Codes(weight), Some(x)) => {
-                    let part = Part::All;
-                    dispatch(self.isa, Linear8 { weight, bias, x, panel, part, rows, y });
+                    dispatch(self.isa, Linear8 { weight, bias, x, panel, rows, y });
                 }
                 _ => dispatch(self.isa, LinearF32 { weight, bias, x, panel, rows, y }),
             }

@@ -1,17 +1,19 @@
 //! A fork-join pool: threads that are started once and wait, spinning, for the next loop.
 //!
 //! A token takes a few hundred parallel loops of some microseconds each. So handing one out costs
-//! no allocation and no system call: the caller publishes a job, takes part in it, and everybody
-//! draws tiles from one counter. A worker that is not there in time (asleep, or without a
-//! processor) does not take part, and nobody waits for it.
+//! no allocation and no system call: the caller publishes a job and takes part in it. Every thread
+//! begins with a share of its own, neighbouring tiles that lie side by side in memory, and then
+//! takes from the ends of the others' shares. A worker that is not there in time (asleep, or
+//! without a processor) does not take part, and nobody waits for it.
 //!
 //! Workers spin for a moment, then yield, then sleep until the next job wakes them.
 
 use crate::system;
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -25,8 +27,8 @@ const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 const EPOCH: u64 = 1 << 32;
 
-/// What one loop does: `(tile, thread)`.
-type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
+/// What one loop does: `(tiles, thread)`.
+type Body<'a> = dyn Fn(Range<usize>, usize) + Sync + 'a;
 
 /// Threads for parallel loops.
 #[derive(Debug)]
@@ -37,18 +39,27 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Cache lines of its own, so that threads do not disturb each other.
+#[repr(align(128))]
+struct Apart<T>(T);
+
 struct Shared {
-    state: AtomicU64,
-    /// Written by the caller while no job is open, read by workers inside one.
-    job: UnsafeCell<Option<Job>>,
-    /// The next tile.
-    next: AtomicUsize,
+    /// Side by side: whoever sees a new state reads the job next.
+    head: Apart<Head>,
+    /// What is left of every thread's share: `end << 32 | next`.
+    shares: Vec<Apart<AtomicU64>>,
     /// Whether a tile has panicked.
     broken: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whom to wake, by worker; set while it sleeps.
     sleepers: Vec<Sleeper>,
     stop: AtomicBool,
+}
+
+struct Head {
+    state: AtomicU64,
+    /// Written by the caller while no job is open, read by workers inside one.
+    job: UnsafeCell<Option<Job>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -67,7 +78,8 @@ struct Sleeper {
 struct Job {
     /// Lives until the call that published it returns, which is after the last worker left.
     body: *const Body<'static>,
-    tiles: usize,
+    /// Tiles that are handed out together, aligned: a power of two.
+    grain: usize,
 }
 
 // SAFETY: `job` is written only by the thread that holds `turn` while no job is open and no worker
@@ -84,9 +96,8 @@ impl Pool {
     pub fn new(threads: usize, pin: bool) -> Self {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            head: Apart(Head { state: AtomicU64::new(0), job: UnsafeCell::new(None) }),
+            shares: (0..=workers).map(|_| Apart(AtomicU64::new(0))).collect(),
             broken: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: (0..workers).map(|_| Sleeper::default()).collect(),
@@ -120,16 +131,30 @@ impl Pool {
     /// # Panics
     /// If `body` does: with the payload of the first panic, after every thread has stopped.
     pub fn run(&self, tiles: usize, body: impl Fn(usize, usize) + Sync) {
-        if tiles == 0 {
-            return;
-        }
-        if tiles == 1 || self.workers.is_empty() {
-            (0..tiles).for_each(|tile| body(tile, 0));
+        self.run_grains(tiles, 1, |range, thread| range.for_each(|tile| body(tile, thread)));
+    }
+
+    /// [`Pool::run`] with several tiles at a time: ranges that lie within an aligned `grain` of
+    /// tiles, whole ones but where a share begins or ends.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn run_grains(
+        &self,
+        tiles: usize,
+        grain: usize,
+        body: impl Fn(Range<usize>, usize) + Sync,
+    ) {
+        let grain = grain.next_power_of_two();
+        assert!(u32::try_from(tiles).is_ok(), "{tiles} tiles");
+        if tiles <= 1 || self.workers.is_empty() {
+            (0..tiles).step_by(grain).for_each(|tile| body(tile..(tile + grain).min(tiles), 0));
             return;
         }
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.publish(&body, tiles);
-        self.shared.draw(Job { body: erase(&body), tiles }, 0);
+        let job = Job { body: erase(&body), grain };
+        self.shared.publish(job, tiles);
+        self.shared.draw(job, 0);
         self.shared.close();
         let panicked = self.shared.broken.load(Ordering::Relaxed);
         let payload = panicked
@@ -138,6 +163,13 @@ impl Pool {
         if let Some(payload) = payload.flatten() {
             resume_unwind(payload);
         }
+    }
+
+    /// The tiles that a thread begins with, if there are `tiles` of them.
+    #[must_use]
+    pub fn share(&self, tiles: usize, thread: usize) -> Range<usize> {
+        let threads = self.threads();
+        thread * tiles / threads..(thread + 1) * tiles / threads
     }
 }
 
@@ -162,15 +194,21 @@ fn erase<'a>(body: &'a Body<'a>) -> *const Body<'static> {
 }
 
 impl Shared {
-    fn publish(&self, body: &Body<'_>, tiles: usize) {
+    fn publish(&self, job: Job, tiles: usize) {
         self.broken.store(false, Ordering::Relaxed);
-        self.next.store(0, Ordering::Relaxed);
+        let threads = self.shares.len() as u64;
+        for (thread, share) in (0..).zip(&self.shares) {
+            let (tiles, next) = (tiles as u64, thread * tiles as u64 / threads);
+            let end = (thread + 1) * tiles / threads;
+            share.0.store(end << 32 | next, Ordering::Relaxed);
+        }
+        let head = &self.head.0;
         // SAFETY: the caller holds `turn`, and the last job was closed with nobody inside.
-        unsafe { *self.job.get() = Some(Job { body: erase(body), tiles }) };
+        unsafe { *head.job.get() = Some(job) };
         // Sequentially consistent against `Sleeper::sleep`: either the worker sees the new epoch
         // before it sleeps, or we see that it sleeps.
-        let epoch = self.state.load(Ordering::Relaxed) & !(OPEN | INSIDE);
-        self.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
+        let epoch = head.state.load(Ordering::Relaxed) & !(OPEN | INSIDE);
+        head.state.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
         for sleeper in &self.sleepers {
             if sleeper.asleep.load(Ordering::SeqCst) {
                 sleeper.wake();
@@ -180,28 +218,32 @@ impl Shared {
 
     /// Lets nobody in any more and waits until everybody is out.
     fn close(&self) {
-        let mut state = self.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let state = &self.head.0.state;
+        let mut now = state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut rounds = 0;
-        while state & INSIDE != 0 {
+        while now & INSIDE != 0 {
             wait(&mut rounds);
-            state = self.state.load(Ordering::Acquire);
+            now = state.load(Ordering::Acquire);
         }
     }
 
-    /// Draws tiles until there are none left.
+    /// Draws tiles until there are none left: the thread's own from the front, then the others'
+    /// from behind.
     fn draw(&self, job: Job, thread: usize) {
+        let threads = self.shares.len();
         let tiles = || {
-            loop {
-                let tile = self.next.fetch_add(1, Ordering::Relaxed);
-                if tile >= job.tiles {
-                    break;
+            for turn in 0..threads {
+                let share = &self.shares[(thread + turn) % threads].0;
+                while let Some(range) = take(share, job.grain, turn == 0) {
+                    // SAFETY: the body lives until `Pool::run_grains` has closed the job.
+                    unsafe { (*job.body)(range, thread) };
                 }
-                // SAFETY: the body lives until `Pool::run` has closed the job.
-                unsafe { (*job.body)(tile, thread) };
             }
         };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(tiles)) {
-            self.next.store(job.tiles, Ordering::Relaxed);
+            for share in &self.shares {
+                share.0.store(0, Ordering::Relaxed);
+            }
             let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.broken.swap(true, Ordering::Relaxed) {
                 *first = Some(payload);
@@ -213,8 +255,9 @@ impl Shared {
     fn work(&self, index: usize) {
         let mut seen = 0;
         let mut rounds = 0;
+        let head = &self.head.0;
         loop {
-            let state = self.state.load(Ordering::SeqCst);
+            let state = head.state.load(Ordering::SeqCst);
             let epoch = state & !(OPEN | INSIDE);
             if self.stop.load(Ordering::SeqCst) {
                 return;
@@ -222,7 +265,7 @@ impl Shared {
             if epoch == seen || state & OPEN == 0 {
                 if rounds > SPINS + YIELDS {
                     self.sleepers[index].sleep(|| {
-                        let now = self.state.load(Ordering::SeqCst);
+                        let now = head.state.load(Ordering::SeqCst);
                         now == state && !self.stop.load(Ordering::SeqCst)
                     });
                     rounds = 0;
@@ -232,17 +275,41 @@ impl Shared {
                 continue;
             }
             let entered =
-                self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
+                head.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
             if entered.is_err() {
                 continue;
             }
             // SAFETY: we are inside, so the caller waits for us and nobody writes.
-            if let Some(job) = unsafe { *self.job.get() } {
+            if let Some(job) = unsafe { *head.job.get() } {
                 self.draw(job, index + 1);
             }
-            self.state.fetch_sub(1, Ordering::AcqRel);
+            head.state.fetch_sub(1, Ordering::AcqRel);
             seen = epoch;
             rounds = 0;
+        }
+    }
+}
+
+/// Takes up to the next border of a grain from the front of a share or from its end.
+fn take(share: &AtomicU64, grain: usize, front: bool) -> Option<Range<usize>> {
+    let grain = grain as u64;
+    let mut now = share.load(Ordering::Relaxed);
+    loop {
+        let (next, end) = (now & u64::from(u32::MAX), now >> 32);
+        if next >= end {
+            return None;
+        }
+        let (range, left) = if front {
+            let to = ((next / grain + 1) * grain).min(end);
+            (next..to, end << 32 | to)
+        } else {
+            let from = ((end - 1) / grain * grain).max(next);
+            (from..end, from << 32 | next)
+        };
+        match share.compare_exchange_weak(now, left, Ordering::Relaxed, Ordering::Relaxed) {
+            #[allow(clippy::cast_possible_truncation)]
+            Ok(_) => return Some(range.start as usize..range.end as usize),
+            Err(other) => now = other,
         }
     }
 }
@@ -279,6 +346,7 @@ fn wait(rounds: &mut u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn runs_every_tile_once_whatever_the_number_of_threads() {

@@ -25,50 +25,29 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::rounding::GROUP;
 
+mod row;
 mod tile;
+pub(crate) use row::{HALF, HALVES, Row8};
 pub(super) use tile::scale;
-use tile::{Eight, Four, FourInBytes, Step, Unpacked, half_tiles, tiles, unpack};
+use tile::{Eight, Four, FourInBytes, Step, Unpacked, tiles, unpack};
 
 /// Rows whose sums stay in the first-level cache.
 pub(crate) const BLOCK: usize = 96;
 
-/// How far ahead of a single row's kernel its weights are asked for: beyond what processors fetch
-/// by themselves, above all across the borders of pages.
-const AHEAD: usize = 4096;
-
 /// Rows from which on it pays to unpack codes into a buffer.
 const UNPACK: usize = 18;
 
-/// One panel of outputs for a block of at most [`BLOCK`] rows.
+/// One panel of outputs for a block of at most [`BLOCK`] rows. A single row is better off with
+/// [`Row8`], which gives the same bits.
 #[derive(Debug)]
 pub(crate) struct Linear8<'a> {
     pub(crate) weight: &'a PackedCodes,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) x: &'a Rows8,
     pub(crate) panel: usize,
-    /// All of the panel, or half of it where there are few panels for many threads.
-    pub(crate) part: Part,
     pub(crate) rows: Range<usize>,
     /// `(rows, outputs)`; nobody else writes these rows and outputs.
     pub(crate) y: Shared<'a, f32>,
-}
-
-/// Which of a panel's four vectors of outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    All,
-    /// The first or the last two, of one row.
-    Half(usize),
-}
-
-impl Part {
-    /// Outputs of the panel.
-    fn columns(self) -> Range<usize> {
-        match self {
-            Self::All => 0..PANEL,
-            Self::Half(half) => half * PANEL / 2..(half + 1) * PANEL / 2,
-        }
-    }
 }
 
 impl Op for Linear8<'_> {
@@ -88,17 +67,12 @@ impl Op for Linear8<'_> {
         let panel = w.panel(self.panel);
         let mut bytes = Unpacked([0; GROUP * PANEL]);
         for (index, record) in panel.chunks_exact(w.record_bytes()).enumerate() {
-            if self.rows.len() == 1 {
-                self.ask_ahead(s, record);
-            }
             for start in (0..w.group).step_by(w.step()) {
                 let mut step = self.step(record, index * w.group + start, start);
                 // SAFETY: `step` points at the group's activations of `rows`, of which the block
                 // holds as many.
                 unsafe {
-                    if self.part != Part::All {
-                        half_tiles(s, w.bits, &step, self.part.columns().start / LANES, sums);
-                    } else if w.bits == 4 && self.rows.len() >= UNPACK {
+                    if w.bits == 4 && self.rows.len() >= UNPACK {
                         unpack(s, step.codes, step.eights, &mut bytes);
                         step.codes = bytes.0.as_ptr();
                         tiles::<S, FourInBytes>(s, &step, self.rows.len(), sums);
@@ -116,22 +90,6 @@ impl Op for Linear8<'_> {
 }
 
 impl Linear8<'_> {
-    /// Asks for what follows a record: of a panel's half, for every other pair of lines.
-    #[inline(always)]
-    fn ask_ahead<S: Simd>(&self, s: S, record: &[u8]) {
-        let ahead = record.as_ptr().wrapping_add(AHEAD);
-        let (first, step) = match self.part {
-            Part::All => (0, 128),
-            Part::Half(half) => (half * 128, 256),
-        };
-        let mut at = first;
-        while at < record.len() {
-            s.prefetch(ahead.wrapping_add(at));
-            s.prefetch(ahead.wrapping_add(at + 64));
-            at += step;
-        }
-    }
-
     /// The step that starts at input `input` of the weight and `start` of the record.
     #[inline(always)]
     fn step(&self, record: &[u8], input: usize, start: usize) -> Step {
@@ -161,15 +119,14 @@ impl Linear8<'_> {
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, block: &[[f32; PANEL]]) {
         let outputs = self.weight.outputs;
-        let columns = self.part.columns();
-        let first = self.panel * PANEL + columns.start;
-        let count = columns.len().min(outputs - first);
+        let first = self.panel * PANEL;
+        let count = PANEL.min(outputs - first);
         for (row, sums) in self.rows.clone().zip(block) {
             let at = row * outputs + first;
             // SAFETY: whoever makes a `Linear8` has these rows and outputs to itself.
             let y = unsafe { self.y.part(at..at + count) };
             let bias = self.bias.map(|bias| &bias[first..first + count]);
-            put_row(s, &sums[columns.clone()], bias, y);
+            put_row(s, sums, bias, y);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::kernels::attention::{
     Attend, AttendScratch, Merge, Out, PageBlocks, QUERIES, partial_len,
 };
 use crate::kernels::linear_f32::LinearF32;
-use crate::kernels::linear_int8::{BLOCK, Linear8, Part};
+use crate::kernels::linear_int8::{BLOCK, HALF, Linear8, Row8};
 use crate::kernels::quantise::{Quantise, Rows8};
 use crate::kernels::rope::{Angles, Projected, Rotate};
 use crate::kernels::rows::{RowOp, RowTask};
@@ -115,7 +115,7 @@ fn linears_are_the_same_and_stay_in_their_rows() {
         (8, 16, false),
     ] {
         for (outputs, inputs, rows) in
-            [(1, 32, 1), (64, 64, 6), (100, 96, 17), (130, 40, 7), (33, 128, BLOCK), (70, 160, 1)]
+            [(1, 32, 1), (64, 64, 6), (100, 96, 17), (130, 40, 7), (33, 128, BLOCK), (230, 160, 1)]
         {
             let packed = Packed::new(&weight(bits, group, zeros, outputs, inputs), &pool).unwrap();
             let Packed::Codes(codes) = &packed else { panic!("a quantised weight") };
@@ -128,17 +128,22 @@ fn linears_are_the_same_and_stay_in_their_rows() {
                 let mut out = Guarded::new(rows * outputs);
                 let y = Shared::new(out.slice());
                 for panel in 0..outputs.div_ceil(PANEL) {
-                    let halves = (outputs - panel * PANEL).div_ceil(PANEL / 2).min(2);
-                    let parts = match rows {
-                        1 => (0..halves).map(Part::Half).collect(),
-                        _ => vec![Part::All],
-                    };
-                    for part in parts {
-                        let (weight, rows) = (codes, 0..rows);
-                        dispatch(isa, Linear8 { weight, bias, x: &x, panel, part, rows, y });
+                    dispatch(isa, Linear8 { weight: codes, bias, x: &x, panel, rows: 0..rows, y });
+                }
+                let bits = out.bits();
+                if rows == 1 {
+                    let halves = outputs.div_ceil(HALF);
+                    for cut in 0..=halves {
+                        let (weight, x) = (codes, &x);
+                        let mut out = Guarded::new(outputs);
+                        let y = Shared::new(out.slice());
+                        for halves in [0..cut, cut..halves] {
+                            dispatch(isa, Row8 { weight, bias, x, halves, y });
+                        }
+                        assert!(out.bits() == bits, "{name} cut at {cut} on {isa}");
                     }
                 }
-                out.bits()
+                bits
             });
             same_on_all(&format!("{name}, exact"), |isa| {
                 exact(isa, &packed, bias, &x, rows, outputs)

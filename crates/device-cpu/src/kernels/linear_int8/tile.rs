@@ -144,35 +144,6 @@ pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out:
     }
 }
 
-/// Adds one step to two vectors of one row.
-///
-/// # Safety
-/// `step` points at a row, and `block` at 64 sums.
-#[inline(always)]
-pub(super) unsafe fn half_tiles<S: Simd>(
-    s: S,
-    bits: u8,
-    step: &Step,
-    first: usize,
-    block: *mut f32,
-) {
-    // SAFETY: as the caller's.
-    unsafe {
-        match (bits, S::WIDE) {
-            (4, true) => tile::<S, Four, 1, 2>(s, step, first, block),
-            (4, false) => {
-                tile::<S, Four, 1, 1>(s, step, first, block);
-                tile::<S, Four, 1, 1>(s, step, first + 1, block);
-            }
-            (_, true) => tile::<S, Eight, 1, 2>(s, step, first, block),
-            (_, false) => {
-                tile::<S, Eight, 1, 1>(s, step, first, block);
-                tile::<S, Eight, 1, 1>(s, step, first + 1, block);
-            }
-        }
-    }
-}
-
 /// Adds one step to `rows` rows of the block.
 ///
 /// # Safety

@@ -1,0 +1,216 @@
+//! One row: the kernel of decode, whose limit is memory.
+//!
+//! It reads a panel from beginning to end and keeps the sums in registers. What it computes is what
+//! a tile of one row computes, in the same order.
+
+use super::tile::{Codes, Eight, Four, scale};
+use super::{GROUP, put_row};
+use crate::buffer::Shared;
+use crate::kernels::quantise::Rows8;
+use crate::pack::{Offsets, PANEL, PackedCodes};
+use crate::simd::{LANES, Op, Simd, unroll};
+use std::ops::Range;
+
+/// Outputs that threads share work by: half a panel.
+pub(crate) const HALF: usize = PANEL / 2;
+/// Halves of a panel.
+pub(crate) const HALVES: usize = 2;
+
+/// How far ahead of the kernel its weights are asked for: beyond what processors fetch by
+/// themselves, above all across the borders of pages.
+const AHEAD: usize = 4096;
+
+/// Some outputs of one row.
+#[derive(Debug)]
+pub(crate) struct Row8<'a> {
+    pub(crate) weight: &'a PackedCodes,
+    pub(crate) bias: Option<&'a [f32]>,
+    /// One row.
+    pub(crate) x: &'a Rows8,
+    /// Outputs in halves of panels.
+    pub(crate) halves: Range<usize>,
+    /// `(outputs)`; nobody else writes these.
+    pub(crate) y: Shared<'a, f32>,
+}
+
+const UNIFORM: u8 = 0;
+const ZERO: u8 = 1;
+const MIN: u8 = 2;
+
+impl Op for Row8<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (w, x) = (self.weight, self.x);
+        assert!(x.rows() == 1 && x.groups() == w.inputs.div_ceil(GROUP), "not one fitting row");
+        assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
+        let short = w.step() < GROUP;
+        match (w.bits, w.offsets, short) {
+            (4, Offsets::Uniform(_), false) => self.outputs::<S, Four, UNIFORM, 4>(s),
+            (4, Offsets::Zero, false) => self.outputs::<S, Four, ZERO, 4>(s),
+            (4, Offsets::Min, false) => self.outputs::<S, Four, MIN, 4>(s),
+            (4, Offsets::Uniform(_), true) => self.outputs::<S, Four, UNIFORM, 2>(s),
+            (4, Offsets::Zero, true) => self.outputs::<S, Four, ZERO, 2>(s),
+            (4, Offsets::Min, true) => self.outputs::<S, Four, MIN, 2>(s),
+            (_, Offsets::Uniform(_), false) => self.outputs::<S, Eight, UNIFORM, 4>(s),
+            (_, Offsets::Zero, false) => self.outputs::<S, Eight, ZERO, 4>(s),
+            (_, Offsets::Min, false) => self.outputs::<S, Eight, MIN, 4>(s),
+            (_, Offsets::Uniform(_), true) => self.outputs::<S, Eight, UNIFORM, 2>(s),
+            (_, Offsets::Zero, true) => self.outputs::<S, Eight, ZERO, 2>(s),
+            (_, Offsets::Min, true) => self.outputs::<S, Eight, MIN, 2>(s),
+        }
+    }
+}
+
+impl Row8<'_> {
+    /// Panel by panel; `EIGHTS` are the eights of inputs that are summed as integers.
+    #[inline(always)]
+    fn outputs<S: Simd, C: Codes<S>, const KIND: u8, const EIGHTS: usize>(&self, s: S) {
+        let mut at = self.halves.start;
+        while at < self.halves.end {
+            let (panel, half) = (at / HALVES, at % HALVES);
+            let whole = half == 0 && at + HALVES <= self.halves.end;
+            let mut sums = [0.0; PANEL];
+            let count = if whole { PANEL } else { HALF };
+            let first = half * HALF / LANES;
+            // SAFETY: the panel has four vectors of outputs, and the sums have room for them.
+            unsafe {
+                match (S::WIDE, whole) {
+                    (true, true) => {
+                        self.vectors::<S, C, KIND, EIGHTS, 4>(s, panel, 0, sums.as_mut_ptr());
+                    }
+                    (true, false) => {
+                        self.vectors::<S, C, KIND, EIGHTS, 2>(s, panel, first, sums.as_mut_ptr());
+                    }
+                    (false, _) => {
+                        for vector in 0..count / LANES {
+                            let sums = sums.as_mut_ptr().add(vector * LANES);
+                            self.vectors::<S, C, KIND, EIGHTS, 1>(s, panel, first + vector, sums);
+                        }
+                    }
+                }
+            }
+            let start = at * HALF;
+            let count = count.min(self.weight.outputs - start);
+            // SAFETY: whoever makes a `Row8` has these outputs to itself.
+            let y = unsafe { self.y.part(start..start + count) };
+            put_row(s, &sums, self.bias.map(|bias| &bias[start..start + count]), y);
+            at += if whole { HALVES } else { 1 };
+        }
+    }
+
+    /// `V` vectors of a panel's outputs, from vector `first`.
+    ///
+    /// # Safety
+    /// They are there, and `out` has room for them.
+    #[inline(always)]
+    #[allow(clippy::cast_precision_loss)]
+    unsafe fn vectors<S: Simd, C: Codes<S>, const KIND: u8, const EIGHTS: usize, const V: usize>(
+        &self,
+        s: S,
+        panel: usize,
+        first: usize,
+        out: *mut f32,
+    ) {
+        let (w, x) = (self.weight, self.x);
+        let zero = if let Offsets::Uniform(zero) = w.offsets { i32::from(zero) } else { 0 };
+        let (code_bytes, scale_bytes) = (w.code_bytes(), w.scale_bytes());
+        let steps = w.group / (8 * EIGHTS);
+        let mut y = [s.splat(0.0); V];
+        // The step's number in the row.
+        let mut step = 0;
+        for record in w.panel(panel).chunks_exact(w.record_bytes()) {
+            ask_ahead(s, record, first * 64, V * 64);
+            // SAFETY: all pointers stay within the record and the row.
+            unsafe {
+                let scales = record.as_ptr().add(code_bytes);
+                let offsets = scales.add(PANEL * scale_bytes);
+                for index in 0..steps {
+                    let codes = record.as_ptr().add(index * EIGHTS * C::EIGHT + first * 64);
+                    let group = step * 8 * EIGHTS / GROUP;
+                    let input = step * 8 * EIGHTS;
+                    let sums = x.sums().as_ptr().add(2 * group);
+                    let sum = if EIGHTS == 4 { *sums + *sums.add(1) } else { *sums.add(step % 2) };
+                    let bias = if KIND == UNIFORM { -zero * sum } else { 0 };
+                    let digits = x.codes().as_ptr().add(input);
+                    let mut total = dots::<S, C, EIGHTS, V>(s, codes, digits, bias);
+                    if *x.wide().as_ptr().add(group) != 0 {
+                        let digits = x.high().as_ptr().add(input);
+                        let high = dots::<S, C, EIGHTS, V>(s, codes, digits, 0);
+                        unroll!(v < V, {
+                            total[v] = s.add_i32(total[v], s.times_128(high[v]));
+                        });
+                    }
+                    let x_scale = *x.scales().as_ptr().add(group);
+                    unroll!(v < V, {
+                        let column = (first + v) * LANES;
+                        let scale = scale(s, w.half, scales, column);
+                        let mut dot = s.to_f32(total[v]);
+                        if KIND == ZERO {
+                            let zero = s.load_u8(offsets.add(column));
+                            dot = s.fnma(zero, s.splat(sum as f32), dot);
+                        }
+                        y[v] = s.fma(s.mul(dot, scale), s.splat(x_scale), y[v]);
+                        if KIND == MIN {
+                            let min = self::scale(s, w.half, offsets, column);
+                            y[v] = s.fma(min, s.splat(x_scale * sum as f32), y[v]);
+                        }
+                    });
+                    step += 1;
+                }
+            }
+        }
+        unroll!(v < V, {
+            // SAFETY: as the caller's.
+            unsafe { s.store(out.add(v * LANES), y[v]) };
+        });
+    }
+}
+
+/// Dot products of one step with `V` vectors of outputs, from `bias` on.
+///
+/// # Safety
+/// The step's codes and digits are there.
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Codes<S>, const EIGHTS: usize, const V: usize>(
+    s: S,
+    codes: *const u8,
+    x: *const i8,
+    bias: i32,
+) -> [S::I32; V] {
+    let mut acc = [C::start(s, bias); V];
+    // SAFETY: as the caller's.
+    unsafe {
+        unroll!(eight < EIGHTS, {
+            let codes = codes.add(eight * C::EIGHT);
+            let x = x.add(eight * 8);
+            unroll!(v < V, {
+                let at = codes.add(v * 64);
+                acc[v] = C::dot(s, acc[v], C::load(s, at, 0), x);
+                acc[v] = C::dot(s, acc[v], C::load(s, at, 1), x.add(4));
+            });
+        });
+    }
+    let mut total = [s.to_i32(s.splat(0.0)); V];
+    unroll!(v < V, {
+        total[v] = C::total(s, acc[v], bias);
+    });
+    total
+}
+
+/// Asks for what follows a record, `bytes` of every 256 from `first` on: those of the vectors in
+/// question.
+#[inline(always)]
+fn ask_ahead<S: Simd>(s: S, record: &[u8], first: usize, bytes: usize) {
+    let ahead = record.as_ptr().wrapping_add(AHEAD);
+    let mut at = first;
+    while at < record.len() {
+        let mut line = 0;
+        while line < bytes {
+            s.prefetch(ahead.wrapping_add(at + line));
+            line += 64;
+        }
+        at += 4 * LANES * 4;
+    }
+}
