@@ -1,7 +1,8 @@
 //! A tokenizer from any bytes, and a text through it and back.
 //!
 //! The first byte says what the rest is: a `tokenizer.json` or a `tokenizer.model` before the
-//! last zero byte, or a built-in vocabulary; what follows is the text.
+//! last zero byte, or a built-in vocabulary; what follows is the text. Long texts cost time and
+//! show little that short ones do not, so only a first byte of 240 and more has them whole.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -56,7 +57,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let at = data.iter().rposition(|b| *b == 0);
     let (file, text) = data.split_at(at.unwrap_or(0));
-    let text = String::from_utf8_lossy(text);
+    let longest = if *kind < 240 { 64 } else { usize::MAX };
+    let line = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(longest)]).into_owned();
+    let text = line(text);
     match kind % 8 {
         0..=3 => {
             let files = HfFiles { tokenizer: file, ..HfFiles::default() };
@@ -71,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
         }
         _ => {
             if let Some(tokenizer) = BUILT_IN.get(usize::from(kind / 8) % 4) {
-                exercise(tokenizer, &String::from_utf8_lossy(data));
+                exercise(tokenizer, &line(data));
             }
         }
     }

@@ -1,10 +1,8 @@
 //! What a good GGUF file says.
 
 use crate::build::{F32, GgufFile, GgufTensor, I32, STR, U64, array, f32s, f32v, q4_0, strv, u32v};
-use std::io::Write;
 use tangor_formats::gguf::{Kind, Scalar};
-use tangor_formats::{Checkpoint, ErrorKind, Gguf, Limits, MemorySource, Result, Source};
-use tangor_tensor::{Bytes, MapGuard, map_file};
+use tangor_formats::{Checkpoint, ErrorKind, Gguf, Limits, MemorySource, Result};
 
 fn parse(file: &GgufFile) -> Result<Gguf> {
     Gguf::parse("m.gguf", file.bytes().into(), &Limits::default())
@@ -186,44 +184,4 @@ fn arrays_are_read_where_they_lie() {
     assert_eq!(value.iter().count(), 1000);
     assert_eq!(gguf.metadata().strings("texts").unwrap().count(), 100);
     assert_eq!(gguf.metadata().get("one").unwrap().iter().count(), 0);
-}
-
-/// A mapped file on disk, under whatever name.
-struct Disk(Bytes, MapGuard);
-
-impl Source for Disk {
-    fn name(&self) -> &str {
-        "disk"
-    }
-
-    fn list(&self) -> Result<Vec<String>> {
-        Ok(vec!["m.gguf".into()])
-    }
-
-    fn read(&self, _: &str, _: u64) -> Result<Option<Bytes>> {
-        Ok(None)
-    }
-
-    fn map(&self, _: &str) -> Result<Option<(Bytes, MapGuard)>> {
-        Ok(Some((self.0.clone(), self.1.clone())))
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_file_that_shrinks_while_its_weights_are_read_is_noticed() {
-    let rows = 1 << 12;
-    let file = GgufFile::llama().but(|f| {
-        f.entries.truncate(9);
-        f.tensors = vec![GgufTensor::new("w", 0, &[32, rows], f32s(&vec![1.0; 32 << 12]))];
-    });
-    let mut disk = tempfile::tempfile().unwrap();
-    disk.write_all(&file.bytes()).unwrap();
-    let (bytes, guard) = map_file(&disk).unwrap();
-    let checkpoint = Checkpoint::open(&Disk(bytes, guard), None, &Limits::default()).unwrap();
-    checkpoint.check_unchanged().unwrap();
-    disk.set_len(4096).unwrap();
-    let Checkpoint::Gguf(gguf) = &checkpoint else { panic!("not a GGUF model") };
-    assert_eq!(row(gguf, "w", (rows - 1) as usize), [0.0; 32]);
-    assert_eq!(checkpoint.check_unchanged().unwrap_err().kind(), ErrorKind::Changed);
 }

@@ -6,6 +6,8 @@ mod build;
 mod gguf;
 mod hf;
 mod limits;
+#[cfg(unix)]
+mod mapped;
 mod memory;
 mod onnx;
 mod proto;
