@@ -13,6 +13,7 @@ const PACKAGES: &[&str] = &[
     "gguf",
     "safetensors",
     "sentencepiece",
+    "accelerate",
     "onnx",
     "onnx_ir",
     "onnxruntime",

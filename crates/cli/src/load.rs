@@ -161,6 +161,15 @@ fn load(
             progress.set_share(step.share);
         })?;
     let load_s = begin.elapsed().as_secs_f64();
+    drop(progress);
+    let kv = &model.plan().kv;
+    if kv.context > kv.model_context {
+        terminal::note(&format!(
+            "the context of {} tokens is longer than the {} that the model was made for: it may \
+             write nonsense beyond them",
+            kv.context, kv.model_context
+        ));
+    }
     Ok(Loaded { model, load_s, recommended: sampling::recommended(checkpoint) })
 }
 

@@ -244,6 +244,10 @@ impl<S: Simd> Right<S> for Keys8 {
             s.mul(codes, s.load(self.scales.add(d / GROUP * self.stride + token)))
         }
     }
+    #[inline(always)]
+    fn place(&self, d: usize, token: usize) -> *const u8 {
+        self.codes.wrapping_add(d * self.stride + token).cast()
+    }
 }
 
 impl<S: Simd> Right<S> for Values8 {
@@ -254,6 +258,10 @@ impl<S: Simd> Right<S> for Values8 {
             let codes = s.load_i8(self.codes.add(token * self.stride + d));
             s.mul(codes, s.splat(*self.scales.add(token * self.groups + d / GROUP)))
         }
+    }
+    #[inline(always)]
+    fn place(&self, token: usize, d: usize) -> *const u8 {
+        self.codes.wrapping_add(token * self.stride + d).cast()
     }
 }
 

@@ -23,6 +23,8 @@ pub struct KvPlan {
     pub bytes: u64,
     /// Longest sequence: never more than the pool holds.
     pub context: usize,
+    /// Longest sequence that the model was made for.
+    pub model_context: usize,
 }
 
 /// Bytes of a page: keys and values of all layers, and for 8 bits a scale per 32 elements.
@@ -47,7 +49,14 @@ pub(crate) fn kv_plan(
 ) -> Result<KvPlan, PlanError> {
     const MOST: u64 = 4 << 30;
     let page = page_bytes(graph, options.kv).max(1);
-    let asked = options.context.unwrap_or(graph.hyper.context).max(1);
+    let model_context = graph.hyper.context;
+    let asked = options.context.unwrap_or(model_context).max(1);
+    if asked > model_context {
+        reasons.push(format!(
+            "the context of {asked} tokens is longer than the {model_context} that the model was \
+             made for: it may write nonsense beyond them"
+        ));
+    }
     let per_sequence = asked.div_ceil(PAGE_TOKENS) as u64;
     let mut budget = options.kv_bytes.map_or((room / 2).min(MOST), |bytes| bytes.min(room));
     if options.context.is_some() && options.kv_bytes.is_none() {
@@ -76,5 +85,6 @@ pub(crate) fn kv_plan(
         pages: usize::try_from(pages).unwrap_or(usize::MAX),
         bytes: pages * page,
         context,
+        model_context,
     })
 }

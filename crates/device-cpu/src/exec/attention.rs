@@ -44,13 +44,17 @@ struct Task {
     partials: Option<usize>,
 }
 
+/// All heads of one position.
 #[derive(Clone, Debug)]
 struct MergeTask {
     row: usize,
-    kv_head: usize,
     pages: Range<usize>,
     partials: usize,
 }
+
+/// Pages of one position and head that a task takes at the most: so few that all threads are busy
+/// until the end.
+const PAGES: usize = 4;
 
 impl Run<'_> {
     /// Cosines and sines of every row's position.
@@ -117,7 +121,12 @@ impl Run<'_> {
                 let positions = last.saturating_sub(at_once)..last;
                 last = positions.start;
                 let pages = pages_seen(op, span, &positions, page_tokens);
-                let split = positions.len() == 1 && pages.len() > 1 && parts > 1;
+                let step = pages.len().div_ceil(parts).min(PAGES);
+                let split = positions.len() == 1 && parts > 1 && pages.len() > step;
+                let row = self.batch.spans[index].rows.start + positions.start;
+                if split {
+                    plan.merges.push(MergeTask { row, pages: pages.clone(), partials });
+                }
                 for kv_head in 0..op.kv_heads {
                     let (positions, span) = (positions.clone(), index);
                     if !split {
@@ -125,9 +134,6 @@ impl Run<'_> {
                         plan.tasks.push(Task { span, kv_head, positions, pages, partials: None });
                         continue;
                     }
-                    let row = self.batch.spans[index].rows.start + positions.start;
-                    plan.merges.push(MergeTask { row, kv_head, pages: pages.clone(), partials });
-                    let step = pages.len().div_ceil(parts);
                     for first in pages.clone().step_by(step) {
                         plan.tasks.push(Task {
                             span,
@@ -258,14 +264,17 @@ impl Run<'_> {
             );
         });
         let partials = memory.partials.get::<f32>(len);
-        for merge in &plan.merges {
-            let at = merge.row * width + merge.kv_head * group * op.head_dim;
-            // SAFETY: nobody else is writing any more.
-            let y = unsafe { y.part(at..at + group * op.head_dim) };
-            let partials = &partials[merge.partials..];
-            let (head_dim, range) = (op.head_dim, merge.pages.clone());
-            dispatch(self.isa, Merge { partials, group, head_dim, range, y });
-        }
+        self.pool.run(plan.merges.len(), |index, thread| {
+            let merge = &plan.merges[index];
+            // SAFETY: every position is merged once.
+            let y = unsafe { y.part(merge.row * width..(merge.row + 1) * width) };
+            let range = merge.pages.clone();
+            let len = op.heads * range.end * partial_len(op.head_dim);
+            let partials = &partials[merge.partials..][..len];
+            // SAFETY: a thread runs one task at a time.
+            let scratch = unsafe { &mut scratch.part(thread..thread + 1)[0] };
+            dispatch(self.isa, Merge { partials, group, head_dim: op.head_dim, range, scratch, y });
+        });
         memory.slots[to.slot] = out;
     }
 }

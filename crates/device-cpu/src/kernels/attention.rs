@@ -20,8 +20,7 @@
 //! `f32` once, for few it is widened as it is read; the products are the same.
 
 use crate::buffer::{Aligned, Shared};
-use crate::kernels::rope::MAX_HEAD;
-use crate::kernels::tile::{Elements, Matrix, Right, multiply};
+use crate::kernels::tile::{Ahead, Elements, Matrix, Right, multiply};
 use crate::kv::{BlockShape, Parts};
 use crate::simd::{LANES, Op, Simd, math};
 use std::ops::Range;
@@ -89,6 +88,10 @@ pub(crate) struct AttendScratch {
     partial: Aligned,
     /// `(QUERIES, padded_dim)`.
     total: Aligned,
+    /// Of what was merged so far.
+    running: Box<Stats>,
+    /// Of one page.
+    page: Box<Stats>,
 }
 
 impl AttendScratch {
@@ -99,7 +102,7 @@ impl AttendScratch {
         self.values.reserve(tokens * dim * 4);
         self.scores.reserve(rows * tokens * 4);
         self.partial.reserve(rows * dim * 4);
-        self.total.reserve(rows * dim * 4);
+        self.total.reserve(rows.max(LANES) * dim * 4);
     }
 
     /// Bytes in memory.
@@ -116,7 +119,6 @@ struct Page<'a> {
     page: usize,
     /// Its tokens that any position sees.
     seen: usize,
-    stats: &'a mut Stats,
     buffers: &'a mut AttendScratch,
 }
 
@@ -127,9 +129,11 @@ struct Stats {
     sum: [f32; PADDED_ROWS],
 }
 
-impl Stats {
+impl Default for Stats {
     /// Of nothing.
-    const NONE: Self = Self { max: [f32::NEG_INFINITY; PADDED_ROWS], sum: [0.0; PADDED_ROWS] };
+    fn default() -> Self {
+        Self { max: [f32::NEG_INFINITY; PADDED_ROWS], sum: [0.0; PADDED_ROWS] }
+    }
 }
 
 /// Rows of statistics: [`QUERIES`], or the heads of a group where those are more.
@@ -151,9 +155,11 @@ impl Op for Attend<'_> {
         assert!(rows <= ROWS && self.queries.len() == rows * dim);
         let mut buffers = std::mem::take(self.scratch);
         let padded = self.shape.padded_dim();
-        buffers.total.get_mut::<f32>(rows * padded).fill(0.0);
-        let mut running = Stats::NONE;
-        let mut page_stats = Stats::NONE;
+        if let Out::Rows { .. } = self.out {
+            buffers.total.get_mut::<f32>(rows * padded).fill(0.0);
+            buffers.running.max[..rows].fill(f32::NEG_INFINITY);
+            buffers.running.sum[..rows].fill(0.0);
+        }
         for page in self.range.clone() {
             let seeing = self.rows_of(page, group);
             if seeing.is_empty() {
@@ -162,17 +168,19 @@ impl Op for Attend<'_> {
             // Tokens of the page that the last position sees: all that are needed.
             let last = self.first + self.positions;
             let seen = (last - page * self.shape.tokens).min(self.shape.tokens);
-            let at = self.pages.base + self.pages.pages[page] as usize * self.pages.stride;
-            let block = &self.cache[at..at + self.shape.bytes()];
-            let mut page = Page { page, seen, stats: &mut page_stats, buffers: &mut buffers };
+            let block = self.block(page);
+            let distance = self.to_next(page);
+            let mut page = Page { page, seen, buffers: &mut buffers };
             let wide = match self.shape.parts(block) {
                 Parts::F32(keys, values, _) => Some((keys, values)),
-                Parts::F16(keys, values, _) if rows <= DIRECT => {
-                    self.page(s, &mut page, keys, values);
+                Parts::F16(b, values, _) if rows <= DIRECT => {
+                    let values = Ahead { b: values, distance };
+                    self.page(s, &mut page, Ahead { b, distance }, values);
                     None
                 }
-                Parts::Int8(keys, values, _) if rows <= DIRECT => {
-                    self.page(s, &mut page, keys, values);
+                Parts::Int8(b, values, _) if rows <= DIRECT => {
+                    let values = Ahead { b: values, distance };
+                    self.page(s, &mut page, Ahead { b, distance }, values);
                     None
                 }
                 Parts::F16(keys, values, _) => Some(self.widen(s, &mut page, keys, values)),
@@ -182,15 +190,14 @@ impl Op for Attend<'_> {
                 self.page(s, &mut page, keys, values);
             }
             let page = page.page;
-            let total = buffers.total.get_mut::<f32>(rows * padded);
-            let partial = buffers.partial.get::<f32>(rows * padded);
+            let AttendScratch { running, page: stats, total, partial, .. } = &mut buffers;
+            let partial = partial.get::<f32>(rows * padded);
             match self.out {
                 Out::Rows { .. } => {
-                    merge(s, seeing, padded, &mut running, total, &page_stats, partial);
+                    let total = total.get_mut::<f32>(rows * padded);
+                    merge(s, seeing, padded, running, total, stats, partial);
                 }
-                Out::Partials(out) => {
-                    put_partials(out, page, group, padded, &page_stats, partial);
-                }
+                Out::Partials(out) => put_partials(out, page, group, padded, stats, partial),
             }
         }
         if let Out::Rows { y, width, row, column } = self.out {
@@ -201,7 +208,7 @@ impl Op for Attend<'_> {
                 let y = unsafe { y.part(at..at + group * dim) };
                 for (head, y) in y.chunks_exact_mut(dim).enumerate() {
                     let index = position * group + head;
-                    finish(&total[index * padded..][..dim], running.sum[index], y);
+                    finish(&total[index * padded..][..dim], buffers.running.sum[index], y);
                 }
             }
         }
@@ -210,6 +217,22 @@ impl Op for Attend<'_> {
 }
 
 impl Attend<'_> {
+    /// A page's keys and values.
+    #[inline(always)]
+    fn block(&self, page: usize) -> &[u8] {
+        let at = self.pages.base + self.pages.pages[page] as usize * self.pages.stride;
+        &self.cache[at..at + self.shape.bytes()]
+    }
+
+    /// Bytes from a page's block to that of the next one, if that is seen.
+    #[inline(always)]
+    fn to_next(&self, page: usize) -> isize {
+        let last = (self.first + self.positions - 1) / self.shape.tokens;
+        let next = (page + 1).min(last);
+        let at = |page: usize| self.block(page).as_ptr().addr().cast_signed();
+        at(next).wrapping_sub(at(page))
+    }
+
     /// Tokens of a page that a position of the task sees.
     #[inline(always)]
     fn visible(&self, page: usize, position: usize) -> Range<usize> {
@@ -280,7 +303,7 @@ impl Attend<'_> {
                 Matrix { at: scores.as_mut_ptr(), stride: tokens },
             );
         }
-        self.soften(s, page.page, page.seen, scores, page.stats);
+        self.soften(s, page.page, page.seen, scores, &mut page.buffers.page);
         let partial = page.buffers.partial.get_mut::<f32>(rows * self.shape.padded_dim());
         self.weigh(s, page.page, scores, values, partial);
     }
@@ -387,6 +410,10 @@ impl<S: Simd, B: Right<S>> Right<S> for From<B> {
         // SAFETY: as the caller's.
         unsafe { self.b.load(s, self.k + k, column) }
     }
+    #[inline(always)]
+    fn place(&self, k: usize, column: usize) -> *const u8 {
+        self.b.place(self.k + k, column)
+    }
 }
 
 /// The statistics of 16 rows from `first` on.
@@ -412,33 +439,71 @@ fn merge<S: Simd>(
 ) {
     assert!(rows.end <= ROWS && total.len() == partial.len());
     assert!(total.len() >= rows.end * padded);
-    let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
     for first in rows.clone().step_by(LANES) {
         let count = (rows.end - first).min(LANES);
         // SAFETY: statistics are padded by a vector, and `total` and `partial` have these rows.
         unsafe {
-            let (max, page_max) = (stat(s, &running.max, first), stat(s, &page.max, first));
-            let most = s.max(page_max, max);
-            let a = math::exp(s, s.sub(max, most));
-            let b = math::exp(s, s.sub(page_max, most));
-            let keep = stat(s, &running.sum, first);
-            let sum = s.fma(stat(s, &page.sum, first), b, s.mul(keep, a));
-            s.store(running.max.as_mut_ptr().add(first), s.first(count, most, max));
-            s.store(running.sum.as_mut_ptr().add(first), s.first(count, sum, keep));
-            s.store(old.as_mut_ptr(), a);
-            s.store(new.as_mut_ptr(), b);
+            let of_page = (stat(s, &page.max, first), stat(s, &page.sum, first));
+            let (max, sum) = (&mut running.max[first..], &mut running.sum[first..]);
+            let factors = merge_stats(s, count, max.as_mut_ptr(), sum.as_mut_ptr(), of_page);
             for row in 0..count {
                 let at = (first + row) * padded;
                 let (total, partial) = (total.as_mut_ptr().add(at), partial.as_ptr().add(at));
-                let (a, b) = (s.splat(old[row]), s.splat(new[row]));
-                let mut d = 0;
-                while d < padded {
-                    let scaled = s.mul(s.load(total.add(d)), a);
-                    s.store(total.add(d), s.fma(s.load(partial.add(d)), b, scaled));
-                    d += LANES;
-                }
+                merge_row(s, padded, total, partial, (factors.0[row], factors.1[row]));
             }
         }
+    }
+}
+
+/// Merges the maxima and sums of up to 16 rows of a page into the running ones; gives what those
+/// and the page are to be multiplied by.
+///
+/// # Safety
+/// 16 elements are at `max` and at `sum`.
+#[inline(always)]
+unsafe fn merge_stats<S: Simd>(
+    s: S,
+    count: usize,
+    max: *mut f32,
+    sum: *mut f32,
+    (page_max, page_sum): (S::F32, S::F32),
+) -> ([f32; LANES], [f32; LANES]) {
+    let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
+    // SAFETY: as the caller's.
+    unsafe {
+        let (was, keep) = (s.load(max), s.load(sum));
+        let most = s.max(page_max, was);
+        let a = math::exp(s, s.sub(was, most));
+        let b = math::exp(s, s.sub(page_max, most));
+        s.store(max, s.first(count, most, was));
+        s.store(sum, s.first(count, s.fma(page_sum, b, s.mul(keep, a)), keep));
+        s.store(old.as_mut_ptr(), a);
+        s.store(new.as_mut_ptr(), b);
+    }
+    (old, new)
+}
+
+/// `total = total a + partial b`.
+///
+/// # Safety
+/// Both have `padded` elements.
+#[inline(always)]
+unsafe fn merge_row<S: Simd>(
+    s: S,
+    padded: usize,
+    total: *mut f32,
+    partial: *const f32,
+    (a, b): (f32, f32),
+) {
+    let (a, b) = (s.splat(a), s.splat(b));
+    let mut d = 0;
+    while d < padded {
+        // SAFETY: as the caller's.
+        unsafe {
+            let scaled = s.mul(s.load(total.add(d)), a);
+            s.store(total.add(d), s.fma(s.load(partial.add(d)), b, scaled));
+        }
+        d += LANES;
     }
 }
 
@@ -470,16 +535,19 @@ fn put_partials(
     }
 }
 
-/// Merges the partial results of one query row's pages, in order.
+/// Merges the partial results of one query row's pages, in order: up to 16 heads together, one in
+/// every lane.
 #[derive(Debug)]
 pub(crate) struct Merge<'a> {
-    /// `(pages, group, partial_len)`.
+    /// `(kv_heads, pages, group, partial_len)`.
     pub(crate) partials: &'a [f32],
+    /// Query heads per KV head.
     pub(crate) group: usize,
     pub(crate) head_dim: usize,
-    /// Pages that the query sees.
+    /// Pages that the query sees, up to the last one of `pages`.
     pub(crate) range: Range<usize>,
-    /// `(group, head_dim)`.
+    pub(crate) scratch: &'a mut AttendScratch,
+    /// `(kv_heads * group, head_dim)`.
     pub(crate) y: &'a mut [f32],
 }
 
@@ -490,18 +558,40 @@ impl Op for Merge<'_> {
     fn run<S: Simd>(self, s: S) {
         let len = partial_len(self.head_dim);
         let padded = len - LANES;
-        let mut total = [0.0_f32; MAX_HEAD];
-        let mut stats = Stats::NONE;
-        for (head, y) in self.y.chunks_exact_mut(self.head_dim).enumerate() {
-            let total = &mut total[..padded];
+        let heads = self.y.len() / self.head_dim;
+        assert_eq!(self.partials.len(), heads * self.range.end * len);
+        for first in (0..heads).step_by(LANES) {
+            let count = (heads - first).min(LANES);
+            let total = self.scratch.total.get_mut::<f32>(count * padded);
             total.fill(0.0);
-            let mut running = Stats::NONE;
+            let (mut max, mut sum) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
             for page in self.range.clone() {
-                let partial = &self.partials[(page * self.group + head) * len..][..len];
-                (stats.max[0], stats.sum[0]) = (partial[0], partial[1]);
-                merge(s, 0..1, padded, &mut running, total, &stats, &partial[LANES..]);
+                // Of this page and head; all heads' are there, as asserted.
+                let partial = |head: usize| {
+                    let (kv_head, head) = (head / self.group, head % self.group);
+                    ((kv_head * self.range.end + page) * self.group + head) * len
+                };
+                let (mut page_max, mut page_sum) = ([0.0; LANES], [0.0; LANES]);
+                for lane in 0..count {
+                    let at = partial(first + lane);
+                    (page_max[lane], page_sum[lane]) = (self.partials[at], self.partials[at + 1]);
+                }
+                // SAFETY: arrays of 16, and rows of `padded`.
+                unsafe {
+                    let of_page = (s.load(page_max.as_ptr()), s.load(page_sum.as_ptr()));
+                    let (max, sum) = (max.as_mut_ptr(), sum.as_mut_ptr());
+                    let factors = merge_stats(s, count, max, sum, of_page);
+                    for (lane, total) in total.chunks_exact_mut(padded).enumerate() {
+                        let partial = self.partials.as_ptr().add(partial(first + lane) + LANES);
+                        let factors = (factors.0[lane], factors.1[lane]);
+                        merge_row(s, padded, total.as_mut_ptr(), partial, factors);
+                    }
+                }
             }
-            finish(total, running.sum[0], y);
+            let y = self.y[first * self.head_dim..].chunks_exact_mut(self.head_dim);
+            for (lane, (y, total)) in y.zip(total.chunks_exact(padded)).enumerate() {
+                finish(&total[..self.head_dim], sum[lane], y);
+            }
         }
     }
 }

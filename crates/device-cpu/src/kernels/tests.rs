@@ -292,8 +292,8 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
     let mut last = Guarded::new(width);
     let first = op.window.map_or(0, |window| rows.saturating_sub(window)) / tokens;
     let range = first..pages.len();
-    let merge = Merge { partials: &partials, group, head_dim: dim, range, y: last.slice() };
-    dispatch(isa, merge);
+    let (y, partials, scratch) = (last.slice(), &partials, &mut scratch);
+    dispatch(isa, Merge { partials, group, head_dim: dim, range, scratch, y });
     bits.extend(out.bits());
     assert_eq!(bits[bits.len() - width..], last.bits(), "{dtype:?}, {rows} rows, {isa}");
     bits

@@ -19,6 +19,28 @@ pub(crate) trait Right<S: Simd>: Copy {
     /// # Safety
     /// They are there.
     unsafe fn load(&self, s: S, k: usize, column: usize) -> S::F32;
+    /// Where they are.
+    fn place(&self, k: usize, column: usize) -> *const u8;
+}
+
+/// A factor that asks for another one, so many bytes further, while it is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<B> {
+    pub(crate) b: B,
+    pub(crate) distance: isize,
+}
+
+impl<S: Simd, B: Right<S>> Right<S> for Ahead<B> {
+    #[inline(always)]
+    unsafe fn load(&self, s: S, k: usize, column: usize) -> S::F32 {
+        s.prefetch(self.b.place(k, column).wrapping_offset(self.distance));
+        // SAFETY: as the caller's.
+        unsafe { self.b.load(s, k, column) }
+    }
+    #[inline(always)]
+    fn place(&self, k: usize, column: usize) -> *const u8 {
+        self.b.place(k, column)
+    }
 }
 
 /// Elements of one type, and the distance of their rows.
@@ -38,6 +60,10 @@ impl<S: Simd> Right<S> for Elements<f32> {
         // SAFETY: as the caller's.
         unsafe { s.load(self.at.add(k * self.stride + column)) }
     }
+    #[inline(always)]
+    fn place(&self, k: usize, column: usize) -> *const u8 {
+        self.at.wrapping_add(k * self.stride + column).cast()
+    }
 }
 
 impl<S: Simd> Right<S> for Elements<Half> {
@@ -45,6 +71,10 @@ impl<S: Simd> Right<S> for Elements<Half> {
     unsafe fn load(&self, s: S, k: usize, column: usize) -> S::F32 {
         // SAFETY: as the caller's.
         unsafe { s.load_f16(self.at.add(k * self.stride + column).cast()) }
+    }
+    #[inline(always)]
+    fn place(&self, k: usize, column: usize) -> *const u8 {
+        self.at.wrapping_add(k * self.stride + column).cast()
     }
 }
 
@@ -101,6 +131,9 @@ unsafe fn columns<S: Simd, B: Right<S>, const R: usize, const ADD: bool>(
             if S::WIDE && vectors - vector >= 4 {
                 tile::<S, B, R, 4, ADD>(s, k, a, (b, column), out);
                 vector += 4;
+            } else if S::WIDE && vectors - vector >= 2 {
+                tile::<S, B, R, 2, ADD>(s, k, a, (b, column), out);
+                vector += 2;
             } else {
                 tile::<S, B, R, 1, ADD>(s, k, a, (b, column), out);
                 vector += 1;

@@ -184,7 +184,8 @@ fn sliding_window(fields: &Fields<'_>, model_type: &str) -> Result<Option<usize>
     if model_type == "qwen2" && fields.flag("use_sliding_window")?.is_none() {
         return Ok(None);
     }
-    if model_type == "mistral" && !fields.map.contains_key("sliding_window") {
+    // Both classes have a default, for files that do not mention the key.
+    if matches!(model_type, "mistral" | "qwen2") && !fields.map.contains_key("sliding_window") {
         return Ok(Some(4096));
     }
     fields.size("sliding_window")

@@ -64,6 +64,8 @@ fn windows_follow_the_rules_of_each_architecture() {
     assert_eq!(window(r#""model_type":"qwen2","sliding_window":64,"#), None);
     let used = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":true,"#;
     assert_eq!(window(used), Some(64));
+    let default = r#""model_type":"qwen2","use_sliding_window":true,"#;
+    assert_eq!(window(default), Some(4096));
     let unused = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":false,"#;
     assert_eq!(window(unused), None);
 }
