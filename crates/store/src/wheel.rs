@@ -192,6 +192,11 @@ impl Pip<'_> {
         if no_pip || status.code() == Some(9009) {
             return Ok(Ended::NoPip);
         }
+        // What Python says of ENOSPC and EDQUOT, and of their like on Windows.
+        let full = ["[Errno 28]", "[Errno 122]", "[WinError 112]"];
+        if said.iter().any(|said| full.iter().any(|sign| said.contains(sign))) {
+            return Err(StoreError::NoSpace { path: self.folder.into(), need: None, have: None });
+        }
         Ok(Ended::Badly(gist(&said).unwrap_or_else(|| status.to_string())))
     }
 
@@ -238,7 +243,9 @@ fn gist(said: &[String]) -> Option<String> {
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    let errors: Vec<&str> = lines.iter().copied().filter(|l| l.starts_with("ERROR")).collect();
+    // Before a traceback it says no more than that there is one; its last line says what happened.
+    let says = |l: &&str| l.starts_with("ERROR") && *l != "ERROR: Exception:";
+    let errors: Vec<&str> = lines.iter().copied().filter(says).collect();
     let worth = if errors.is_empty() { lines } else { errors };
     let last = worth.get(worth.len().saturating_sub(3)..).unwrap_or_default();
     (!last.is_empty()).then(|| last.join("; "))

