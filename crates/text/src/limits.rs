@@ -16,8 +16,13 @@ pub const COMPONENTS: usize = 64;
 pub const TEXT_BYTES: usize = 64 << 20;
 /// Bytes of a chat template.
 pub const TEMPLATE_BYTES: usize = 256 << 10;
-/// Instructions of one rendering.
-pub const TEMPLATE_FUEL: u64 = 5_000_000;
+/// Work of one rendering: an instruction, or 64 bytes made, are one. So a template that doubles a
+/// string holds at most 64 times as many bytes.
+pub const TEMPLATE_FUEL: u64 = 60_000;
+/// More work for every value in the messages and tools: a template looks at each several times.
+pub const TEMPLATE_FUEL_PER_VALUE: u64 = 250;
+/// More work for as many bytes of text in them: filters copy texts.
+pub const TEMPLATE_BYTES_PER_FUEL: u64 = 4;
 /// Depth of the data given to a template.
 pub const TEMPLATE_DEPTH: usize = 64;
 /// Depth of blocks and calls within a running template; a call of a macro counts for several.

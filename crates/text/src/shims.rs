@@ -19,7 +19,6 @@ pub(crate) fn environment() -> Environment<'static> {
     }
     env.set_debug(false);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_fuel(Some(limits::TEMPLATE_FUEL));
     env.set_recursion_limit(limits::TEMPLATE_RECURSION);
     env.set_formatter(print);
     env.set_unknown_method_callback(method);

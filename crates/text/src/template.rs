@@ -233,7 +233,9 @@ impl Program {
     }
 
     fn run(&self, context: &Value) -> Result<String> {
-        let template = self.env.get_template(NAME).map_err(|e| template_error(&e))?;
+        let mut env = self.env.clone();
+        env.set_fuel(Some(fuel_for(context).saturating_add(limits::TEMPLATE_FUEL)));
+        let template = env.get_template(NAME).map_err(|e| template_error(&e))?;
         let mut output = Bounded::default();
         let context = minijinja::Value::from(minijinja::value::Serde(context));
         let result = template.render_captured_to(context, &mut output).map(|_| ());
@@ -290,6 +292,17 @@ impl Program {
             Arguments::Object
         }
     }
+}
+
+/// How much work the data given to a template may be.
+fn fuel_for(value: &Value) -> u64 {
+    let inside: u64 = match value {
+        Value::String(text) => text.len() as u64 / limits::TEMPLATE_BYTES_PER_FUEL,
+        Value::Array(items) => items.iter().map(fuel_for).sum(),
+        Value::Object(entries) => entries.values().map(fuel_for).sum(),
+        _ => 0,
+    };
+    inside.saturating_add(limits::TEMPLATE_FUEL_PER_VALUE)
 }
 
 /// Brings a call's arguments into the form wanted, if they can have it.

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod build;
+mod counting;
 mod gguf;
 mod hf;
 mod limits;

@@ -1,5 +1,6 @@
 //! Hostile tokenizer files, templates and texts: each ends in a typed error or in bounded work.
 
+use crate::counting::peak;
 use crate::huggingface::{file, tokenizer};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -10,7 +11,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn load(file: &Value) -> Result<Tokenizer> {
     let bytes = serde_json::to_vec(file).unwrap();
-    Tokenizer::from_hf(&HfFiles { tokenizer: &bytes, ..HfFiles::default() })
+    bounded(bytes.len(), || {
+        Tokenizer::from_hf(&HfFiles { tokenizer: &bytes, ..HfFiles::default() })
+    })
+}
+
+/// The result of work on so many foreign bytes, which may take twice as much memory and 16 MiB.
+fn bounded<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let mut result = None;
+    let found = peak(|| result = Some(work()));
+    let bound = 2 * bytes + (16 << 20);
+    assert!(found <= bound, "{found} bytes of memory for {bytes} read, and the bound is {bound}");
+    result.unwrap()
 }
 
 /// A good file of a kind with one change.
@@ -81,7 +93,8 @@ fn every_truncation_of_a_tokenizer_file_is_an_error() {
     let whole = serde_json::to_vec(&file("llama2")).unwrap();
     for len in (0..whole.len()).step_by(101) {
         let files = HfFiles { tokenizer: &whole[..len], ..HfFiles::default() };
-        assert!(matches!(Tokenizer::from_hf(&files), Err(Error::Invalid { .. })), "{len}");
+        let loaded = bounded(len, || Tokenizer::from_hf(&files));
+        assert!(matches!(loaded, Err(Error::Invalid { .. })), "{len}");
     }
 }
 
@@ -89,7 +102,8 @@ fn every_truncation_of_a_tokenizer_file_is_an_error() {
 fn a_file_over_the_limit_is_refused_unread() {
     let big = vec![b' '; tangor_text::limits::TOKENIZER_BYTES + 1];
     let files = HfFiles { tokenizer: &big, ..HfFiles::default() };
-    assert!(matches!(Tokenizer::from_hf(&files), Err(Error::Limit { .. })));
+    let loaded = bounded(0, || Tokenizer::from_hf(&files));
+    assert!(matches!(loaded, Err(Error::Limit { .. })));
 }
 
 #[test]
@@ -136,7 +150,7 @@ fn malformed_gguf_vocabularies_are_refused_by_name() {
         (GgufVocab { token_types: vec![1; 9], ..good() }, "token_type"),
     ];
     for (vocab, expected) in cases {
-        let error = Tokenizer::from_gguf(vocab).expect_err(expected).to_string();
+        let error = bounded(0, || Tokenizer::from_gguf(vocab)).expect_err(expected).to_string();
         assert!(error.contains(expected), "`{error}` does not mention `{expected}`");
     }
     // What llama.cpp tolerates is tolerated: ids past the end, merges of no tokens, odd scores.
@@ -180,7 +194,7 @@ fn hostile_templates_end_in_errors_that_name_the_line() {
         ("{% include '/etc/passwd' %}", "passwd"),
         ("{% for m in messages %}{{ m.content", "line 1"),
         ("a\nb\n{{ raise_exception('roles must alternate') }}", "line 3: roles must alternate"),
-        ("{% set x = 'ab' * 50000 %}{% for i in range(90) %}{{ x }}{% endfor %}", "8388608"),
+        ("{% set x = 'ab' * 50000 %}{% for i in range(90) %}{{ x }}{% endfor %}", "fuel"),
         ("{{ messages | tojson(indent=100000) }}", "indent"),
         (&too_long, "262144"),
         (&nested, "line"),
@@ -188,7 +202,8 @@ fn hostile_templates_end_in_errors_that_name_the_line() {
     ];
     for (source, expected) in cases {
         let start = Instant::now();
-        let error = render(source, &user).expect_err(expected).to_string();
+        let rendered = bounded(source.len(), || render(source, &user));
+        let error = rendered.expect_err(expected).to_string();
         assert!(error.contains(expected), "`{error}` does not mention `{expected}`");
         assert!(start.elapsed() < PATIENCE, "{expected}");
     }
@@ -211,6 +226,9 @@ fn messages_over_their_limits_are_refused() {
         assert!(matches!(refused, Err(Error::Message { index: 0, .. })), "{role:?}");
     }
     assert_eq!(render(echo, &[Message::new("critic", "x")]).unwrap(), "x");
+    let large =
+        [Message::new("user", "x".repeat(5 << 20)), Message::new("user", "y".repeat(5 << 20))];
+    assert!(matches!(render(echo, &large), Err(Error::Limit { found, .. }) if found > 8 << 20));
 }
 
 #[test]

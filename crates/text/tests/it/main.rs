@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A helper's failure is the test's.
 
 mod attacks;
+#[path = "../../../formats/tests/it/counting.rs"]
+mod counting;
 mod forgery;
 mod gguf;
 mod huggingface;
