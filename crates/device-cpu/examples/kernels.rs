@@ -80,6 +80,7 @@ fn shapes_table(cpu: &CpuDevice, peak: f64, bandwidth: f64) {
     let forms = [
         ("w4 g32 min", 4, 32, false),
         ("w4 g32", 4, 32, true),
+        ("w4 g64", 4, 64, true),
         ("w4 g128", 4, 128, true),
         ("w8 g32", 8, 32, true),
     ];

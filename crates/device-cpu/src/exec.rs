@@ -158,7 +158,7 @@ impl Run<'_> {
     fn round(&self, memory: &mut Memory, place: &Place) {
         let Some(slot) = place.rounded else { return };
         let (rows, width) = (self.rows(place), place.width);
-        memory.rounded[slot].resize(rows, width);
+        memory.rounded[slot].resize(rows, width, place.group);
         let Memory { slots, rounded, .. } = memory;
         let x: &[f32] = slots[place.slot].get(rows * width);
         let out = rounded[slot].writer();
@@ -236,7 +236,7 @@ impl Run<'_> {
         for place in &step.writes {
             self.write(memory, place);
             if let Some(slot) = place.rounded {
-                memory.rounded[slot].resize(rows, place.width);
+                memory.rounded[slot].resize(rows, place.width, place.group);
             }
         }
         // The slots written leave the memory while the others are read.

@@ -61,7 +61,7 @@ pub(crate) struct PackedCodes {
     pub(crate) inputs: usize,
     /// 4 or 8.
     pub(crate) bits: u8,
-    /// Inputs per record, a multiple of [`Self::step`].
+    /// Inputs per record.
     pub(crate) group: usize,
     /// Whether scales and minima are `f16`.
     pub(crate) half: bool,
@@ -217,10 +217,10 @@ impl PackedCodes {
         }
     }
 
-    /// Inputs whose products are summed as integers before they are scaled: 32, or 16 where groups
-    /// are so short.
-    pub(crate) fn step(&self) -> usize {
-        if self.group.is_multiple_of(GROUP) { GROUP } else { GROUP / 2 }
+    /// Inputs whose products are summed as integers before they are scaled, with activations in
+    /// groups of `activations`: as many, or 16 where the weight's groups are so short.
+    pub(crate) fn step(&self, activations: usize) -> usize {
+        if self.group.is_multiple_of(activations) { activations } else { GROUP / 2 }
     }
 
     /// Records per panel.

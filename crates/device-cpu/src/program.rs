@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tangor_device::model::ir::{Activation, Attention, Rows};
 use tangor_device::model::{Graph, Op, ValueId, WeightId};
-use tangor_device::tensor::{Layout, Weight};
+use tangor_device::rounding::{GROUP, group_before, group_of};
+use tangor_device::tensor::Weight;
 use tangor_device::{Activations, DeviceError, Prepare, Segment};
 
 /// What a step does; see [`Op`].
@@ -32,6 +33,8 @@ pub(crate) struct Place {
     pub(crate) rows: Rows,
     /// The slot of its 8-bit form, if a linear reads that.
     pub(crate) rounded: Option<usize>,
+    /// Elements that share a scale there.
+    pub(crate) group: usize,
 }
 
 /// One operation.
@@ -133,8 +136,10 @@ impl Compiler<'_> {
             let value = graph.value(id);
             let rounded = rounded.contains_key(&id).then(|| rounded_slots.take());
             let slot = slots.take();
-            places.insert(id, Place { slot, width: value.width, rows: value.rows, rounded });
-            Place { slot, width: value.width, rows: value.rows, rounded }
+            let group = group_before(graph, id).unwrap_or(GROUP);
+            let place = Place { slot, width: value.width, rows: value.rows, rounded, group };
+            places.insert(id, place);
+            place
         };
         let mut live: Vec<(ValueId, Place)> = Vec::new();
         for &id in &self.segment.inputs {
@@ -159,9 +164,8 @@ impl Compiler<'_> {
     /// Whether an operation reads its input in 8 bits.
     fn rounds(&self, op: &Op) -> bool {
         let Op::Linear { weight, .. } = op else { return false };
-        let layout = self.segment.graph.weight(*weight).layout();
         self.options.activations == Activations::Int8
-            && matches!(layout, Some(Layout::Quant { .. }))
+            && group_of(self.segment.graph.weight(*weight)).is_some()
     }
 
     fn action(

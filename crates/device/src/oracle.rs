@@ -8,12 +8,12 @@ use crate::contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, KvType,
     Prepare, Runnable, Segment, Span,
 };
-use crate::rounding::{round_head, round_row};
+use crate::rounding::{group_before, group_of, round_head, round_row};
 use std::any::Any;
 use std::ops::Range;
 use tangor_model::ir::{Activation, Attention, Rows};
 use tangor_model::{Graph, Node, Op, ValueId};
-use tangor_tensor::{Layout, Weight};
+use tangor_tensor::Weight;
 
 /// Logits of every one of `tokens`, `(tokens, vocab)`, as one sequence from its beginning, with
 /// exact activations and an `f32` cache.
@@ -257,7 +257,11 @@ impl OracleRunnable {
             }
             (Op::Linear { weight: w, bias }, &[x]) => {
                 let bias = bias.map(|bias| row(weight(bias)));
-                vec![linear(x, weight(*w), bias.as_deref(), self.activations)]
+                // Nothing is rounded in front of plain weights.
+                let rounds =
+                    self.activations == Activations::Int8 && group_of(weight(*w)).is_some();
+                let group = group_before(graph, node.inputs[0]).filter(|_| rounds);
+                vec![linear(x, weight(*w), bias.as_deref(), group)]
             }
             (Op::Attention(a), read) => vec![self.attention(a, read, batch, kv)],
             (Op::Gated(act), &[gate_up]) => {
@@ -412,12 +416,12 @@ fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// `x`: `(rows, weight.cols())`; gives `(rows, weight.rows())`.
-fn linear(x: &[f32], weight: &Weight, bias: Option<&[f32]>, activations: Activations) -> Vec<f32> {
+/// `group`: elements of `x` that share a scale, if it is to be rounded.
+fn linear(x: &[f32], weight: &Weight, bias: Option<&[f32]>, group: Option<usize>) -> Vec<f32> {
     let (outputs, inputs) = (weight.rows(), weight.cols());
     let mut x = x.to_vec();
-    let quantised = !matches!(weight.layout(), Some(Layout::Dense(_)));
-    if activations == Activations::Int8 && quantised {
-        x.chunks_mut(inputs).for_each(round_row);
+    if let Some(group) = group {
+        x.chunks_mut(inputs).for_each(|row| round_row(row, group));
     }
     let rows = x.len() / inputs;
     let mut out = vec![0.0; rows * outputs];

@@ -3,7 +3,8 @@
 //!
 //! In 8 bits, every [`GROUP`] elements of a row share one scale, `amax / 127`; an element becomes
 //! the nearest of `-127..=127` steps, ties to even. A group that holds a NaN or an infinity becomes
-//! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides.
+//! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides. In front of
+//! weights whose own groups are longer, so are the row's: see [`group_before`].
 //!
 //! A few groups of a row hold its greatest elements, and with them nearly all of the error. Rows
 //! that enter a linear therefore have *wide* groups: those whose greatest element is more than
@@ -13,9 +14,15 @@
 
 use crate::contract::KvType;
 use half::f16;
+use tangor_model::{Graph, Op, ValueId};
+use tangor_tensor::{Layout, Weight};
 
-/// Elements that share a scale.
+/// Elements that share a scale, at the least.
 pub const GROUP: usize = 32;
+
+/// Elements that share a scale, at the most. Twice as many cost twice the divergence, and a fourth
+/// of the scales that are left.
+pub const LONGEST: usize = 128;
 
 /// Groups whose greatest element is below this are zero: `127 / amax` would overflow.
 pub const TINY: f32 = 1.0e-30;
@@ -25,6 +32,36 @@ pub const WIDE_STEPS: f32 = 127.0 * 128.0;
 
 /// How far a group's greatest element stands out where the group is wide.
 pub const WIDE_OVER_RMS: f32 = 1.5;
+
+/// Elements that share a scale in front of a quantised weight: as many as the weight's own groups
+/// have, from [`GROUP`] to [`LONGEST`]. `None` for other weights.
+#[must_use]
+pub fn group_of(weight: &Weight) -> Option<usize> {
+    match weight.layout() {
+        Some(Layout::Dense(_)) => None,
+        Some(Layout::Quant { group, .. }) => {
+            let whole = |len: &usize| {
+                group.is_multiple_of(*len)
+                    && weight.cols().next_multiple_of(GROUP).is_multiple_of(*len)
+            };
+            let longer = std::iter::successors(Some(LONGEST), |len| Some(len / 2));
+            Some(longer.take_while(|&len| len > GROUP).find(whole).unwrap_or(GROUP))
+        }
+        None => Some(GROUP),
+    }
+}
+
+/// Elements that share a scale in a value that quantised linears read: what suits the weight with
+/// the shortest groups. `None` if none reads it.
+#[must_use]
+pub fn group_before(graph: &Graph, value: ValueId) -> Option<usize> {
+    let reads = |op: &Op| match op {
+        Op::Linear { weight, .. } => group_of(graph.weight(*weight)),
+        _ => None,
+    };
+    let readers = graph.nodes.iter().filter(|node| node.inputs.contains(&value));
+    readers.filter_map(|node| reads(&node.op)).min()
+}
 
 /// The greatest element that a group of a row may have without being wide, given the greatest
 /// elements of all its groups in order. Groups that are not finite do not count.
@@ -51,31 +88,37 @@ pub fn scale_of(group: &[f32]) -> (f32, f32) {
     if amax < TINY { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) }
 }
 
-/// Rounds one row in place to what its form in front of a quantised linear stands for.
-pub fn round_row(row: &mut [f32]) {
-    let greatest = |group: &[f32]| {
-        group.iter().fold(0.0_f32, |amax, x| if x.is_finite() { amax.max(x.abs()) } else { *x })
+/// Rounds one row in place to what its form in front of a quantised linear stands for, in groups of
+/// `len`.
+pub fn round_row(row: &mut [f32], len: usize) {
+    let greater = |amax: f32, x: &f32| match (amax.is_finite(), x.is_finite()) {
+        (true, true) => amax.max(x.abs()),
+        (true, false) => *x,
+        _ => amax,
     };
-    let limit = wide_limit(row.chunks(GROUP).map(greatest));
-    for group in row.chunks_mut(GROUP) {
+    let greatest = |group: &[f32]| group.iter().fold(0.0, greater);
+    let limit = wide_limit(row.chunks(len).map(greatest));
+    for group in row.chunks_mut(len) {
         let amax = greatest(group);
         if amax.is_finite() && amax > limit && amax >= TINY {
             let (scale, steps) = (amax / WIDE_STEPS, WIDE_STEPS / amax);
             group.iter_mut().for_each(|x| *x = (*x * steps).round_ties_even() * scale);
         } else {
-            round_groups(group);
+            round_group(group);
         }
+    }
+}
+
+fn round_group(group: &mut [f32]) {
+    let (scale, steps) = scale_of(group);
+    for x in group {
+        *x = if scale.is_nan() { scale } else { (*x * steps).round_ties_even() * scale };
     }
 }
 
 /// Rounds a row in place, [`GROUP`] by [`GROUP`], to 8 bits.
 pub fn round_groups(row: &mut [f32]) {
-    for group in row.chunks_mut(GROUP) {
-        let (scale, steps) = scale_of(group);
-        for x in group {
-            *x = if scale.is_nan() { scale } else { (*x * steps).round_ties_even() * scale };
-        }
-    }
+    row.chunks_mut(GROUP).for_each(round_group);
 }
 
 /// Rounds one head of one cached token in place to what the cache's type keeps of it.

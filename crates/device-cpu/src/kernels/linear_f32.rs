@@ -12,6 +12,7 @@ use crate::pack::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use tangor_device::rounding::GROUP;
 use tangor_device::tensor::DType;
 
 /// Inputs per buffer of widened weights.
@@ -49,7 +50,7 @@ impl Op for LinearF32<'_> {
         let sums = block.as_mut_ptr().cast::<f32>();
         let mut wide = [[0.0_f32; PANEL]; CHUNK];
         let chunk = match self.weight {
-            Packed::Codes(w) => w.step(),
+            Packed::Codes(w) => w.step(GROUP),
             Packed::Dense(_) => CHUNK,
         };
         for first in (0..inputs).step_by(chunk) {
@@ -144,7 +145,7 @@ fn dequantise<S: Simd>(
                 (s.splat(0.0), Some(min))
             }
         };
-        for four in 0..w.step() / 4 {
+        for four in 0..w.step(GROUP) / 4 {
             let at = if w.bits == 4 { four / 2 } else { four } * 4 * PANEL + v * 64;
             // SAFETY: the step's codes lie within the record.
             let both = unsafe { s.codes(codes[at..at + 64].as_ptr()) };

@@ -1,6 +1,6 @@
 //! Linear over codes and 8-bit activations: `y = x W^T + bias`.
 //!
-//! For each row and output, over the groups of 32 inputs in order:
+//! For each row and output, over the activations' groups of inputs in order:
 //!
 //! ```text
 //! dot = sum code * activation                          exact, i32
@@ -23,7 +23,7 @@ use crate::pack::{PANEL, PackedCodes};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use tangor_device::rounding::GROUP;
+use tangor_device::rounding::{GROUP, LONGEST};
 
 mod row;
 mod tile;
@@ -56,7 +56,7 @@ impl Op for Linear8<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (w, x) = (self.weight, self.x);
-        assert_eq!(x.groups(), w.inputs.div_ceil(GROUP), "activations do not fit the weight");
+        assert_eq!(x.groups(), w.inputs.div_ceil(x.group()), "activations do not fit the weight");
         assert!(self.rows.end <= x.rows() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
         // `(rows, 64)` sums; only the rows that there are get written, zeros included.
@@ -65,9 +65,9 @@ impl Op for Linear8<'_> {
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
         let panel = w.panel(self.panel);
-        let mut bytes = Unpacked([0; GROUP * PANEL]);
+        let mut bytes = Unpacked([0; LONGEST * PANEL]);
         for (index, record) in panel.chunks_exact(w.record_bytes()).enumerate() {
-            for start in (0..w.group).step_by(w.step()) {
+            for start in (0..w.group).step_by(w.step(x.group())) {
                 let mut step = self.step(record, index * w.group + start, start);
                 // SAFETY: `step` points at the group's activations of `rows`, of which the block
                 // holds as many.
@@ -97,7 +97,8 @@ impl Linear8<'_> {
         let codes = &record[start * PANEL * usize::from(w.bits) / 8..];
         let scales = &record[w.code_bytes()..];
         let offsets = &scales[PANEL * w.scale_bytes()..];
-        let at = input / GROUP * x.rows() + self.rows.start;
+        let (group, width) = (x.group(), w.step(x.group()));
+        let at = input / group * x.rows() + self.rows.start;
         let first_half = input.is_multiple_of(GROUP);
         Step {
             codes: codes.as_ptr(),
@@ -105,13 +106,14 @@ impl Linear8<'_> {
             offsets: offsets.as_ptr(),
             half: w.half,
             kind: w.offsets,
-            eights: w.step() / 8,
-            x: x.codes()[at * GROUP + input % GROUP..].as_ptr(),
-            high: x.high()[at * GROUP + input % GROUP..].as_ptr(),
+            eights: width / 8,
+            x: x.codes()[at * group + input % group..].as_ptr(),
+            group,
+            high: x.high()[at * group + input % group..].as_ptr(),
             wide: x.wide()[at..].as_ptr(),
             x_scales: x.scales()[at..].as_ptr(),
             x_sums: x.sums()[2 * at..].as_ptr(),
-            sums: [first_half, w.step() == GROUP || !first_half],
+            sums: [first_half, width >= GROUP || !first_half],
         }
     }
 

@@ -1,5 +1,5 @@
-//! Activations in 8 bits: `x = scale * code`, one scale per row and 32 elements, as
-//! [`tangor_device::rounding`] defines it. Codes of wide groups have a second digit:
+//! Activations in 8 bits: `x = scale * code`, one scale per row and group of 32 elements or a
+//! multiple, as [`tangor_device::rounding`] defines it. Codes of wide groups have a second digit:
 //! `128 * high + code`.
 //!
 //! Everything is stored group by group, `(groups, rows, …)`: a linear works through one group of
@@ -14,25 +14,29 @@ use tangor_device::rounding::{GROUP, TINY, WIDE_STEPS, wide_limit};
 pub(crate) struct Rows8 {
     rows: usize,
     groups: usize,
-    /// `(groups, rows, 32)` `i8`.
+    /// Elements per group, a multiple of 32; the last one of a row is filled up with zeros.
+    group: usize,
+    /// `(groups, rows, group)` `i8`.
     codes: Aligned,
-    /// `(groups, rows, 32)` `i8`: the high digits, zero where a group is not wide.
+    /// `(groups, rows, group)` `i8`: the high digits, zero where a group is not wide.
     high: Aligned,
     /// `(groups, rows)` `u8`: 1 where a group is wide.
     wide: Aligned,
     /// `(groups, rows)` `f32`; NaN for a group that holds something that is not finite.
     scales: Aligned,
-    /// `(groups, rows, 2)` `i32`: sums of the first and the last 16 codes, both digits together.
+    /// `(groups, rows, 2)` `i32`: sums of the first and the last 16 codes of every 32, both digits
+    /// together.
     sums: Aligned,
 }
 
 impl Rows8 {
-    /// Makes room for `rows` rows of `width` elements; what was there is lost.
-    pub(crate) fn resize(&mut self, rows: usize, width: usize) {
-        (self.rows, self.groups) = (rows, width.div_ceil(GROUP));
+    /// Makes room for `rows` rows of `width` elements in groups of `group`; what was there is lost.
+    pub(crate) fn resize(&mut self, rows: usize, width: usize, group: usize) {
+        assert!(group.is_multiple_of(GROUP) && group > 0, "groups of {group}");
+        (self.rows, self.groups, self.group) = (rows, width.div_ceil(group), group);
         let count = self.rows * self.groups;
-        self.codes.reserve(count * GROUP);
-        self.high.reserve(count * GROUP);
+        self.codes.reserve(count * group);
+        self.high.reserve(count * group);
         self.wide.reserve(count);
         self.scales.reserve(count * 4);
         self.sums.reserve(count * 8);
@@ -50,16 +54,22 @@ impl Rows8 {
         self.groups
     }
 
-    /// `(groups, rows, 32)`.
+    /// Elements per group.
     #[inline(always)]
-    pub(crate) fn codes(&self) -> &[i8] {
-        self.codes.get(self.rows * self.groups * GROUP)
+    pub(crate) fn group(&self) -> usize {
+        self.group
     }
 
-    /// `(groups, rows, 32)`.
+    /// `(groups, rows, group)`.
+    #[inline(always)]
+    pub(crate) fn codes(&self) -> &[i8] {
+        self.codes.get(self.rows * self.groups * self.group)
+    }
+
+    /// `(groups, rows, group)`.
     #[inline(always)]
     pub(crate) fn high(&self) -> &[i8] {
-        self.high.get(self.rows * self.groups * GROUP)
+        self.high.get(self.rows * self.groups * self.group)
     }
 
     /// `(groups, rows)`.
@@ -86,8 +96,9 @@ impl Rows8 {
         Writer {
             rows: self.rows,
             groups: self.groups,
-            codes: Shared::new(self.codes.get_mut(count * GROUP)),
-            high: Shared::new(self.high.get_mut(count * GROUP)),
+            group: self.group,
+            codes: Shared::new(self.codes.get_mut(count * self.group)),
+            high: Shared::new(self.high.get_mut(count * self.group)),
             wide: Shared::new(self.wide.get_mut(count)),
             scales: Shared::new(self.scales.get_mut(count)),
             sums: Shared::new(self.sums.get_mut(count * 2)),
@@ -108,6 +119,7 @@ impl Rows8 {
 pub(crate) struct Writer<'a> {
     rows: usize,
     groups: usize,
+    group: usize,
     codes: Shared<'a, i8>,
     high: Shared<'a, i8>,
     wide: Shared<'a, u8>,
@@ -122,30 +134,50 @@ impl Writer<'_> {
     /// Nobody else writes the same row at the same time.
     #[inline(always)]
     pub(crate) unsafe fn row<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
-        assert!(row < self.rows && x.len().div_ceil(GROUP) == self.groups);
+        let len = self.group;
+        assert!(row < self.rows && x.len().div_ceil(len) == self.groups);
         let place = |group: usize| group * self.rows + row;
         // The greatest elements wait where the scales will be.
-        for (group, x) in x.chunks(GROUP).enumerate() {
+        for (group, x) in x.chunks(len).enumerate() {
+            let mut most = 0.0;
+            for x in x.chunks(GROUP) {
+                most = greater(most, greatest(s, &whole(x)));
+            }
             let at = place(group);
             // SAFETY: the caller has this row to itself, and rows do not overlap.
-            unsafe { self.scales.part(at..at + 1)[0] = greatest(s, &whole(x)) };
+            unsafe { self.scales.part(at..at + 1)[0] = most };
         }
         // SAFETY: as above.
         let amax = |at: usize| unsafe { self.scales.part(at..at + 1)[0] };
         let limit = wide_limit((0..self.groups).map(|group| amax(place(group))));
-        for (group, x) in x.chunks(GROUP).enumerate() {
-            let (at, x) = (place(group), whole(x));
-            let wide = amax(at).is_finite() && amax(at) > limit && amax(at) >= TINY;
+        for (group, x) in x.chunks(len).enumerate() {
+            let at = place(group);
+            let amax = amax(at);
+            let wide = amax.is_finite() && amax > limit && amax >= TINY;
             // SAFETY: as above.
-            unsafe {
-                let codes = self.codes.part(at * GROUP..(at + 1) * GROUP);
-                let high = self.high.part(at * GROUP..(at + 1) * GROUP);
-                let (scale, sums) = if wide {
-                    round_wide(s, &x, amax(at), high, codes)
+            let (codes, high) = unsafe {
+                (
+                    self.codes.part(at * len..(at + 1) * len),
+                    self.high.part(at * len..(at + 1) * len),
+                )
+            };
+            let (mut scale, mut sums) = (0.0, [0; 2]);
+            for (index, (codes, high)) in
+                codes.chunks_exact_mut(GROUP).zip(high.chunks_exact_mut(GROUP)).enumerate()
+            {
+                // Past the end of a row that is no multiple of the group there are zeros.
+                let x = whole(x.get(index * GROUP..).unwrap_or_default());
+                let some = if wide {
+                    round_wide(s, &x, amax, high, codes)
                 } else {
                     high.fill(0);
-                    round(s, &x, codes)
+                    round_to(s, &x, amax, codes)
                 };
+                scale = some.0;
+                sums = [sums[0] + some.1[0], sums[1] + some.1[1]];
+            }
+            // SAFETY: as above.
+            unsafe {
                 self.wide.part(at..at + 1)[0] = u8::from(wide);
                 self.scales.part(at..at + 1)[0] = scale;
                 self.sums.part(2 * at..2 * at + 2).copy_from_slice(&sums);
@@ -154,7 +186,13 @@ impl Writer<'_> {
     }
 }
 
-/// A group, the last one of a row filled up with zeros.
+/// The greater one; not finite if one of them is not.
+#[inline(always)]
+fn greater(a: f32, b: f32) -> f32 {
+    if b > a || !b.is_finite() { b } else { a }
+}
+
+/// The first 32 elements, filled up with zeros.
 #[inline(always)]
 fn whole(x: &[f32]) -> [f32; GROUP] {
     x.first_chunk::<GROUP>().copied().unwrap_or_else(|| {
@@ -201,20 +239,25 @@ fn round_wide<S: Simd>(
     (amax / WIDE_STEPS, sums)
 }
 
-/// Rounds one group; gives its scale and the sums of its halves.
+/// Rounds 32 elements that are a group; gives its scale and the sums of its halves.
 #[inline(always)]
 pub(crate) fn round<S: Simd>(s: S, x: &[f32; GROUP], codes: &mut [i8]) -> (f32, [i32; 2]) {
+    round_to(s, x, greatest(s, x), codes)
+}
+
+/// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and the
+/// sums of the halves.
+#[inline(always)]
+fn round_to<S: Simd>(s: S, x: &[f32; GROUP], amax: f32, codes: &mut [i8]) -> (f32, [i32; 2]) {
     assert_eq!(codes.len(), GROUP);
+    if !amax.is_finite() || amax < TINY {
+        codes.fill(0);
+        return (if amax.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
+    }
+    let steps = s.splat(127.0 / amax);
     // SAFETY: both hold 32 elements, two vectors.
     unsafe {
         let (a, b) = (s.load(x.as_ptr()), s.load(x.as_ptr().add(LANES)));
-        let amax = s.greatest_abs(a, b);
-        let usable = amax.is_finite() && amax >= TINY;
-        let steps = s.splat(if usable { 127.0 / amax } else { 0.0 });
-        if !usable {
-            codes.fill(0);
-            return (if amax.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
-        }
         let (a, b) = (s.to_i32(s.mul(a, steps)), s.to_i32(s.mul(b, steps)));
         s.store_i8(codes.as_mut_ptr(), a);
         s.store_i8(codes.as_mut_ptr().add(LANES), b);

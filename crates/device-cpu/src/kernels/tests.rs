@@ -17,6 +17,7 @@ use crate::pool::Pool;
 use crate::simd::dispatch;
 use tangor_device::KvType;
 use tangor_device::model::ir::{Activation, Attention};
+use tangor_device::rounding::{GROUP, group_of};
 use tangor_device::tensor::{Bytes, DType, Scales, Weight, Zeros};
 
 /// An output between canaries.
@@ -80,9 +81,9 @@ fn weight(bits: u8, group: usize, zeros: bool, outputs: usize, inputs: usize) ->
     Weight::grouped((bits, group), (outputs, inputs), codes, scales, zeros).unwrap()
 }
 
-fn quantised(isa: Isa, x: &[f32], rows: usize, width: usize) -> Rows8 {
+fn quantised(isa: Isa, x: &[f32], rows: usize, width: usize, group: usize) -> Rows8 {
     let mut out = Rows8::default();
-    out.resize(rows, width);
+    out.resize(rows, width, group);
     dispatch(isa, Quantise { x, width, first: 0, out: out.writer() });
     out
 }
@@ -92,14 +93,20 @@ fn activations_are_rounded_the_same() {
     for (rows, width) in [(1, 1), (3, 31), (2, 32), (5, 100), (4, 576)] {
         let mut x = values(rows * width, 1);
         x[width / 2] = if rows == 5 { f32::NAN } else { 0.0 };
-        same_on_all(&format!("{rows} rows of {width}"), |isa| {
-            let out = quantised(isa, &x, rows, width);
-            let scales = out.scales().iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() });
-            let sums = out.sums().iter().map(|x| x.cast_unsigned());
-            let digits =
-                out.codes().iter().chain(out.high()).map(|&x| i32::from(x).cast_unsigned());
-            scales.chain(sums).chain(digits).chain(out.wide().iter().map(|&x| x.into())).collect()
-        });
+        for group in [GROUP, 2 * GROUP, 4 * GROUP] {
+            same_on_all(&format!("{rows} rows of {width} in groups of {group}"), |isa| {
+                let out = quantised(isa, &x, rows, width, group);
+                let scales = out.scales().iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() });
+                let sums = out.sums().iter().map(|x| x.cast_unsigned());
+                let digits =
+                    out.codes().iter().chain(out.high()).map(|&x| i32::from(x).cast_unsigned());
+                scales
+                    .chain(sums)
+                    .chain(digits)
+                    .chain(out.wide().iter().map(|&x| x.into()))
+                    .collect()
+            });
+        }
     }
 }
 
@@ -110,41 +117,60 @@ fn linears_are_the_same_and_stay_in_their_rows() {
         (4, 32, false),
         (4, 32, true),
         (4, 16, true),
+        (4, 64, true),
         (4, 128, false),
+        (8, 128, true),
         (8, 32, true),
         (8, 16, false),
     ] {
-        for (outputs, inputs, rows) in
-            [(1, 32, 1), (64, 64, 6), (100, 96, 17), (130, 40, 7), (33, 128, BLOCK), (230, 160, 1)]
-        {
-            let packed = Packed::new(&weight(bits, group, zeros, outputs, inputs), &pool).unwrap();
+        for (outputs, inputs, rows) in [
+            (1, 32, 1),
+            (64, 64, 6),
+            (100, 96, 17),
+            (130, 40, 7),
+            (33, 128, BLOCK),
+            (230, 160, 1),
+            (70, 256, 8),
+            (130, 384, 1),
+        ] {
+            let weight = weight(bits, group, zeros, outputs, inputs);
+            let packed = Packed::new(&weight, &pool).unwrap();
             let Packed::Codes(codes) = &packed else { panic!("a quantised weight") };
             let x = values(rows * inputs, 2);
             let bias = values(outputs, 5);
             let bias = (rows % 2 == 1).then_some(&bias[..]);
-            let name = format!("{bits} bits, groups of {group}, {rows} rows of {inputs}");
-            same_on_all(&name, |isa| {
-                let x = quantised(isa, &x, rows, inputs);
-                let mut out = Guarded::new(rows * outputs);
-                let y = Shared::new(out.slice());
-                for panel in 0..outputs.div_ceil(PANEL) {
-                    dispatch(isa, Linear8 { weight: codes, bias, x: &x, panel, rows: 0..rows, y });
-                }
-                let bits = out.bits();
-                if rows == 1 {
-                    let halves = outputs.div_ceil(HALF);
-                    for cut in 0..=halves {
-                        let (weight, x) = (codes, &x);
-                        let mut out = Guarded::new(outputs);
-                        let y = Shared::new(out.slice());
-                        for halves in [0..cut, cut..halves] {
-                            dispatch(isa, Row8 { weight, bias, x, halves, y });
-                        }
-                        assert!(out.bits() == bits, "{name} cut at {cut} on {isa}");
+            let longest = group_of(&weight).unwrap();
+            for together in [GROUP, longest] {
+                let name = format!(
+                    "{bits} bits, groups of {group}, {rows} rows of {inputs} in {together}"
+                );
+                same_on_all(&name, |isa| {
+                    let x = quantised(isa, &x, rows, inputs, together);
+                    let mut out = Guarded::new(rows * outputs);
+                    let y = Shared::new(out.slice());
+                    for panel in 0..outputs.div_ceil(PANEL) {
+                        dispatch(
+                            isa,
+                            Linear8 { weight: codes, bias, x: &x, panel, rows: 0..rows, y },
+                        );
                     }
-                }
-                bits
-            });
+                    let bits = out.bits();
+                    if rows == 1 {
+                        let halves = outputs.div_ceil(HALF);
+                        for cut in 0..=halves {
+                            let (weight, x) = (codes, &x);
+                            let mut out = Guarded::new(outputs);
+                            let y = Shared::new(out.slice());
+                            for halves in [0..cut, cut..halves] {
+                                dispatch(isa, Row8 { weight, bias, x, halves, y });
+                            }
+                            assert!(out.bits() == bits, "{name} cut at {cut} on {isa}");
+                        }
+                    }
+                    bits
+                });
+            }
+            let name = format!("{bits} bits, groups of {group}, {rows} rows of {inputs}");
             same_on_all(&format!("{name}, exact"), |isa| {
                 exact(isa, &packed, bias, &x, rows, outputs)
             });

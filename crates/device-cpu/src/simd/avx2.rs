@@ -56,6 +56,7 @@ impl Simd for Avx2 {
     type Acc4 = I;
     type Acc8 = [I; 2];
     const WIDE: bool = false;
+    const LONG_SUMS: bool = false;
     const ROWS: usize = 4;
 
     #[inline]

@@ -47,6 +47,7 @@ impl Simd for Avx512 {
     type Acc4 = __m512i;
     type Acc8 = __m512i;
     const WIDE: bool = true;
+    const LONG_SUMS: bool = true;
     const ROWS: usize = 6;
 
     #[inline]

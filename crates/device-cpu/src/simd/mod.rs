@@ -43,6 +43,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type Acc8: Copy;
     /// Whether there are 32 registers that hold a whole vector (else 16 that hold half a one).
     const WIDE: bool;
+    /// Whether [`Self::Acc4`] and [`Self::Acc8`] hold any number of dot products.
+    const LONG_SUMS: bool;
     /// Rows of a tile that registers hold the sums of: 1 to 6.
     const ROWS: usize;
 

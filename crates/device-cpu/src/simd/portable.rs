@@ -47,6 +47,7 @@ impl Simd for Portable {
     type Acc4 = I;
     type Acc8 = I;
     const WIDE: bool = false;
+    const LONG_SUMS: bool = true;
     const ROWS: usize = 1;
 
     #[inline]

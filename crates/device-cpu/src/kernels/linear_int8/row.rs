@@ -43,30 +43,30 @@ impl Op for Row8<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (w, x) = (self.weight, self.x);
-        assert!(x.rows() == 1 && x.groups() == w.inputs.div_ceil(GROUP), "not one fitting row");
+        assert!(x.rows() == 1 && x.groups() == w.inputs.div_ceil(x.group()), "not one fitting row");
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
-        let short = w.step() < GROUP;
+        let short = w.step(x.group()) < GROUP;
         match (w.bits, w.offsets, short) {
-            (4, Offsets::Uniform(_), false) => self.outputs::<S, Four, UNIFORM, 4>(s),
-            (4, Offsets::Zero, false) => self.outputs::<S, Four, ZERO, 4>(s),
-            (4, Offsets::Min, false) => self.outputs::<S, Four, MIN, 4>(s),
-            (4, Offsets::Uniform(_), true) => self.outputs::<S, Four, UNIFORM, 2>(s),
-            (4, Offsets::Zero, true) => self.outputs::<S, Four, ZERO, 2>(s),
-            (4, Offsets::Min, true) => self.outputs::<S, Four, MIN, 2>(s),
-            (_, Offsets::Uniform(_), false) => self.outputs::<S, Eight, UNIFORM, 4>(s),
-            (_, Offsets::Zero, false) => self.outputs::<S, Eight, ZERO, 4>(s),
-            (_, Offsets::Min, false) => self.outputs::<S, Eight, MIN, 4>(s),
-            (_, Offsets::Uniform(_), true) => self.outputs::<S, Eight, UNIFORM, 2>(s),
-            (_, Offsets::Zero, true) => self.outputs::<S, Eight, ZERO, 2>(s),
-            (_, Offsets::Min, true) => self.outputs::<S, Eight, MIN, 2>(s),
+            (4, Offsets::Uniform(_), false) => self.outputs::<S, Four, UNIFORM, false>(s),
+            (4, Offsets::Zero, false) => self.outputs::<S, Four, ZERO, false>(s),
+            (4, Offsets::Min, false) => self.outputs::<S, Four, MIN, false>(s),
+            (4, Offsets::Uniform(_), true) => self.outputs::<S, Four, UNIFORM, true>(s),
+            (4, Offsets::Zero, true) => self.outputs::<S, Four, ZERO, true>(s),
+            (4, Offsets::Min, true) => self.outputs::<S, Four, MIN, true>(s),
+            (_, Offsets::Uniform(_), false) => self.outputs::<S, Eight, UNIFORM, false>(s),
+            (_, Offsets::Zero, false) => self.outputs::<S, Eight, ZERO, false>(s),
+            (_, Offsets::Min, false) => self.outputs::<S, Eight, MIN, false>(s),
+            (_, Offsets::Uniform(_), true) => self.outputs::<S, Eight, UNIFORM, true>(s),
+            (_, Offsets::Zero, true) => self.outputs::<S, Eight, ZERO, true>(s),
+            (_, Offsets::Min, true) => self.outputs::<S, Eight, MIN, true>(s),
         }
     }
 }
 
 impl Row8<'_> {
-    /// Panel by panel; `EIGHTS` are the eights of inputs that are summed as integers.
+    /// Panel by panel; `SHORT`: 16 inputs are summed as integers, else those of a group.
     #[inline(always)]
-    fn outputs<S: Simd, C: Codes<S>, const KIND: u8, const EIGHTS: usize>(&self, s: S) {
+    fn outputs<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool>(&self, s: S) {
         let mut at = self.halves.start;
         while at < self.halves.end {
             let (panel, half) = (at / HALVES, at % HALVES);
@@ -78,15 +78,15 @@ impl Row8<'_> {
             unsafe {
                 match (S::WIDE, whole) {
                     (true, true) => {
-                        self.vectors::<S, C, KIND, EIGHTS, 4>(s, panel, 0, sums.as_mut_ptr());
+                        self.vectors::<S, C, KIND, SHORT, 4>(s, panel, 0, sums.as_mut_ptr());
                     }
                     (true, false) => {
-                        self.vectors::<S, C, KIND, EIGHTS, 2>(s, panel, first, sums.as_mut_ptr());
+                        self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
                     }
                     (false, _) => {
                         for vector in 0..count / LANES {
                             let sums = sums.as_mut_ptr().add(vector * LANES);
-                            self.vectors::<S, C, KIND, EIGHTS, 1>(s, panel, first + vector, sums);
+                            self.vectors::<S, C, KIND, SHORT, 1>(s, panel, first + vector, sums);
                         }
                     }
                 }
@@ -106,7 +106,7 @@ impl Row8<'_> {
     /// They are there, and `out` has room for them.
     #[inline(always)]
     #[allow(clippy::cast_precision_loss)]
-    unsafe fn vectors<S: Simd, C: Codes<S>, const KIND: u8, const EIGHTS: usize, const V: usize>(
+    unsafe fn vectors<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool, const V: usize>(
         &self,
         s: S,
         panel: usize,
@@ -116,7 +116,8 @@ impl Row8<'_> {
         let (w, x) = (self.weight, self.x);
         let zero = if let Offsets::Uniform(zero) = w.offsets { i32::from(zero) } else { 0 };
         let (code_bytes, scale_bytes) = (w.code_bytes(), w.scale_bytes());
-        let steps = w.group / (8 * EIGHTS);
+        let width = if SHORT { GROUP / 2 } else { x.group() };
+        let steps = w.group / width;
         let mut y = [s.splat(0.0); V];
         // The step's number in the row.
         let mut step = 0;
@@ -127,17 +128,16 @@ impl Row8<'_> {
                 let scales = record.as_ptr().add(code_bytes);
                 let offsets = scales.add(PANEL * scale_bytes);
                 for index in 0..steps {
-                    let codes = record.as_ptr().add(index * EIGHTS * C::EIGHT + first * 64);
-                    let group = step * 8 * EIGHTS / GROUP;
-                    let input = step * 8 * EIGHTS;
+                    let codes = record.as_ptr().add(index * width / 8 * C::EIGHT + first * 64);
+                    let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
                     let sums = x.sums().as_ptr().add(2 * group);
-                    let sum = if EIGHTS == 4 { *sums + *sums.add(1) } else { *sums.add(step % 2) };
+                    let sum = if SHORT { *sums.add(step % 2) } else { *sums + *sums.add(1) };
                     let bias = if KIND == UNIFORM { -zero * sum } else { 0 };
                     let digits = x.codes().as_ptr().add(input);
-                    let mut total = dots::<S, C, EIGHTS, V>(s, codes, digits, bias);
+                    let mut total = dots::<S, C, SHORT, V>(s, codes, digits, width, bias);
                     if *x.wide().as_ptr().add(group) != 0 {
                         let digits = x.high().as_ptr().add(input);
-                        let high = dots::<S, C, EIGHTS, V>(s, codes, digits, 0);
+                        let high = dots::<S, C, SHORT, V>(s, codes, digits, width, 0);
                         unroll!(v < V, {
                             total[v] = s.add_i32(total[v], s.times_128(high[v]));
                         });
@@ -168,21 +168,61 @@ impl Row8<'_> {
     }
 }
 
-/// Dot products of one step with `V` vectors of outputs, from `bias` on.
+/// Dot products of one step of `width` inputs with `V` vectors of outputs, from `bias` on.
 ///
 /// # Safety
 /// The step's codes and digits are there.
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Codes<S>, const EIGHTS: usize, const V: usize>(
+unsafe fn dots<S: Simd, C: Codes<S>, const SHORT: bool, const V: usize>(
+    s: S,
+    mut codes: *const u8,
+    mut x: *const i8,
+    width: usize,
+    bias: i32,
+) -> [S::I32; V] {
+    let mut total = [s.to_i32(s.splat(0.0)); V];
+    let mut acc = [C::start(s, bias); V];
+    let mut left = width;
+    loop {
+        // SAFETY: as the caller's; a step that is not short is a multiple of 32.
+        unsafe {
+            if SHORT {
+                eights::<S, C, 2, V>(s, codes, x, &mut acc);
+            } else {
+                eights::<S, C, 4, V>(s, codes, x, &mut acc);
+            }
+            left = left.saturating_sub(GROUP);
+            let last = left == 0;
+            if last || !S::LONG_SUMS {
+                let first = left + GROUP >= width;
+                unroll!(v < V, {
+                    let sum = C::total(s, acc[v], if first || S::LONG_SUMS { bias } else { 0 });
+                    total[v] = if first || S::LONG_SUMS { sum } else { s.add_i32(total[v], sum) };
+                });
+                acc = [C::start(s, 0); V];
+            }
+            if last {
+                return total;
+            }
+            (codes, x) = (codes.add(4 * C::EIGHT), x.add(GROUP));
+        }
+    }
+}
+
+/// Adds the products of `N` times eight inputs.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn eights<S: Simd, C: Codes<S>, const N: usize, const V: usize>(
     s: S,
     codes: *const u8,
     x: *const i8,
-    bias: i32,
-) -> [S::I32; V] {
-    let mut acc = [C::start(s, bias); V];
+    acc: &mut [C::Acc; V],
+) {
     // SAFETY: as the caller's.
     unsafe {
-        unroll!(eight < EIGHTS, {
+        unroll!(eight < N, {
             let codes = codes.add(eight * C::EIGHT);
             let x = x.add(eight * 8);
             unroll!(v < V, {
@@ -192,11 +232,6 @@ unsafe fn dots<S: Simd, C: Codes<S>, const EIGHTS: usize, const V: usize>(
             });
         });
     }
-    let mut total = [s.to_i32(s.splat(0.0)); V];
-    unroll!(v < V, {
-        total[v] = C::total(s, acc[v], bias);
-    });
-    total
 }
 
 /// Asks for what follows a record, `bytes` of every 256 from `first` on: those of the vectors in

@@ -5,7 +5,7 @@
 
 use crate::pack::{Offsets, PANEL};
 use crate::simd::{LANES, Simd, unroll};
-use tangor_device::rounding::GROUP;
+use tangor_device::rounding::LONGEST;
 
 /// What a tile reads besides its place in the block: one step of one panel's record.
 #[derive(Clone, Copy)]
@@ -15,10 +15,12 @@ pub(super) struct Step {
     pub(super) offsets: *const u8,
     pub(super) half: bool,
     pub(super) kind: Offsets,
-    /// Eights of inputs: 4, or 2 where groups have 16.
+    /// Eights of inputs: those of the activations' groups, or 2 where the weight's have 16.
     pub(super) eights: usize,
-    /// `(rows, 32)`, at the step's first input.
+    /// `(rows, group)`, at the step's first input.
     pub(super) x: *const i8,
+    /// Elements of the activations' groups: from row to row.
+    pub(super) group: usize,
     /// The high digits, likewise.
     pub(super) high: *const i8,
     /// `(rows)`: 1 where the group is wide.
@@ -30,6 +32,9 @@ pub(super) struct Step {
     /// Which of the two sums belong to the step.
     pub(super) sums: [bool; 2],
 }
+
+/// Eights of inputs whose products fit the accumulators of every instruction set.
+pub(super) const SHORT_SUM: usize = 4;
 
 /// The widths of codes: how they lie in memory and are multiplied.
 pub(super) trait Codes<S: Simd> {
@@ -122,7 +127,7 @@ impl<S: Simd> Codes<S> for Eight {
 
 /// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
 #[repr(align(64))]
-pub(super) struct Unpacked(pub(super) [u8; GROUP * PANEL]);
+pub(super) struct Unpacked(pub(super) [u8; LONGEST * PANEL]);
 
 /// Unpacks `eights` times eight inputs.
 ///
@@ -130,7 +135,7 @@ pub(super) struct Unpacked(pub(super) [u8; GROUP * PANEL]);
 /// They are there.
 #[inline(always)]
 pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out: &mut Unpacked) {
-    assert!(eights * 8 <= GROUP);
+    assert!(eights * 8 <= LONGEST);
     for eight in 0..eights {
         for vector in 0..PANEL / LANES {
             // SAFETY: within the step's codes, and within the buffer.
@@ -162,8 +167,8 @@ pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize,
         // SAFETY: the rows are there, as the caller says.
         unsafe {
             let mut step = *step;
-            step.x = step.x.add(row * GROUP);
-            step.high = step.high.add(row * GROUP);
+            step.x = step.x.add(row * step.group);
+            step.high = step.high.add(row * step.group);
             step.wide = step.wide.add(row);
             step.x_scales = step.x_scales.add(row);
             step.x_sums = step.x_sums.add(2 * row);
@@ -217,11 +222,10 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
         let mut high = [[[0_i32; LANES]; V]; R];
         for r in 0..R {
             if wide[r] != 0 {
-                let x = step.high.add(r * GROUP);
-                let acc = dots::<S, C, 1, V>(s, step, first, x, [[C::start(s, 0); V]; 1]);
+                let x = step.high.add(r * step.group);
+                let dots = dots::<S, C, 1, V>(s, step, first, x, [0]);
                 unroll!(v < V, {
-                    let total = s.times_128(C::total(s, acc[0][v], 0));
-                    s.store_i32(high[r][v].as_mut_ptr(), total);
+                    s.store_i32(high[r][v].as_mut_ptr(), s.times_128(dots[0][v]));
                 });
             }
         }
@@ -229,7 +233,7 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     }
 }
 
-/// Dot products of `R` rows of activations with `V` vectors of outputs, from `acc` on.
+/// Dot products of `R` rows of activations with `V` vectors of outputs, each from its `bias` on.
 ///
 /// # Safety
 /// As [`tile`]; `x` points at `R` rows.
@@ -239,27 +243,45 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     step: &Step,
     first: usize,
     x: *const i8,
-    mut acc: [[C::Acc; V]; R],
-) -> [[C::Acc; V]; R] {
-    // SAFETY: all pointers stay within the step's record and rows.
-    unsafe {
-        for eight in 0..step.eights {
-            let codes = step.codes.add(eight * C::EIGHT + first * 64);
-            for half in 0..2 {
-                let mut w = [C::load(s, codes, half); V];
-                unroll!(v < V, {
-                    w[v] = C::load(s, codes.add(v * 64), half);
-                });
-                unroll!(r < R, {
-                    let x = x.add(r * GROUP + eight * 8 + half * 4);
+    bias: [i32; R],
+) -> [[S::I32; V]; R] {
+    let mut totals = [[s.to_i32(s.splat(0.0)); V]; R];
+    let at_once = if S::LONG_SUMS { step.eights } else { SHORT_SUM };
+    let mut from = 0;
+    while from < step.eights {
+        let bias = if from == 0 { bias } else { [0; R] };
+        let mut acc = [[C::start(s, 0); V]; R];
+        for r in 0..R {
+            acc[r] = [C::start(s, bias[r]); V];
+        }
+        let to = (from + at_once).min(step.eights);
+        for eight in from..to {
+            // SAFETY: all pointers stay within the step's record and rows.
+            unsafe {
+                let codes = step.codes.add(eight * C::EIGHT + first * 64);
+                for half in 0..2 {
+                    let mut w = [C::load(s, codes, half); V];
                     unroll!(v < V, {
-                        acc[r][v] = C::dot(s, acc[r][v], w[v], x);
+                        w[v] = C::load(s, codes.add(v * 64), half);
                     });
-                });
+                    unroll!(r < R, {
+                        let x = x.add(r * step.group + eight * 8 + half * 4);
+                        unroll!(v < V, {
+                            acc[r][v] = C::dot(s, acc[r][v], w[v], x);
+                        });
+                    });
+                }
             }
         }
+        unroll!(r < R, {
+            unroll!(v < V, {
+                let sum = C::total(s, acc[r][v], bias[r]);
+                totals[r][v] = if from == 0 { sum } else { s.add_i32(totals[r][v], sum) };
+            });
+        });
+        from = to;
     }
-    acc
+    totals
 }
 
 /// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one
@@ -290,11 +312,7 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                 bias[r] = -i32::from(zero) * sums[r];
             }
         }
-        let mut acc = [[C::start(s, 0); V]; R];
-        for r in 0..R {
-            acc[r] = [C::start(s, bias[r]); V];
-        }
-        let acc = dots::<S, C, R, V>(s, step, first, step.x, acc);
+        let dots = dots::<S, C, R, V>(s, step, first, step.x, bias);
         let x_scales: [f32; R] = *step.x_scales.cast();
         unroll!(v < V, {
             let column = (first + v) * LANES;
@@ -303,19 +321,16 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
             match step.kind {
                 Offsets::Uniform(_) => unroll!(r < R, {
                     let y = block.add(r * PANEL);
-                    let low = C::total(s, acc[r][v], bias[r]);
-                    let dot = s.mul(
-                        both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES)),
-                        scale,
-                    );
+                    let high = high.wrapping_add((r * V + v) * LANES);
+                    let dot = s.mul(both::<S, WIDE>(s, dots[r][v], high), scale);
                     s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
                 }),
                 Offsets::Zero => {
                     let zero = s.load_u8(step.offsets.add(column));
                     unroll!(r < R, {
                         let y = block.add(r * PANEL);
-                        let low = C::total(s, acc[r][v], bias[r]);
-                        let dot = both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES));
+                        let high = high.wrapping_add((r * V + v) * LANES);
+                        let dot = both::<S, WIDE>(s, dots[r][v], high);
                         let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
                         s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
                     });
@@ -324,8 +339,8 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                     let min = self::scale(s, step.half, step.offsets, column);
                     unroll!(r < R, {
                         let y = block.add(r * PANEL);
-                        let low = C::total(s, acc[r][v], bias[r]);
-                        let dot = both::<S, WIDE>(s, low, high.wrapping_add((r * V + v) * LANES));
+                        let high = high.wrapping_add((r * V + v) * LANES);
+                        let dot = both::<S, WIDE>(s, dots[r][v], high);
                         let dot = s.mul(dot, scale);
                         let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
                         let sum = x_scales[r] * sums[r] as f32;
