@@ -85,6 +85,9 @@ pub(crate) fn statistics(loaded: &Loaded, summary: &Summary) -> String {
     if let Some(tps) = timings.decode_tps(usage) {
         text.push_str(&format!(" ({tps:.1}/s)"));
     }
+    if usage.drafted > 0 {
+        text.push_str(&format!(", {} of {} proposals", usage.accepted, usage.drafted));
+    }
     let (prefill, decode) = (loaded.device_of(Stage::Prefill), loaded.device_of(Stage::Decode));
     match prefill == decode {
         true => text.push_str(&format!("; {prefill}")),

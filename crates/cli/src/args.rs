@@ -113,6 +113,31 @@ pub(crate) struct ModelOptions {
     pub(crate) isa: Option<String>,
 }
 
+/// Whether tokens are proposed for the model to check: the same options wherever one answers.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Where and how it runs")]
+pub(crate) struct SpeculationOptions {
+    /// Propose what followed the same words before and check it in one step: `auto` where that
+    /// pays, `ngram` always. Answers stay the same [default: auto; of a bench: off]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) speculate: Option<SpeculateChoice>,
+
+    /// A smaller model of the same vocabulary that proposes tokens instead
+    #[arg(long, value_name = "MODEL", conflicts_with = "speculate")]
+    pub(crate) draft: Option<String>,
+}
+
+/// A choice of proposals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpeculateChoice {
+    // Where it pays
+    Auto,
+    // Never
+    Off,
+    // Always
+    Ngram,
+}
+
 /// A choice of processor. Plain comments on the choices: help shows their names alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceChoice {

@@ -2,6 +2,7 @@
 
 use crate::args::{
     ActivationsChoice, DeviceChoice, Global, KvChoice, ModelOptions, SamplingOptions,
+    SpeculateChoice, SpeculationOptions,
 };
 use crate::error::{Failure, Outcome};
 use crate::progress::Progress;
@@ -18,7 +19,7 @@ use tangor_engine::plan::model::tensor::{Layout, Offset};
 use tangor_engine::plan::model::{Graph, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
-use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Text};
+use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Speculate, Text};
 use tangor_eval::{BenchSpec, MachineLimits, Work};
 use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
 
@@ -143,23 +144,54 @@ pub(crate) struct Loaded {
 
 /// Loads a model by name, with progress.
 pub(crate) fn model(model: &str, options: &ModelOptions, global: &Global) -> Outcome<Loaded> {
+    speculative(model, options, &SpeculationOptions::default(), global)
+}
+
+/// Loads a model by name, with progress, and what proposes tokens to it.
+pub(crate) fn speculative(
+    model: &str,
+    options: &ModelOptions,
+    speculation: &SpeculationOptions,
+    global: &Global,
+) -> Outcome<Loaded> {
     let (_, checkpoint) = open(model, global)?;
-    load(model, &checkpoint, options, 1)
+    let drafts = Drafts::open(speculation, Speculate::Auto, global)?;
+    load(model, &checkpoint, (options, &drafts), 1)
+}
+
+/// What proposes tokens.
+struct Drafts {
+    speculate: Speculate,
+    model: Option<Checkpoint>,
+}
+
+impl Drafts {
+    fn open(options: &SpeculationOptions, usual: Speculate, global: &Global) -> Outcome<Self> {
+        let speculate = options.speculate.map_or(usual, |choice| match choice {
+            SpeculateChoice::Auto => Speculate::Auto,
+            SpeculateChoice::Off => Speculate::Off,
+            SpeculateChoice::Ngram => Speculate::Ngram,
+        });
+        let model = options.draft.as_deref().map(|name| open(name, global)).transpose()?;
+        Ok(Self { speculate, model: model.map(|(_, checkpoint)| checkpoint) })
+    }
 }
 
 fn load(
     name: &str,
     checkpoint: &Checkpoint,
-    options: &ModelOptions,
+    (options, drafts): (&ModelOptions, &Drafts),
     sequences: usize,
 ) -> Outcome<Loaded> {
     let devices = devices(options)?;
     let begin = Instant::now();
     let mut progress = Progress::share(format!("loading {name}"));
-    let model =
-        Model::load(checkpoint, &devices, &load_options(options, sequences), &mut |step| {
-            progress.set_share(step.share);
-        })?;
+    let options = LoadOptions { speculate: drafts.speculate, ..load_options(options, sequences) };
+    let mut watch = |step: tangor_engine::Progress<'_>| progress.set_share(step.share);
+    let model = match &drafts.model {
+        None => Model::load(checkpoint, &devices, &options, &mut watch)?,
+        Some(draft) => Model::load_with_draft(checkpoint, draft, &devices, &options, &mut watch)?,
+    };
     let load_s = begin.elapsed().as_secs_f64();
     drop(progress);
     let kv = &model.plan().kv;
@@ -178,13 +210,20 @@ fn load(
 pub(crate) fn model_or_shape(
     which: &Which,
     options: &ModelOptions,
+    speculation: &SpeculationOptions,
     spec: &BenchSpec,
     global: &Global,
 ) -> Outcome<(Loaded, Work)> {
+    // Random prompts are answered with endless repetitions: proposing these would measure nothing
+    // that a user sees.
+    let drafts = Drafts::open(speculation, Speculate::Off, global)?;
+    if which.shape.is_some() && drafts.model.is_some() {
+        return Err(Failure::Usage("--draft needs a MODEL, not a --shape".into()));
+    }
     let Some(shape) = &which.shape else {
         let (_, checkpoint) = open(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
-        return Ok((load(which.name(), &checkpoint, options, spec.streams)?, work));
+        return Ok((load(which.name(), &checkpoint, (options, &drafts), spec.streams)?, work));
     };
     let devices = devices(options)?;
     let graph = random_graph(shape)?;
@@ -192,6 +231,7 @@ pub(crate) fn model_or_shape(
     let tokens = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let asked = LoadOptions {
         context: options.context.or(Some(tokens.min(graph.hyper.context))),
+        speculate: drafts.speculate,
         ..load_options(options, spec.streams)
     };
     let begin = Instant::now();

@@ -8,7 +8,7 @@
 use crate::executor::Executor;
 use crate::generation::Sink;
 use crate::sequence::{Job, Notice, SequenceId};
-use crate::step::{Command, Core};
+use crate::step::{Command, Core, Work};
 use crate::{EngineError, Event, Summary, Timings, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -253,14 +253,16 @@ impl Worker {
     fn step(&mut self) -> bool {
         let Some(work) = self.core.next_work() else { return false };
         self.announce();
+        let begin = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| self.executor.run(&work)));
+        let seconds = begin.elapsed().as_secs_f64();
         let result = result.unwrap_or_else(|panic| Err(EngineError::Panicked(message(&*panic))));
         let lost = match &result {
             Err(EngineError::Device(error @ DeviceError::Lost { .. })) => {
                 Some(EngineError::Lost(error.to_string()))
             }
-            // A panic of several sequences shows again when each runs alone.
-            Err(EngineError::Panicked(why)) if work.spans.len() == 1 => {
+            // A panic of several sequences, or of proposals, shows again when each runs alone.
+            Err(EngineError::Panicked(why)) if is_last_try(&work) => {
                 let now = Instant::now();
                 self.panics.retain(|then| now.duration_since(*then) < PANIC_WINDOW);
                 self.panics.push_back(now);
@@ -268,6 +270,9 @@ impl Worker {
             }
             _ => None,
         };
+        if result.is_ok() {
+            self.core.measured(&work, seconds);
+        }
         self.core.finish(&work, result.map(|()| self.executor.logits()));
         if let Some(lost) = lost {
             self.core.fail_all(&lost);
@@ -346,6 +351,11 @@ impl Request {
         };
         (self.sink)(event);
     }
+}
+
+/// Whether a batch that fails is not run again in parts.
+fn is_last_try(work: &Work) -> bool {
+    matches!(work.spans.as_slice(), [only] if only.proposed == 0)
 }
 
 /// What a panic said.

@@ -74,6 +74,9 @@ pub enum EngineError {
     /// The checkpoint's tokenizer or chat template cannot be used.
     #[error("{0}")]
     Text(String),
+    /// A model cannot propose tokens to another one.
+    #[error("the draft model has another vocabulary: {0}; choose one of the same family")]
+    DraftVocabulary(String),
     /// No plan fits the devices and limits.
     #[error(transparent)]
     Plan(#[from] tangor_plan::PlanError),

@@ -5,7 +5,8 @@
 //! scheduler and run in the same batches.
 //!
 //! Inside, `step` is a pure state machine over all sequences (`sequence`), the page pool (`kv`) and
-//! the scheduling policy (`schedule`); `executor` runs its batches on devices as the plan says;
+//! the scheduling policy (`schedule`), which may run proposed tokens (`propose`) where that pays
+//! (`speculate`); `executor` runs its batches on devices as the plan says;
 //! `driver` is the thread around them.
 //!
 //! What a sequence computes depends on its tokens alone: not on what else runs, on how its prompt
@@ -21,18 +22,20 @@ mod generation;
 mod handover;
 mod kv;
 mod model;
+mod propose;
 mod request;
 mod sample;
 mod schedule;
 mod sequence;
 mod session;
+mod speculate;
 mod step;
 mod stop;
 
 pub use checkpoint_text::Text;
 pub use error::EngineError;
 pub use generation::{Cancel, Generation};
-pub use model::{LoadOptions, Memory, Model, Progress};
+pub use model::{LoadOptions, Memory, Model, Progress, Speculate};
 pub use request::{Completion, Event, Finish, Logprobs, Request, Summary, Timings, Token, Usage};
 pub use sample::{MAX_LOGPROBS, SamplingParams};
 pub use session::{Session, SessionOptions};

@@ -4,9 +4,11 @@ use crate::checkpoint_text::{Decoder, Text};
 use crate::driver::Driver;
 use crate::executor::Executor;
 use crate::generation::{Cancel, Generation, Sink};
+use crate::propose::{DraftModel, Ngram};
 use crate::sample::MAX_LOGPROBS;
 use crate::sequence::Job;
 use crate::session::{Session, SessionOptions};
+use crate::speculate::{Speculation, Speculator};
 use crate::step::{Core, Limits};
 use crate::stop::StopMatcher;
 use crate::{EngineError, Event, Request, Usage};
@@ -22,6 +24,19 @@ use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, p
 const MAX_STOPS: usize = 64;
 /// Longest stop string, in bytes.
 const MAX_STOP_BYTES: usize = 4096;
+
+/// Whether tokens are proposed that the model checks several of in one step. Answers are the same
+/// to the bit; only their speed differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speculate {
+    /// What followed the same tokens before is proposed, as far as that is measured to pay.
+    #[default]
+    Auto,
+    /// Nothing is proposed.
+    Off,
+    /// What followed the same tokens before is proposed always, whether it pays or not.
+    Ngram,
+}
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug)]
@@ -52,6 +67,8 @@ pub struct LoadOptions {
     pub decode_device: Option<String>,
     /// What was measured of devices, by name; others are assumed to be typical of their kind.
     pub rates: Vec<(String, Rates)>,
+    /// Whether tokens are proposed. Never changes a result.
+    pub speculate: Speculate,
 }
 
 impl Default for LoadOptions {
@@ -70,6 +87,7 @@ impl Default for LoadOptions {
             prefill_device: None,
             decode_device: None,
             rates: Vec::new(),
+            speculate: Speculate::Auto,
         }
     }
 }
@@ -126,6 +144,60 @@ impl Model {
         Ok(model)
     }
 
+    /// Loads a checkpoint and a second, smaller one that proposes tokens to it, in the place of what
+    /// [`LoadOptions::speculate`] says: as many as are measured to pay.
+    ///
+    /// # Errors
+    /// As [`Model::load`], of either; [`EngineError::DraftVocabulary`] if their token ids differ.
+    pub fn load_with_draft(
+        checkpoint: &Checkpoint,
+        draft: &Checkpoint,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
+        let of_import = |error: &dyn std::fmt::Display| EngineError::Import(error.to_string());
+        let parts = |checkpoint: &Checkpoint| -> Result<(Graph, Text), EngineError> {
+            let text = Text::of(checkpoint)?;
+            Ok((import(checkpoint).map_err(|error| of_import(&error))?, text))
+        };
+        let (small, model) = (parts(draft)?, parts(checkpoint)?);
+        let model = Self::from_graphs(model, small, devices, options, progress)?;
+        for checkpoint in [checkpoint, draft] {
+            checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
+        }
+        Ok(model)
+    }
+
+    /// As [`Model::load_with_draft`], from a graph each.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_graphs(
+        (graph, text): (Graph, Text),
+        (draft, draft_text): (Graph, Text),
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
+        check_same_ids((&graph, &text), (&draft, &draft_text))?;
+        // How much of the whole each is: the loading of weights is most of it.
+        let size = |graph: &Graph| -> f32 {
+            graph.weights.iter().map(|named| named.weight.stored_bytes() as f32).sum()
+        };
+        let share = size(&draft) / (size(&draft) + size(&graph)).max(1.0);
+        let mut first =
+            |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
+        let (_, executor, limits) = Self::prepare(&draft, devices, options, &mut first)?;
+        drop(draft);
+        let proposer = DraftModel::new(Core::new(limits), executor);
+        let speculator = Some(Speculator::new(Box::new(proposer), false));
+        let mut then = |step: Progress<'_>| {
+            progress(Progress { share: share + step.share * (1.0 - share), ..step });
+        };
+        Self::with_speculator(graph, text, devices, options, speculator, &mut then)
+    }
+
     /// Loads a graph. Its weights are dropped when they are packed.
     ///
     /// # Errors
@@ -138,21 +210,29 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
-        let kv = options.kv.unwrap_or(match options.activations {
-            Activations::F32 => KvType::F32,
-            Activations::Int8 => KvType::F16,
-        });
-        let plan = plan(&graph, &profiles(devices, options), &plan_options(options, kv))?;
-        let prepare = Prepare {
-            activations: options.activations,
-            context: plan.kv.context,
-            max_rows: plan.max_rows,
+        let ngram = |always| Some(Speculator::new(Box::new(Ngram), always));
+        let speculator = match options.speculate {
+            Speculate::Off => None,
+            Speculate::Auto => ngram(false),
+            Speculate::Ngram => ngram(true),
         };
-        let executor = Executor::new(&graph, &plan, devices, prepare, kv, progress)?;
-        let mut limits = Limits::of(&plan, &graph);
-        limits.prefix_cache = options.prefix_cache;
+        Self::with_speculator(graph, text, devices, options, speculator, progress)
+    }
+
+    /// Loads a graph, to run it with proposals of any kind.
+    pub(crate) fn with_speculator(
+        graph: Graph,
+        text: Text,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        speculator: Option<Speculator>,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
+        let (plan, executor, limits) = Self::prepare(&graph, devices, options, progress)?;
         let memory = executor.memory();
-        let driver = Driver::start(Core::new(limits), executor, options.max_alive)?;
+        let mut core = Core::new(limits);
+        core.speculator = speculator;
+        let driver = Driver::start(core, executor, options.max_alive)?;
         Ok(Arc::new(Self {
             hyper: graph.hyper,
             plan,
@@ -162,6 +242,29 @@ impl Model {
             text,
             driver,
         }))
+    }
+
+    /// Plans a graph and packs its weights.
+    pub(crate) fn prepare(
+        graph: &Graph,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(Plan, Executor, Limits), EngineError> {
+        let kv = options.kv.unwrap_or(match options.activations {
+            Activations::F32 => KvType::F32,
+            Activations::Int8 => KvType::F16,
+        });
+        let plan = plan(graph, &profiles(devices, options), &plan_options(options, kv))?;
+        let prepare = Prepare {
+            activations: options.activations,
+            context: plan.kv.context,
+            max_rows: plan.max_rows,
+        };
+        let executor = Executor::new(graph, &plan, devices, prepare, kv, progress)?;
+        let mut limits = Limits::of(&plan, graph);
+        limits.prefix_cache = options.prefix_cache;
+        Ok((plan, executor, limits))
     }
 
     /// Starts to answer a request.
@@ -203,6 +306,7 @@ impl Model {
             stop: StopMatcher::new(request.stop),
             decode: self.text.tokenizer.as_ref().map(|tokenizer| Decoder::boxed(tokenizer)),
             usage: Usage { prompt: prompt.len(), ..Usage::default() },
+            speculation: Speculation::default(),
         };
         let sink: Sink = Box::new(sink);
         let id = self.driver.generate(prompt, job, sink)?;
@@ -292,6 +396,31 @@ pub(crate) fn check_tokens(tokens: &[u32], vocab: usize) -> Result<(), EngineErr
     match tokens.iter().find(|&&token| token as usize >= vocab) {
         Some(&token) => Err(EngineError::UnknownToken { token, vocab }),
         None => Ok(()),
+    }
+}
+
+/// Whether two models mean the same by every token id that both have. Outputs may be padded to
+/// different widths.
+fn check_same_ids(
+    (graph, text): (&Graph, &Text),
+    (draft, draft_text): (&Graph, &Text),
+) -> Result<(), EngineError> {
+    let refuse = |why: String| Err(EngineError::DraftVocabulary(why));
+    let (vocab, draft_vocab) = (graph.hyper.vocab, draft.hyper.vocab);
+    let (mine, other) = match (&text.tokenizer, &draft_text.tokenizer) {
+        (Some(mine), Some(other)) => (mine, other),
+        (None, None) if vocab == draft_vocab => return Ok(()),
+        (None, None) => return refuse(format!("it has {draft_vocab} tokens and not {vocab}")),
+        _ => return refuse("only one of the two has a tokenizer".into()),
+    };
+    let both = mine.vocab_size().min(other.vocab_size());
+    let id = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+    match (0..both).map(id).find(|&id| mine.token_text(id) != other.token_text(id)) {
+        None => Ok(()),
+        Some(id) => {
+            let text = |of: &tangor_text::Tokenizer| format!("{:?}", of.token_text(id));
+            refuse(format!("token {id} is {} and not {}", text(other), text(mine)))
+        }
     }
 }
 

@@ -95,6 +95,10 @@ pub struct Usage {
     pub cached: usize,
     /// Tokens of the answer.
     pub completion: usize,
+    /// Tokens that were proposed and run.
+    pub drafted: usize,
+    /// Of these, tokens that became part of the answer.
+    pub accepted: usize,
 }
 
 /// Where a request's time went.

@@ -6,6 +6,9 @@
 //! for longest first), then from waiting sequences, then from the running sequence that was
 //! admitted last: it is computed again later, with equal bits. The one admitted first always gets
 //! on, so that all do.
+//!
+//! Where a batch has no rows of prompts, tokens that are proposed behind a sequence join its row;
+//! see [`speculate`](crate::speculate).
 
 use crate::sequence::{Notice, Phase, SequenceId};
 use crate::step::{Core, PageCopy, Work, WorkSpan};
@@ -16,7 +19,7 @@ impl Core {
     pub(crate) fn next_work(&mut self) -> Option<Work> {
         while let Some(id) = self.suspects.pop_front() {
             if self.running.contains(&id) && self.grow(id) {
-                return self.batch(&[id]);
+                return self.batch(&[id], false);
             }
         }
         for id in self.running.clone() {
@@ -34,11 +37,12 @@ impl Core {
         } else {
             many
         };
-        self.batch(&ids)
+        self.batch(&ids, true)
     }
 
-    /// Makes a batch of the sequences `ids`, those with one row first.
-    fn batch(&mut self, ids: &[SequenceId]) -> Option<Work> {
+    /// Makes a batch of the sequences `ids`, those with one row first. Proposals may join them where
+    /// no prompt does: a batch with a prompt has rows enough to be worth reading the weights.
+    fn batch(&mut self, ids: &[SequenceId], may_propose: bool) -> Option<Work> {
         let rests: Vec<usize> =
             ids.iter().map(|id| self.sequences.get(id).map_or(0, |s| s.rest())).collect();
         let single = rests.iter().take_while(|rest| **rest == 1).count();
@@ -52,8 +56,13 @@ impl Core {
             spans: Vec::new(),
             logit_rows: Vec::new(),
         };
+        let proposing = may_propose && self.limits.verify && single == ids.len();
+        let mut drafts = if proposing { self.propose(ids) } else { Vec::new() }.into_iter();
         for (&id, rows) in ids.iter().zip(rows) {
-            self.add_span(&mut work, id, rows);
+            match drafts.next().filter(|draft| !draft.is_empty()) {
+                Some(draft) => self.add_draft(&mut work, id, &draft),
+                None => self.add_span(&mut work, id, rows),
+            }
         }
         self.last_was_prefill = work.stage == Stage::Prefill;
         (!work.spans.is_empty()).then_some(work)
@@ -86,6 +95,39 @@ impl Core {
             pages: sequence.pages.clone(),
             rope: sequence.rope,
             logits,
+            proposed: 0,
+        });
+    }
+
+    /// Adds the last token of a sequence and as much of what is proposed behind it as its pages
+    /// hold. A further page is taken only where each running sequence could still have one.
+    fn add_draft(&mut self, work: &mut Work, id: SequenceId, draft: &[u32]) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let (start, size) = (sequence.computed, self.limits.page_tokens);
+        let first = sequence.pages.len();
+        let missing = (start + 1 + draft.len()).div_ceil(size).saturating_sub(first);
+        if missing > 0 && self.pages.available() >= missing + self.running.len() {
+            sequence.pages.extend((0..missing).map_while(|_| self.pages.allocate()));
+        }
+        let draft = &draft[..draft.len().min(sequence.pages.len() * size - start - 1)];
+        if draft.is_empty() {
+            return self.add_span(work, id, 1);
+        }
+        if let Some(job) = &mut sequence.job {
+            job.usage.drafted += draft.len();
+        }
+        let rows = work.tokens.len()..work.tokens.len() + 1 + draft.len();
+        work.stage = Stage::Verify;
+        work.tokens.extend(sequence.tokens[start..].iter().chain(draft));
+        work.logit_rows.extend(rows.clone());
+        work.spans.push(WorkSpan {
+            id,
+            start,
+            pages: sequence.pages.clone(),
+            rope: sequence.rope,
+            logits: rows.len(),
+            proposed: draft.len(),
+            rows,
         });
     }
 

@@ -2,6 +2,7 @@
 
 use crate::kv::{NodeId, Pages};
 use crate::sample::SamplingParams;
+use crate::speculate::Speculation;
 use crate::stop::StopMatcher;
 use crate::{Finish, Logprobs, Usage};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) struct Job {
     pub(crate) stop: StopMatcher,
     pub(crate) decode: Option<Box<dyn Decode>>,
     pub(crate) usage: Usage,
+    pub(crate) speculation: Speculation,
 }
 
 impl std::fmt::Debug for Job {

@@ -1,7 +1,8 @@
 //! The engine as a state machine: commands in, work out, results in, notices out.
 //!
 //! Nothing here knows threads, devices or time, so that every order of events can be tried. What to
-//! run next is decided in [`schedule`](crate::schedule).
+//! run next is decided in [`schedule`](crate::schedule), what to propose in
+//! [`speculate`](crate::speculate).
 //!
 //! LongRoPE: all keys of a sequence are rotated by the variant that its length asks for. A sequence
 //! that grows past the border is therefore computed again from its beginning, once, so that its
@@ -10,6 +11,7 @@
 use crate::kv::Pages;
 use crate::sample::{Sampler, logprobs};
 use crate::sequence::{Job, Notice, Phase, Sequence, SequenceId};
+use crate::speculate::Speculator;
 use crate::{EngineError, Finish};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -42,6 +44,8 @@ pub(crate) struct Limits {
     pub(crate) mixed: bool,
     /// Longest sequence of the short rotary variant.
     pub(crate) short_rope: Option<usize>,
+    /// Whether proposals are checked by the devices that decode: others may round otherwise.
+    pub(crate) verify: bool,
 }
 
 impl Limits {
@@ -64,6 +68,7 @@ impl Limits {
             prefix_cache: true,
             mixed: devices(Stage::Prefill).chain(devices(Stage::Decode)).all(|d| Some(d) == first),
             short_rope: graph.rope.long.as_ref().map(|(limit, _)| *limit),
+            verify: devices(Stage::Decode).eq(devices(Stage::Verify)),
         }
     }
 
@@ -103,6 +108,8 @@ pub(crate) struct WorkSpan {
     pub(crate) rope: Variant,
     /// Its last rows whose logits are wanted.
     pub(crate) logits: usize,
+    /// Its last rows whose tokens are only proposed.
+    pub(crate) proposed: usize,
 }
 
 /// The first tokens of a page, to be copied before a batch runs.
@@ -143,6 +150,8 @@ pub(crate) struct Core {
     pub(crate) last_was_prefill: bool,
     pub(crate) notices: Vec<(SequenceId, Notice)>,
     pub(crate) clock: u64,
+    /// Proposes tokens; `None`: every step is an ordinary one.
+    pub(crate) speculator: Option<Speculator>,
     sampler: Sampler,
 }
 
@@ -161,6 +170,7 @@ impl Core {
             last_was_prefill: false,
             notices: Vec::new(),
             clock: 0,
+            speculator: None,
             sampler: Sampler::default(),
         }
     }
@@ -236,6 +246,15 @@ impl Core {
         debug_assert_eq!(self.check(), Ok(()));
     }
 
+    /// A batch took so long: what the policy of speculation wants to know, and nothing else.
+    pub(crate) fn measured(&mut self, work: &Work, seconds: f64) {
+        if let Some(speculator) = &mut self.speculator
+            && work.stage != Stage::Prefill
+        {
+            speculator.measured(work.tokens.len(), seconds);
+        }
+    }
+
     fn advance(&mut self, work: &Work, logits: &[f32]) {
         let mut rest = logits;
         for span in &work.spans {
@@ -244,6 +263,11 @@ impl Core {
             self.clock += 1;
             let Some(sequence) = self.sequences.get_mut(&span.id) else { continue };
             sequence.used = self.clock;
+            if span.proposed > 0 {
+                let rows = &work.tokens[span.rows.clone()];
+                self.verify(span, &rows[rows.len() - span.proposed..], logits);
+                continue;
+            }
             sequence.computed += span.rows.len();
             if self.limits.prefix_cache {
                 sequence.publish(&mut self.pages);
@@ -255,13 +279,33 @@ impl Core {
                 self.notices.push((span.id, Notice::Prefill(computed.min(job.usage.prompt))));
             }
             if span.logits > 0 {
-                self.deliver(span.id, computed - span.logits, logits);
+                self.deliver(span.id, computed - span.logits, logits, None);
             }
         }
     }
 
+    /// Takes the logits behind a token and behind the tokens that were proposed to follow it, as
+    /// far as the proposals are what an ordinary step would have chosen. What was computed beyond
+    /// that is forgotten: it is on no published page, and the next step writes over it.
+    fn verify(&mut self, span: &WorkSpan, proposed: &[u32], logits: &[f32]) {
+        for (row, logits) in logits.chunks_exact(self.limits.vocab).enumerate() {
+            let Some(sequence) = self.sequences.get_mut(&span.id) else { return };
+            let begun = (span.start + row, span.rope);
+            let known = row == 0 || sequence.tokens.last() == proposed.get(row - 1);
+            if (sequence.computed, sequence.rope) != begun || !known {
+                return;
+            }
+            sequence.computed += 1;
+            if self.limits.prefix_cache {
+                sequence.publish(&mut self.pages);
+            }
+            self.deliver(span.id, span.start + row, logits, proposed.get(row).copied());
+        }
+    }
+
     /// Hands logits behind the tokens from `first` on to whoever wants them.
-    fn deliver(&mut self, id: SequenceId, first: usize, logits: &[f32]) {
+    /// `proposed` is the token that was proposed for this place.
+    fn deliver(&mut self, id: SequenceId, first: usize, logits: &[f32], proposed: Option<u32>) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let Some(job) = &mut sequence.job else {
             sequence.logits_from = sequence.computed;
@@ -283,6 +327,8 @@ impl Core {
             return self.end(id, Finish::EndOfText(token));
         }
         let logprobs = job.logprobs.map(|top| logprobs(logits, token, top));
+        job.speculation.hear(token);
+        job.usage.accepted += usize::from(proposed == Some(token));
         let (text, finish) = job.push(token);
         sequence.tokens.push(token);
         sequence.logits_from = sequence.tokens.len() - 1;
@@ -304,7 +350,8 @@ impl Core {
             }
         }
         match work.spans.as_slice() {
-            [only] => self.fail(only.id, error.clone()),
+            // Proposals may be to blame: the sequence runs again without.
+            [only] if only.proposed == 0 => self.fail(only.id, error.clone()),
             spans => self.suspects.extend(spans.iter().map(|span| span.id)),
         }
     }
@@ -334,6 +381,9 @@ impl Core {
     fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
         let mut sequence = self.sequences.remove(&id)?;
         sequence.release(&mut self.pages, self.limits.prefix_cache);
+        if let Some(speculator) = &mut self.speculator {
+            speculator.forget(id);
+        }
         self.waiting.retain(|other| *other != id);
         self.running.retain(|other| *other != id);
         self.suspects.retain(|other| *other != id);

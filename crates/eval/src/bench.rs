@@ -41,6 +41,10 @@ pub struct BenchRun {
     pub prefill_tps: f64,
     /// Tokens per second after the first one; none for answers of one token.
     pub decode_tps: Option<f64>,
+    /// Tokens that were proposed and run.
+    pub drafted: usize,
+    /// Of these, tokens of the answers.
+    pub accepted: usize,
 }
 
 /// The outcome: the median of each number, and every run.
@@ -144,7 +148,13 @@ fn summarise(answers: &[Completion], seconds: f64) -> BenchRun {
             (written > 0 && seconds > first).then(|| written as f64 / (seconds - first))
         }
     };
-    BenchRun { ttft_s, prefill_tps: read as f64 / ttft_s, decode_tps }
+    BenchRun {
+        ttft_s,
+        prefill_tps: read as f64 / ttft_s,
+        decode_tps,
+        drafted: answers.iter().map(|a| a.usage.drafted).sum(),
+        accepted: answers.iter().map(|a| a.usage.accepted).sum(),
+    }
 }
 
 fn report(runs: Vec<BenchRun>) -> BenchReport {
@@ -191,7 +201,7 @@ mod tests {
             text: String::new(),
             logprobs: Vec::new(),
             finish: Finish::Length,
-            usage: Usage { prompt: 100, cached, completion: 11 },
+            usage: Usage { prompt: 100, cached, completion: 11, ..Usage::default() },
             timings: Timings {
                 queue: Duration::ZERO,
                 ttft: Duration::from_millis(ttft_ms),
@@ -217,7 +227,13 @@ mod tests {
 
     #[test]
     fn the_report_holds_the_median_of_each_number() {
-        let run = |ttft_s: f64| BenchRun { ttft_s, prefill_tps: 1.0 / ttft_s, decode_tps: None };
+        let run = |ttft_s: f64| BenchRun {
+            ttft_s,
+            prefill_tps: 1.0 / ttft_s,
+            decode_tps: None,
+            drafted: 0,
+            accepted: 0,
+        };
         let report = report(vec![run(4.0), run(1.0), run(2.0)]);
         assert_eq!((report.ttft_s, report.prefill_tps, report.decode_tps), (2.0, 0.5, None));
         assert_eq!(report.runs.len(), 3);

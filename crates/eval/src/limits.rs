@@ -144,7 +144,13 @@ mod tests {
         let ttft_s = 2.0 * work.prefill_ops(1024, 0) / 1e12;
         let step = work.weight_bytes + 2.0 * work.cached_bytes(KvType::F16, 1024 + 32);
         let decode_tps = Some(2.0 * 3e10 / step);
-        let runs = vec![BenchRun { ttft_s, prefill_tps: 2048.0 / ttft_s, decode_tps }];
+        let runs = vec![BenchRun {
+            ttft_s,
+            prefill_tps: 2048.0 / ttft_s,
+            decode_tps,
+            drafted: 0,
+            accepted: 0,
+        }];
         let report = BenchReport { ttft_s, prefill_tps: 2048.0 / ttft_s, decode_tps, runs };
         let share = of_limit(&work, KvType::F16, &spec, &report, &limits);
         assert!((share.prefill - 1.0).abs() < 1e-9, "{share:?}");

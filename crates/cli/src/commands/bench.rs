@@ -1,6 +1,6 @@
 //! `tangor bench`: how fast a model is on this machine, beside what the machine could do.
 
-use crate::args::{Global, ModelOptions, positive};
+use crate::args::{Global, ModelOptions, SpeculationOptions, positive};
 use crate::error::Outcome;
 use crate::load;
 use crate::progress::Progress;
@@ -51,7 +51,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     streams: usize,
 
-    /// Print one JSON object: ttft_s, prefill_tps, decode_tps (medians), runs[{the same}], load_s,
+    /// Print one JSON object: ttft_s, prefill_tps, decode_tps (medians), runs[{the same, drafted,
+    /// accepted}], load_s,
     /// peak_rss_bytes, limits{int8_ops_per_s, read_bytes_per_s}, of_limit{prefill, decode}, device,
     /// model
     #[arg(long)]
@@ -59,6 +60,9 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     model_options: ModelOptions,
+
+    #[command(flatten)]
+    speculation: SpeculationOptions,
 }
 
 /// What `--json` prints. The keys are part of the command line's contract.
@@ -88,8 +92,13 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         depth: options.depth,
         streams: options.streams,
     };
-    let (loaded, work) =
-        load::model_or_shape(&options.which, &options.model_options, &spec, global)?;
+    let (loaded, work) = load::model_or_shape(
+        &options.which,
+        &options.model_options,
+        &options.speculation,
+        &spec,
+        global,
+    )?;
     let limits = load::measure(&options.model_options)?;
     let report = measure(&loaded.model, &spec)?;
     let kv = loaded.model.plan().kv.dtype;
@@ -166,6 +175,12 @@ fn print(report: &Report<'_>) -> Outcome {
     );
     if report.depth > 0 {
         runs.push_str(&format!(", after {} cached ones", report.depth));
+    }
+    let count = |of: fn(&BenchRun) -> usize| report.runs.iter().map(of).sum::<usize>();
+    let drafted = count(|run| run.drafted);
+    if drafted > 0 {
+        let accepted = count(|run| run.accepted);
+        rows.push(("proposals", format!("{drafted} run, {accepted} of them accepted")));
     }
     if report.streams > 1 {
         runs.push_str(&format!(", {} streams at once", report.streams));

@@ -1,7 +1,7 @@
 //! `tangor run`: one answer, streamed.
 
 use crate::answer::{self, Answer};
-use crate::args::{Global, ModelOptions, SamplingOptions};
+use crate::args::{Global, ModelOptions, SamplingOptions, SpeculationOptions};
 use crate::error::{Failure, Outcome};
 use crate::load::{self, Loaded};
 use crate::prompt::{Role, Turn};
@@ -51,8 +51,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
 
-    /// Print one JSON object: text, token_ids, prompt_tokens, completion_tokens, finish_reason,
-    /// ttft_s, decode_tps, devices{prefill, decode}
+    /// Print one JSON object: text, token_ids, prompt_tokens, completion_tokens, drafted, accepted,
+    /// finish_reason, ttft_s, decode_tps, devices{prefill, decode}
     #[arg(long)]
     json: bool,
 
@@ -65,6 +65,9 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     model_options: ModelOptions,
+
+    #[command(flatten)]
+    speculation: SpeculationOptions,
 }
 
 /// What `--json` prints. The keys are part of the command line's contract.
@@ -74,6 +77,10 @@ struct Report<'a> {
     token_ids: &'a [u32],
     prompt_tokens: usize,
     completion_tokens: usize,
+    /// Tokens that were proposed and run.
+    drafted: usize,
+    /// Of these, tokens of the answer.
+    accepted: usize,
     finish_reason: &'a str,
     ttft_s: f64,
     decode_tps: Option<f64>,
@@ -89,7 +96,8 @@ struct Devices {
 
 pub(crate) fn run(options: Options, global: &Global) -> Outcome {
     let text = prompt(&options)?;
-    let loaded = load::model(&options.model, &options.model_options, global)?;
+    let loaded =
+        load::speculative(&options.model, &options.model_options, &options.speculation, global)?;
     let tokens = match options.raw {
         true => loaded.raw_tokens(&text)?,
         false => loaded.chat_tokens(&turns(options.system, text))?,
@@ -165,6 +173,8 @@ fn report<'a>(loaded: &Loaded, answer: &'a Answer) -> Report<'a> {
         token_ids: &answer.tokens,
         prompt_tokens: usage.prompt,
         completion_tokens: usage.completion,
+        drafted: usage.drafted,
+        accepted: usage.accepted,
         finish_reason: answer.summary.finish.as_str(),
         ttft_s: timings.ttft.as_secs_f64(),
         decode_tps: timings.decode_tps(usage),

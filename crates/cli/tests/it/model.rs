@@ -2,11 +2,13 @@
 
 use crate::{Place, Written, keys};
 
-const RUN_KEYS: [&str; 8] = [
+const RUN_KEYS: [&str; 10] = [
     "text",
     "token_ids",
     "prompt_tokens",
     "completion_tokens",
+    "drafted",
+    "accepted",
     "finish_reason",
     "ttft_s",
     "decode_tps",
@@ -43,6 +45,24 @@ fn run_json_has_the_promised_keys() {
     assert_eq!(json["finish_reason"], "length");
     assert!(json["ttft_s"].as_f64().unwrap() > 0.0);
     assert!(json["decode_tps"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn proposals_change_the_speed_and_nothing_else() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let tiny = tiny.to_str().unwrap();
+    let base = ["run", tiny, "-p", "abcabcabcabc", "--raw", "-n", "40", "--json"];
+    let asked = |more: &[&str]| Written::of(place.tangor(&[&base[..], more].concat())).json();
+    let plain = asked(&["--speculate", "off"]);
+    assert_eq!((&plain["drafted"], &plain["accepted"]), (&0.into(), &0.into()));
+    for more in [&[][..], &["--speculate", "ngram"], &["--draft", tiny]] {
+        let json = asked(more);
+        assert_eq!(json["token_ids"], plain["token_ids"], "{more:?}");
+        assert!(json["accepted"].as_u64() <= json["drafted"].as_u64(), "{more:?}");
+    }
+    let both = place.tangor(&[&base[..], &["--draft", tiny, "--speculate", "auto"]].concat());
+    assert_eq!(Written::of(both).code, 2);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::Usage;
+use crate::propose::{Ask, Guess, Propose};
 use crate::sample::SamplingParams;
+use crate::speculate::{Speculation, Speculator};
 use crate::stop::StopMatcher;
 use std::sync::Arc;
 
@@ -71,6 +73,7 @@ fn limits() -> Limits {
         prefix_cache: true,
         mixed: true,
         short_rope: Some(14),
+        verify: true,
     }
 }
 
@@ -84,16 +87,48 @@ fn job(prompt: usize, max_tokens: usize) -> Box<Job> {
         stop: StopMatcher::default(),
         decode: None,
         usage: Usage { prompt, ..Usage::default() },
+        speculation: Speculation::default(),
     })
+}
+
+/// Proposes what will come, what will not, or anything.
+struct Prophet {
+    limits: Limits,
+    kind: u64,
+    random: u64,
+}
+
+impl Propose for Prophet {
+    fn propose(&mut self, asks: &[Ask<'_>]) -> Vec<Guess> {
+        let mut guess = |ask: &Ask<'_>| {
+            let mut tokens = ask.tokens.to_vec();
+            for _ in 0..ask.most {
+                self.random = mix(self.random + 1);
+                let right = next(&self.limits, &tokens);
+                tokens.push(match (self.kind, self.random % 4) {
+                    (0, _) | (2, 1..) => right,
+                    (1, _) => (right + 1) % VOCAB as u32,
+                    _ => (self.random >> 32) as u32 % VOCAB as u32,
+                });
+            }
+            Guess { tokens: tokens.split_off(ask.tokens.len()), matched: 0 }
+        };
+        asks.iter().map(&mut guess).collect()
+    }
+}
+
+/// The likeliest token behind `tokens`.
+fn next(limits: &Limits, tokens: &[u32]) -> u32 {
+    let logits = logits(tokens.iter().copied(), limits.variant(tokens.len()));
+    let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
+    best.unwrap() as u32
 }
 
 /// What a request must answer.
 fn answer(limits: &Limits, prompt: &[u32], max_tokens: usize) -> (Vec<u32>, Finish) {
     let mut tokens = prompt.to_vec();
     loop {
-        let logits = logits(tokens.iter().copied(), limits.variant(tokens.len()));
-        let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
-        let token = best.unwrap() as u32;
+        let token = next(limits, &tokens);
         if token == 0 {
             return (tokens.split_off(prompt.len()), Finish::EndOfText(0));
         }
@@ -139,6 +174,12 @@ impl Simulation {
             next_id: 0,
             finished: 0,
         }
+    }
+
+    /// Has tokens proposed: 0 right ones, 1 wrong ones, 2 mostly right ones, 3 any.
+    fn speculate(&mut self, kind: u64) {
+        let prophet = Prophet { limits: self.core.limits.clone(), kind, random: self.random };
+        self.core.speculator = Some(Speculator::new(Box::new(prophet), true));
     }
 
     fn below(&mut self, n: usize) -> usize {
@@ -325,6 +366,9 @@ fn nothing_is_lost_or_mixed_up_whatever_arrives() {
             ..limits()
         };
         let mut simulation = Simulation::new(mix(seed), limits);
+        if seed % 5 > 0 {
+            simulation.speculate(seed % 5 - 1);
+        }
         for _ in 0..150 {
             simulation.random_command();
             for _ in 0..simulation.below(4) {
@@ -423,4 +467,77 @@ fn cancelling_anywhere_frees_every_page() {
         let ends = ends.iter().filter(|(_, n)| matches!(n, Notice::Done { .. })).count();
         assert_eq!(ends, 1);
     }
+}
+
+#[test]
+fn proposals_that_come_true_save_steps_and_others_cost_none() {
+    let steps = |kind: Option<u64>| {
+        let mut simulation = Simulation::new(0, Limits { pages: 20, logit_rows: 6, ..limits() });
+        kind.into_iter().for_each(|kind| simulation.speculate(kind));
+        let owner =
+            |prompt: Vec<u32>| Owner::Request { prompt, max: 9, got: vec![], poisoned: false };
+        for id in 0..2 {
+            let prompt = vec![id as u32 + 2, 5];
+            simulation.owners.insert(SequenceId(id), owner(prompt.clone()));
+            let (id, job) = (SequenceId(id), job(prompt.len(), 9));
+            simulation.core.handle(Command::Generate { id, prompt, job });
+        }
+        (0..).take_while(|_| simulation.step()).count()
+    };
+    let plain = steps(None);
+    assert_eq!(steps(Some(1)), plain);
+    assert!(steps(Some(0)) < plain, "{} of {plain}", steps(Some(0)));
+}
+
+/// A letter for each token, the last one held back.
+#[derive(Default)]
+struct Letters(Option<char>);
+
+impl crate::sequence::Decode for Letters {
+    fn push(&mut self, token: u32) -> String {
+        let letter = char::from_u32('a' as u32 + token % 4);
+        std::mem::replace(&mut self.0, letter).into_iter().collect()
+    }
+
+    fn finish(&mut self) -> String {
+        self.0.take().into_iter().collect()
+    }
+}
+
+#[test]
+fn stop_strings_and_limits_end_an_answer_in_the_midst_of_a_proposal() {
+    let hear = |kind: Option<u64>, prompt: u32, max: usize, stop: &str| {
+        let mut simulation = Simulation::new(0, Limits { logit_rows: 6, ..limits() });
+        kind.into_iter().for_each(|kind| simulation.speculate(kind));
+        let stop = StopMatcher::new(vec![stop.to_owned()]);
+        let decode: Option<Box<dyn crate::sequence::Decode>> = Some(Box::new(Letters::default()));
+        let job = Box::new(Job { stop, decode, ..*job(1, max) });
+        let (id, prompt) = (SequenceId(0), vec![prompt]);
+        simulation.core.handle(Command::Generate { id, prompt, job });
+        let mut heard = Vec::new();
+        while let Some(work) = simulation.core.next_work() {
+            let logits = simulation.cache.run(&work);
+            simulation.core.finish(&work, Ok(&logits));
+            simulation.core.check().unwrap();
+            heard.extend(simulation.core.take_notices().into_iter().filter_map(|(_, n)| match n {
+                Notice::Token { id, text, .. } => Some((Some(id), text, None)),
+                Notice::Done { text, finish, .. } => Some((None, text, Some(finish))),
+                _ => None,
+            }));
+        }
+        assert_eq!(simulation.core.pages.available(), simulation.core.limits.pages);
+        heard
+    };
+    let mut stopped = 0;
+    for prompt in 1..16 {
+        for (max, stop) in [(30, "ab"), (30, "ca"), (30, "dab"), (4, "zz"), (30, "zz")] {
+            let expected = hear(None, prompt, max, stop);
+            for kind in 0..4 {
+                assert_eq!(hear(Some(kind), prompt, max, stop), expected, "{kind} {stop}");
+            }
+            stopped +=
+                usize::from(matches!(expected.last(), Some((.., Some(Finish::StopText(_))))));
+        }
+    }
+    assert!(stopped > 10, "{stopped}");
 }

@@ -13,7 +13,7 @@ use self::conversation::Conversation;
 use self::editor::{Input, Messages};
 use self::slash::Slash;
 use crate::answer;
-use crate::args::{Global, ModelOptions, SamplingOptions};
+use crate::args::{Global, ModelOptions, SamplingOptions, SpeculationOptions};
 use crate::error::{Failure, Outcome};
 use crate::load::{self, Loaded};
 use crate::terminal;
@@ -55,6 +55,9 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     model_options: ModelOptions,
+
+    #[command(flatten)]
+    speculation: SpeculationOptions,
 }
 
 /// Whether the conversation goes on.
@@ -76,7 +79,8 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
         Some(path) => Conversation::load(path)?,
         None => Conversation::new(options.system),
     };
-    let loaded = load::model(&options.model, &options.model_options, global)?;
+    let loaded =
+        load::speculative(&options.model, &options.model_options, &options.speculation, global)?;
     loaded.require_template()?;
     let history = load::store(global).ok().map(|store| store.root().join("chat-history"));
     let mut messages = Messages::open(history)?;
