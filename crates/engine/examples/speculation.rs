@@ -16,19 +16,20 @@ use tangor_engine::{
     Completion, LoadOptions, Model, Request, SamplingParams, SessionOptions, Speculate,
 };
 
-const TEXT: &str = "The harbour town of Eastmoor lies where the river Aller meets the grey sea. \
-In the spring of 1874 a surveyor named Thomas Greaves came to draw its first reliable map. He \
-counted three hundred and twelve houses, four churches, two breweries and a lighthouse that had \
-been dark for eleven years. The keeper, an old woman called Margaret Finch, told him that the lamp \
-had not failed but that nobody had paid for its oil. Greaves wrote to the Admiralty, and in the \
-autumn a barrel arrived with a letter that asked for nothing but a receipt. On the second night of \
-October the lamp was lit again, and fishermen who had learned to find the channel by the smell of \
-the brewery wept to see it. The map was printed the next year in Leeds. It shows every house, every \
-well and the exact height of the tower, eighty-seven feet above the highest tide, but it gives the \
-keeper's name as Mary French, a mistake that she is said to have framed and hung beside the door. \
-When she died, the town council ordered a stone with both names on it, so that travellers with the \
-map would not pass it by. The brewery closed in 1911. The lighthouse still stands, and its lamp, \
-now electric, turns nine times every minute.";
+const TEXT: &str = "\
+The harbour town of Eastmoor lies where the river Aller meets the grey sea. In the spring of \
+1874 a surveyor named Thomas Greaves came to draw its first reliable map. He counted three \
+hundred and twelve houses, four churches, two breweries and a lighthouse that had been dark for \
+eleven years. The keeper, an old woman called Margaret Finch, told him that the lamp had not \
+failed but that nobody had paid for its oil. Greaves wrote to the Admiralty, and in the autumn a \
+barrel arrived with a letter that asked for nothing but a receipt. On the second night of \
+October the lamp was lit again, and fishermen who had learned to find the channel by the smell \
+of the brewery wept to see it. The map was printed the next year in Leeds. It shows every house, \
+every well and the exact height of the tower, eighty-seven feet above the highest tide, but it \
+gives the keeper's name as Mary French, a mistake that she is said to have framed and hung \
+beside the door. When she died, the town council ordered a stone with both names on it, so that \
+travellers with the map would not pass it by. The brewery closed in 1911. The lighthouse still \
+stands, and its lamp, now electric, turns nine times every minute.";
 
 const CHATS: [&str; 4] = [
     "What is the capital of France, and what is it known for?",

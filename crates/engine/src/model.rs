@@ -144,8 +144,8 @@ impl Model {
         Ok(model)
     }
 
-    /// Loads a checkpoint and a second, smaller one that proposes tokens to it, in the place of what
-    /// [`LoadOptions::speculate`] says: as many as are measured to pay.
+    /// Loads a checkpoint and a second, smaller one that proposes tokens to it, in the place of
+    /// what [`LoadOptions::speculate`] says: as many as are measured to pay.
     ///
     /// # Errors
     /// As [`Model::load`], of either; [`EngineError::DraftVocabulary`] if their token ids differ.

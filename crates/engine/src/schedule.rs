@@ -40,8 +40,8 @@ impl Core {
         self.batch(&ids, true)
     }
 
-    /// Makes a batch of the sequences `ids`, those with one row first. Proposals may join them where
-    /// no prompt does: a batch with a prompt has rows enough to be worth reading the weights.
+    /// Makes a batch of the sequences `ids`, those with one row first. Proposals may join them
+    /// where no prompt does: a batch with a prompt has rows enough to be worth reading the weights.
     fn batch(&mut self, ids: &[SequenceId], may_propose: bool) -> Option<Work> {
         let rests: Vec<usize> =
             ids.iter().map(|id| self.sequences.get(id).map_or(0, |s| s.rest())).collect();
