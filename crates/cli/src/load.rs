@@ -249,11 +249,13 @@ fn devices(options: &ModelOptions) -> Outcome<Vec<Arc<dyn Device>>> {
 }
 
 fn cpu(options: &ModelOptions) -> Outcome<CpuDevice> {
-    let isa: Option<Isa> = match &options.isa {
-        Some(name) => Some(name.parse()?),
-        None => None,
-    };
-    Ok(CpuDevice::new(CpuOptions { threads: options.threads, isa, ..CpuOptions::default() })?)
+    cpu_with(options.threads, options.isa.as_deref())
+}
+
+/// The processor with so many threads and an instruction set by name; `None`: the best there is.
+pub(crate) fn cpu_with(threads: Option<usize>, isa: Option<&str>) -> Outcome<CpuDevice> {
+    let isa: Option<Isa> = isa.map(str::parse).transpose()?;
+    Ok(CpuDevice::new(CpuOptions { threads, isa, ..CpuOptions::default() })?)
 }
 
 /// What the processor and its memory can do at most, measured in about a second.
@@ -266,7 +268,8 @@ pub(crate) fn measure_default() -> Outcome<MachineLimits> {
     Ok(limits_of(&CpuDevice::new(CpuOptions::default())?))
 }
 
-fn limits_of(cpu: &CpuDevice) -> MachineLimits {
+/// What this processor can do at most.
+pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
     let _progress = Progress::spinner("measuring the processor and its memory");
     MachineLimits {
         int8_ops_per_s: tangor_device_cpu::limits::int8_ops_per_s(cpu.pool(), cpu.isa()),

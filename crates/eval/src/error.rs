@@ -36,6 +36,20 @@ pub enum EvalError {
         /// Position in the text.
         position: usize,
     },
+    /// Nothing that could be measured is called so.
+    #[error("no operation's name contains {name:?}")]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
+    /// A device does not run an operation that was to be measured.
+    #[error("{name}: {why}")]
+    Kernel {
+        /// The operation.
+        name: String,
+        /// What the device said.
+        why: String,
+    },
     /// Whoever watched ended it.
     #[error("stopped")]
     Stopped,

@@ -1,5 +1,6 @@
 //! Measurements of models: how well they expect a text ([`perplexity()`]), how far a fast
-//! configuration strays from an exact one ([`divergence()`]), and how fast they are ([`bench()`]).
+//! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
+//! single operations ([`kernels()`]) are.
 //!
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
@@ -7,6 +8,7 @@
 mod bench;
 mod divergence;
 mod error;
+mod kernels;
 mod limits;
 pub mod logits;
 mod perplexity;
@@ -17,6 +19,7 @@ mod text;
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
+pub use kernels::{FEW_ROWS, KernelSpec, KernelTime, kernels};
 pub use limits::{MachineLimits, OfLimit, Work, of_limit};
 pub use perplexity::{Perplexity, Windows, perplexity};
 pub use reader::{CHUNK_TOKENS, ModelReader, Reader, Watch};

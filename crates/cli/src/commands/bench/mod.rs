@@ -1,11 +1,13 @@
 //! `tangor bench`: how fast a model is on this machine, beside what the machine could do.
 
+mod kernels;
+
 use crate::args::{Global, ModelOptions, SpeculationOptions, positive};
 use crate::error::Outcome;
 use crate::load;
 use crate::progress::Progress;
 use crate::{sys, terminal};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ Examples:
   tangor bench --shape llama-3.2-1b            a published model's shape with random weights
   tangor bench smollm2 --depth 4096 --json     with 4096 tokens in the cache already
   tangor bench smollm2 --streams 8             eight requests at once
+  tangor bench kernels                         single operations instead of a model
 
 Every run is a request of random tokens on the path that all requests take. One run that is not
 counted goes first; the numbers are medians of the others. The limits are what this machine does
@@ -26,8 +29,15 @@ when it does nothing but 8-bit arithmetic, and nothing but reading memory.";
 
 /// Measure speed beside the machine's limits
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
+
     #[command(flatten)]
     which: load::Which,
 
@@ -65,6 +75,12 @@ pub(crate) struct Options {
     speculation: SpeculationOptions,
 }
 
+/// What is measured if not a model.
+#[derive(Debug, Subcommand)]
+enum What {
+    Kernels(kernels::Options),
+}
+
 /// What `--json` prints. The keys are part of the command line's contract.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -85,6 +101,9 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    if let Some(What::Kernels(options)) = &options.what {
+        return kernels::run(options);
+    }
     let spec = BenchSpec {
         prompt_tokens: options.prompt,
         new_tokens: options.new_tokens,
