@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Inspect(commands::inspect::Options),
     Plan(commands::plan::Options),
     Bench(commands::bench::Options),
+    Compare(commands::compare::Options),
     Eval(commands::eval::Options),
     Doctor(commands::doctor::Options),
     Completions(commands::completions::Options),

@@ -45,6 +45,11 @@ impl Which {
     pub(crate) fn name(&self) -> &str {
         self.model.as_deref().or(self.shape.as_deref()).unwrap_or_default()
     }
+
+    /// The published shape, if it is one.
+    pub(crate) fn shape(&self) -> Option<&str> {
+        self.shape.as_deref()
+    }
 }
 
 /// The store that the global options name.

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Most memory that this process has had resident, in bytes.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
@@ -91,6 +91,24 @@ pub(crate) fn python() -> Option<(String, String)> {
 pub(crate) fn pip(python: &str) -> Option<String> {
     let text = answer(Command::new(python).args(["-m", "pip", "--version"]))?;
     text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// Makes a command and whatever it starts end together, by [`end_group`].
+pub(crate) fn own_group(command: &mut Command) {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    #[cfg(not(unix))]
+    let _ = command;
+}
+
+/// Ends a child of [`own_group`] with all that it has started, where the system can, and waits.
+pub(crate) fn end_group(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// What a command that succeeds prints.

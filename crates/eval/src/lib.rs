@@ -2,10 +2,14 @@
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
 //! single operations ([`kernels()`]) are.
 //!
+//! [`Contender`]s are programs that take turns; [`chart()`] draws them.
+//!
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chart;
+mod compare;
 mod divergence;
 mod error;
 mod kernels;
@@ -17,6 +21,8 @@ mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
+pub use chart::{Panel, chart};
+pub use compare::{Contender, Metric, Spread, Turn};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
 pub use kernels::{FEW_ROWS, KernelSpec, KernelTime, kernels};
