@@ -5,10 +5,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod acceptance;
+mod callgrind;
 mod command;
 mod cross;
 mod fuzz;
-mod peer;
 mod setup;
 mod tidy;
 
@@ -48,8 +48,8 @@ enum Task {
     /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
     /// them. Installs torch into a private environment (several gigabytes).
     Acceptance,
-    /// Build llama.cpp from its source package and time it and Tangor side by side.
-    Peer(peer::Options),
+    /// Count the instructions of fixed work under valgrind; more than recorded is an error.
+    Callgrind(callgrind::Options),
 }
 
 /// The repository's root.
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         Task::Cross => cross::cross(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Acceptance => acceptance::acceptance(),
-        Task::Peer(options) => peer::peer(&options),
+        Task::Callgrind(options) => callgrind::callgrind(&options),
     };
     match outcome {
         Ok(()) => {

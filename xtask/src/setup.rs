@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The source package that carries llama.cpp: tokenizer vectors, chat templates, and the peer.
+/// The source package that carries llama.cpp: tokenizer vectors and chat templates.
 pub(crate) const LLAMA_CPP_SDIST: &str = "llama-cpp-python==0.3.36";
 
 /// Where the fetched things are.
@@ -32,14 +32,22 @@ impl fmt::Display for Inputs {
 
 /// Fetches what is not there yet.
 pub(crate) fn setup() -> Outcome<Inputs> {
-    let home = root().join("target/test-home");
     let llama_cpp_models = llama_cpp()?.join("models");
+    Ok(Inputs { home: home(), gguf: model()?, llama_cpp_models })
+}
+
+/// The model store of the tests.
+fn home() -> PathBuf {
+    root().join("target/test-home")
+}
+
+/// The real model, fetched unless it is there.
+pub(crate) fn model() -> Outcome<PathBuf> {
     let tangor = ["run", "--quiet", "--package", "tangor-cli", "--", "pull", "smollm2", "--json"];
-    let pulled = output(cargo(&tangor).env("TANGOR_HOME", &home))?;
+    let pulled = output(cargo(&tangor).env("TANGOR_HOME", home()))?;
     let pulled: serde_json::Value =
         serde_json::from_str(&pulled).map_err(|error| format!("pull wrote no JSON: {error}"))?;
-    let gguf = pulled["path"].as_str().ok_or("pull --json names no path")?.into();
-    Ok(Inputs { home, gguf, llama_cpp_models })
+    Ok(pulled["path"].as_str().ok_or("pull --json names no path")?.into())
 }
 
 /// A private Python environment, with `packages` installed.
