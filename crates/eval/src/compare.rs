@@ -1,8 +1,8 @@
 //! Programs side by side: each takes its turn, then the next, and medians are compared.
 //!
-//! Wall time on a machine that does other things too is noise; the ratio of programs that take turns
-//! is much less so. Here are the numbers and what follows from them; whoever compares runs the
-//! programs.
+//! Wall time on a machine that does other things too is noise; the ratio of programs that take
+//! turns is much less so. Here are the numbers and what follows from them; whoever compares runs
+//! the programs.
 
 use crate::logits::median;
 use serde::Serialize;
