@@ -26,6 +26,9 @@ mod attention;
 /// Elements that are worth a parallel loop.
 const WORTH_SHARING: usize = 1 << 14;
 
+/// Rows below which a block is not worth unpacking its weights.
+const SMALL_BLOCK: usize = 48;
+
 /// A prepared segment with its memory.
 #[derive(Debug)]
 pub(crate) struct CpuRunnable {
@@ -244,7 +247,7 @@ impl Run<'_> {
         for place in &step.writes {
             taken.push(std::mem::take(&mut memory.slots[place.slot]));
         }
-        let rounded_slot = place.rounded;
+        let (rounded_slot, plain) = (place.rounded, place.plain);
         let mut rounded = rounded_slot.map(|slot| std::mem::take(&mut memory.rounded[slot]));
         {
             let read = |index: usize| self.read(memory, &step.reads[index]);
@@ -272,7 +275,7 @@ impl Run<'_> {
             let rounded = rounded.as_mut().map(Rows8::writer);
             if let (Some(op), Some(out)) = (op, written.next()) {
                 self.over_rows(rows, width, |rows| {
-                    dispatch(self.isa, RowTask { op, width, rows, out, rounded });
+                    dispatch(self.isa, RowTask { op, width, rows, out, rounded, plain });
                 });
             }
         }
@@ -285,6 +288,14 @@ impl Run<'_> {
         if let [sum, _] = step.writes[..] {
             self.round(memory, &sum);
         }
+    }
+
+    /// Rows that a task of a linear computes together: blocks of equal size in whole tiles, so
+    /// small that there are tasks enough to keep all threads busy until the end.
+    fn block(&self, rows: usize, panels: usize) -> usize {
+        let wanted = (8 * self.pool.threads()).div_ceil(panels.max(1));
+        let blocks = wanted.min(rows / SMALL_BLOCK).max(rows.div_ceil(BLOCK)).max(1);
+        rows.div_ceil(blocks).next_multiple_of(6).clamp(6, BLOCK)
     }
 
     fn linear(
@@ -310,9 +321,8 @@ impl Run<'_> {
             return;
         }
         let panels = weight.outputs().div_ceil(PANEL);
-        let blocks = rows.div_ceil(BLOCK);
-        // Blocks of equal size, in whole tiles.
-        let block = rows.div_ceil(blocks.max(1)).next_multiple_of(6).min(BLOCK);
+        let block = self.block(rows, panels);
+        let blocks = rows.div_ceil(block);
         self.pool.run(panels * blocks, |tile, _| {
             let (panel, first) = (tile / blocks, tile % blocks * block);
             let rows = first..(first + block).min(rows);

@@ -3,7 +3,7 @@
 
 use crate::pack::{PackError, Packed};
 use crate::pool::Pool;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tangor_device::model::ir::{Activation, Attention, Rows};
 use tangor_device::model::{Graph, Op, ValueId, WeightId};
@@ -35,6 +35,8 @@ pub(crate) struct Place {
     pub(crate) rounded: Option<usize>,
     /// Elements that share a scale there.
     pub(crate) group: usize,
+    /// Whether anything reads it as it is.
+    pub(crate) plain: bool,
 }
 
 /// One operation.
@@ -119,11 +121,14 @@ impl Compiler<'_> {
         let nodes = &graph.nodes[self.segment.nodes.clone()];
         let mut last: HashMap<ValueId, usize> = HashMap::new();
         let mut rounded: HashMap<ValueId, usize> = HashMap::new();
+        let mut plain: HashSet<ValueId> = self.segment.outputs.iter().copied().collect();
         for (index, node) in nodes.iter().enumerate() {
             for &id in &node.inputs {
                 last.insert(id, index);
                 if self.rounds(&node.op) {
                     rounded.insert(id, index);
+                } else {
+                    plain.insert(id);
                 }
             }
         }
@@ -137,7 +142,8 @@ impl Compiler<'_> {
             let rounded = rounded.contains_key(&id).then(|| rounded_slots.take());
             let slot = slots.take();
             let group = group_before(graph, id).unwrap_or(GROUP);
-            let place = Place { slot, width: value.width, rows: value.rows, rounded, group };
+            let (width, rows, plain) = (value.width, value.rows, plain.contains(&id));
+            let place = Place { slot, width, rows, rounded, group, plain };
             places.insert(id, place);
             place
         };

@@ -3,8 +3,8 @@
 //!
 //! In 8 bits, every [`GROUP`] elements of a row share one scale, `amax / 127`; an element becomes
 //! the nearest of `-127..=127` steps, ties to even. A group that holds a NaN or an infinity becomes
-//! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides. In front of
-//! weights whose own groups are longer, so are the row's: see [`group_before`].
+//! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides. In front
+//! of weights whose own groups are longer, so are the row's: see [`group_before`].
 //!
 //! A few groups of a row hold its greatest elements, and with them nearly all of the error. Rows
 //! that enter a linear therefore have *wide* groups: those whose greatest element is more than
@@ -20,8 +20,8 @@ use tangor_tensor::{Layout, Weight};
 /// Elements that share a scale, at the least.
 pub const GROUP: usize = 32;
 
-/// Elements that share a scale, at the most. Twice as many cost twice the divergence, and a fourth
-/// of the scales that are left.
+/// Elements that share a scale, at the most. Twice as many double the divergence, and halve the
+/// work that is not dot products.
 pub const LONGEST: usize = 128;
 
 /// Groups whose greatest element is below this are zero: `127 / amax` would overflow.

@@ -13,9 +13,9 @@
 //! are tiled, so a row's result does not depend on the rows beside it.
 //!
 //! A tile is up to 6 rows x 64 outputs: 24 accumulators, 4 registers of weights, and activations
-//! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights and the
-//! block's sums stay in the first-level cache. Codes of 4 bits are unpacked in registers for few
-//! rows, where memory is the limit, and once per block into a buffer for many.
+//! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights stay in
+//! the first-level cache, the block's sums in the second. Codes of 4 bits are unpacked in registers
+//! for few rows, where memory is the limit, and once per block into a buffer for many.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -31,8 +31,9 @@ pub(crate) use row::{HALF, HALVES, Row8};
 pub(super) use tile::scale;
 use tile::{Eight, Four, FourInBytes, Step, Unpacked, tiles, unpack};
 
-/// Rows whose sums stay in the first-level cache.
-pub(crate) const BLOCK: usize = 96;
+/// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
+/// in the second-level cache. Whole tiles.
+pub(crate) const BLOCK: usize = 43 * 6;
 
 /// Rows from which on it pays to unpack codes into a buffer.
 const UNPACK: usize = 18;
@@ -98,7 +99,7 @@ impl Linear8<'_> {
         let scales = &record[w.code_bytes()..];
         let offsets = &scales[PANEL * w.scale_bytes()..];
         let (group, width) = (x.group(), w.step(x.group()));
-        let at = input / group * x.rows() + self.rows.start;
+        let at = input / group * x.stride() + self.rows.start;
         let first_half = input.is_multiple_of(GROUP);
         Step {
             codes: codes.as_ptr(),

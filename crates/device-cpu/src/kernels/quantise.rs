@@ -2,12 +2,18 @@
 //! multiple, as [`tangor_device::rounding`] defines it. Codes of wide groups have a second digit:
 //! `128 * high + code`.
 //!
-//! Everything is stored group by group, `(groups, rows, …)`: a linear works through one group of
+//! Everything is stored group by group, `(groups, stride, …)`: a linear works through one group of
 //! its inputs for many rows at a time.
 
 use crate::buffer::{Aligned, Shared};
 use crate::simd::{LANES, Op, Simd};
 use tangor_device::rounding::{GROUP, TINY, WIDE_STEPS, wide_limit};
+
+/// Rows from which on groups lie further apart than there are rows.
+const MANY: usize = 32;
+/// By so many: groups of 32 elements, their scales and their sums then all move on by a line or
+/// more where rows are a power of two.
+const APART: usize = 18;
 
 /// Rows in 8 bits.
 #[derive(Debug, Default)]
@@ -16,16 +22,19 @@ pub(crate) struct Rows8 {
     groups: usize,
     /// Elements per group, a multiple of 32; the last one of a row is filled up with zeros.
     group: usize,
-    /// `(groups, rows, group)` `i8`.
+    /// Rows from group to group: a few more than there are, if they are many, so that the groups of
+    /// a row do not all fall into one set of the cache.
+    stride: usize,
+    /// `(groups, stride, group)` `i8`.
     codes: Aligned,
-    /// `(groups, rows, group)` `i8`: the high digits, zero where a group is not wide.
+    /// `(groups, stride, group)` `i8`: the high digits where a group is wide, else anything.
     high: Aligned,
-    /// `(groups, rows)` `u8`: 1 where a group is wide.
+    /// `(groups, stride)` `u8`: 1 where a group is wide.
     wide: Aligned,
-    /// `(groups, rows)` `f32`; NaN for a group that holds something that is not finite.
+    /// `(groups, stride)` `f32`; NaN for a group that holds something that is not finite.
     scales: Aligned,
-    /// `(groups, rows, 2)` `i32`: sums of the first and the last 16 codes of every 32, both digits
-    /// together.
+    /// `(groups, stride, 2)` `i32`: sums of the first and the last 16 codes of every 32, both
+    /// digits together.
     sums: Aligned,
 }
 
@@ -34,7 +43,8 @@ impl Rows8 {
     pub(crate) fn resize(&mut self, rows: usize, width: usize, group: usize) {
         assert!(group.is_multiple_of(GROUP) && group > 0, "groups of {group}");
         (self.rows, self.groups, self.group) = (rows, width.div_ceil(group), group);
-        let count = self.rows * self.groups;
+        self.stride = if rows < MANY { rows } else { rows + APART };
+        let count = self.stride * self.groups;
         self.codes.reserve(count * group);
         self.high.reserve(count * group);
         self.wide.reserve(count);
@@ -54,49 +64,56 @@ impl Rows8 {
         self.groups
     }
 
+    /// Rows from group to group.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Elements per group.
     #[inline(always)]
     pub(crate) fn group(&self) -> usize {
         self.group
     }
 
-    /// `(groups, rows, group)`.
+    /// `(groups, stride, group)`.
     #[inline(always)]
     pub(crate) fn codes(&self) -> &[i8] {
-        self.codes.get(self.rows * self.groups * self.group)
+        self.codes.get(self.stride * self.groups * self.group)
     }
 
-    /// `(groups, rows, group)`.
+    /// `(groups, stride, group)`.
     #[inline(always)]
     pub(crate) fn high(&self) -> &[i8] {
-        self.high.get(self.rows * self.groups * self.group)
+        self.high.get(self.stride * self.groups * self.group)
     }
 
-    /// `(groups, rows)`.
+    /// `(groups, stride)`.
     #[inline(always)]
     pub(crate) fn wide(&self) -> &[u8] {
-        self.wide.get(self.rows * self.groups)
+        self.wide.get(self.stride * self.groups)
     }
 
-    /// `(groups, rows)`.
+    /// `(groups, stride)`.
     #[inline(always)]
     pub(crate) fn scales(&self) -> &[f32] {
-        self.scales.get(self.rows * self.groups)
+        self.scales.get(self.stride * self.groups)
     }
 
-    /// `(groups, rows, 2)`.
+    /// `(groups, stride, 2)`.
     #[inline(always)]
     pub(crate) fn sums(&self) -> &[i32] {
-        self.sums.get(self.rows * self.groups * 2)
+        self.sums.get(self.stride * self.groups * 2)
     }
 
     /// To be written row by row, by several threads.
     pub(crate) fn writer(&mut self) -> Writer<'_> {
-        let count = self.rows * self.groups;
+        let count = self.stride * self.groups;
         Writer {
             rows: self.rows,
             groups: self.groups,
             group: self.group,
+            stride: self.stride,
             codes: Shared::new(self.codes.get_mut(count * self.group)),
             high: Shared::new(self.high.get_mut(count * self.group)),
             wide: Shared::new(self.wide.get_mut(count)),
@@ -120,6 +137,7 @@ pub(crate) struct Writer<'a> {
     rows: usize,
     groups: usize,
     group: usize,
+    stride: usize,
     codes: Shared<'a, i8>,
     high: Shared<'a, i8>,
     wide: Shared<'a, u8>,
@@ -136,7 +154,7 @@ impl Writer<'_> {
     pub(crate) unsafe fn row<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
         let len = self.group;
         assert!(row < self.rows && x.len().div_ceil(len) == self.groups);
-        let place = |group: usize| group * self.rows + row;
+        let place = |group: usize| group * self.stride + row;
         // The greatest elements wait where the scales will be.
         for (group, x) in x.chunks(len).enumerate() {
             let mut most = 0.0;
@@ -170,7 +188,6 @@ impl Writer<'_> {
                 let some = if wide {
                     round_wide(s, &x, amax, high, codes)
                 } else {
-                    high.fill(0);
                     round_to(s, &x, amax, codes)
                 };
                 scale = some.0;
@@ -245,8 +262,8 @@ pub(crate) fn round<S: Simd>(s: S, x: &[f32; GROUP], codes: &mut [i8]) -> (f32, 
     round_to(s, x, greatest(s, x), codes)
 }
 
-/// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and the
-/// sums of the halves.
+/// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and
+/// the sums of the halves.
 #[inline(always)]
 fn round_to<S: Simd>(s: S, x: &[f32; GROUP], amax: f32, codes: &mut [i8]) -> (f32, [i32; 2]) {
     assert_eq!(codes.len(), GROUP);

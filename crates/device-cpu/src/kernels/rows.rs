@@ -35,6 +35,8 @@ pub(crate) struct RowTask<'a> {
     pub(crate) out: Shared<'a, f32>,
     /// Where the result goes in 8 bits.
     pub(crate) rounded: Option<Writer<'a>>,
+    /// Whether the result is wanted as it is, too. If not, one row of `out` serves for all.
+    pub(crate) plain: bool,
 }
 
 impl Op for RowTask<'_> {
@@ -45,7 +47,10 @@ impl Op for RowTask<'_> {
         for row in self.rows.clone() {
             let at = row * self.width..(row + 1) * self.width;
             // SAFETY: whoever makes a `RowTask` has these rows to itself.
-            let out = unsafe { self.out.part(at.clone()) };
+            let out = unsafe {
+                let row = if self.plain { row } else { self.rows.start };
+                self.out.part(row * self.width..(row + 1) * self.width)
+            };
             match self.op {
                 RowOp::RmsNorm { x, gain, eps } => {
                     let runs = x[at].chunks_exact(gain.len());
