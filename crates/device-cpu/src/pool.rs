@@ -78,7 +78,7 @@ struct Sleeper {
 struct Job {
     /// Lives until the call that published it returns, which is after the last worker left.
     body: *const Body<'static>,
-    /// Tiles that are handed out together, aligned: a power of two.
+    /// Tiles that are handed out together, from a multiple of it on; at least 1.
     grain: usize,
 }
 
@@ -145,7 +145,7 @@ impl Pool {
         grain: usize,
         body: impl Fn(Range<usize>, usize) + Sync,
     ) {
-        let grain = grain.next_power_of_two();
+        let grain = grain.max(1);
         assert!(u32::try_from(tiles).is_ok(), "{tiles} tiles");
         if tiles <= 1 || self.workers.is_empty() {
             (0..tiles).step_by(grain).for_each(|tile| body(tile..(tile + grain).min(tiles), 0));
@@ -163,13 +163,6 @@ impl Pool {
         if let Some(payload) = payload.flatten() {
             resume_unwind(payload);
         }
-    }
-
-    /// The tiles that a thread begins with, if there are `tiles` of them.
-    #[must_use]
-    pub fn share(&self, tiles: usize, thread: usize) -> Range<usize> {
-        let threads = self.threads();
-        thread * tiles / threads..(thread + 1) * tiles / threads
     }
 }
 
@@ -196,10 +189,10 @@ fn erase<'a>(body: &'a Body<'a>) -> *const Body<'static> {
 impl Shared {
     fn publish(&self, job: Job, tiles: usize) {
         self.broken.store(false, Ordering::Relaxed);
-        let threads = self.shares.len() as u64;
+        // Neighbouring tiles for every thread; `run_grains` sees to it that their number fits.
+        let (tiles, threads) = (tiles as u64, self.shares.len() as u64);
         for (thread, share) in (0..).zip(&self.shares) {
-            let (tiles, next) = (tiles as u64, thread * tiles as u64 / threads);
-            let end = (thread + 1) * tiles / threads;
+            let (next, end) = (thread * tiles / threads, (thread + 1) * tiles / threads);
             share.0.store(end << 32 | next, Ordering::Relaxed);
         }
         let head = &self.head.0;
@@ -360,6 +353,22 @@ mod tests {
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tiles}");
             }
+        }
+    }
+
+    #[test]
+    fn grains_are_handed_out_whole_but_at_the_borders_of_shares() {
+        for (threads, tiles, grain) in [(1, 7, 2), (2, 18, 2), (3, 100, 4), (3, 2, 8)] {
+            let pool = Pool::new(threads, false);
+            let counts: Vec<AtomicUsize> = (0..tiles).map(|_| AtomicUsize::new(0)).collect();
+            pool.run_grains(tiles, grain, |range, _| {
+                let last = range.end - 1;
+                assert!(range.start / grain == last / grain, "{range:?} is not in one grain");
+                range.for_each(|tile| {
+                    counts[tile].fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
     }
 
