@@ -54,6 +54,13 @@ pub(crate) enum Offsets {
     Min,
 }
 
+impl Offsets {
+    /// The zero point of all of it; 0 if there is no such one.
+    pub(crate) fn zero(self) -> i32 {
+        if let Self::Uniform(zero) = self { i32::from(zero) } else { 0 }
+    }
+}
+
 /// A quantised weight in panels.
 #[derive(Debug)]
 pub(crate) struct PackedCodes {

@@ -389,9 +389,20 @@ fn weight(layout: Layout, rows: usize, cols: usize) -> Result<Weight, WeightErro
     }
 }
 
-/// Numbers between -1 and 1.
+/// Numbers about as activations are: most near zero, and of some hundred one that stands out.
 fn activations(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+    let mut state = 1_u64;
+    let mut uniform = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count)
+        .map(|i| {
+            let x = uniform() + uniform() + uniform();
+            if i % 311 == 7 { 6.0 * x } else { x }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,28 +8,34 @@
 //! y  += scale_w * dot * scale_x + min * (scale_x * sum activation)   minima
 //! ```
 //!
-//! where `dot` is `128 * dot(high) + dot(low)` for rows whose group is wide. There is one rounding
-//! for `scale_w * (…)` and one fused multiply-add per term. The order does not depend on how rows
-//! are tiled, so a row's result does not depend on the rows beside it.
+//! There is one rounding for `scale_w * (…)` and one fused multiply-add per term. A row whose group
+//! is wide has a second line for its high digits, right after the one for its low ones, whose
+//! `scale_x` is 128 times as much. The order does not depend on how rows are tiled, so a row's
+//! result does not depend on the rows beside it.
 //!
-//! A tile is up to 6 rows x 64 outputs: 24 accumulators, 4 registers of weights, and activations
+//! A tile is up to 6 lines x 64 outputs: 24 accumulators, 4 registers of weights, and activations
 //! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights stay in
-//! the first-level cache, the block's sums in the second. Codes of 4 bits are unpacked in registers
-//! for few rows, where memory is the limit, and once per block into a buffer for many.
+//! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
+//! what is left is listed: the last rows, and the high digits. Codes of 4 bits are unpacked in
+//! registers for few rows, where memory is the limit, and once per block into a buffer for many.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
-use crate::pack::{PANEL, PackedCodes};
+use crate::pack::{Offsets, PANEL, PackedCodes};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use tangor_device::rounding::{GROUP, LONGEST};
+use tangor_device::rounding::GROUP;
 
 mod row;
 mod tile;
+use row::ask_ahead;
 pub(crate) use row::{HALF, HALVES, Row8};
 pub(super) use tile::scale;
-use tile::{Eight, Four, FourInBytes, Step, Unpacked, tiles, unpack};
+use tile::{
+    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, Unpacked, ZERO,
+    neighbours, offset, unpack,
+};
 
 /// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
 /// in the second-level cache. Whole tiles.
@@ -60,61 +66,101 @@ impl Op for Linear8<'_> {
         assert_eq!(x.groups(), w.inputs.div_ceil(x.group()), "activations do not fit the weight");
         assert!(self.rows.end <= x.rows() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
-        // `(rows, 64)` sums; only the rows that there are get written, zeros included.
-        let mut block = MaybeUninit::<[[f32; PANEL]; BLOCK]>::uninit();
+        match (w.bits == 4, self.rows.len() < UNPACK) {
+            (true, true) => self.of_codes::<S, Four>(s),
+            (true, false) => self.of_codes::<S, FourInBytes>(s),
+            (false, _) => self.of_codes::<S, Eight>(s),
+        }
+    }
+}
+
+impl Linear8<'_> {
+    #[inline(always)]
+    fn of_codes<S: Simd, C: Codes<S>>(&self, s: S) {
+        match self.weight.offsets {
+            Offsets::Uniform(_) => self.panel::<S, C, UNIFORM>(s),
+            Offsets::Zero => self.panel::<S, C, ZERO>(s),
+            Offsets::Min => self.panel::<S, C, MIN>(s),
+        }
+    }
+
+    /// All steps of the panel.
+    #[inline(always)]
+    fn panel<S: Simd, C: Codes<S>, const KIND: u8>(&self, s: S) {
+        let (w, x) = (self.weight, self.x);
+        // Only the rows that there are get written, zeros included.
+        let mut block = MaybeUninit::<Block>::uninit();
         let sums = block.as_mut_ptr().cast::<f32>();
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
-        let panel = w.panel(self.panel);
-        let mut bytes = Unpacked([0; LONGEST * PANEL]);
-        for (index, record) in panel.chunks_exact(w.record_bytes()).enumerate() {
+        let mut bytes = Unpacked::uninit();
+        let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
+        let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
+        let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
+        let few = self.rows.len() < UNPACK;
+        for (index, record) in w.panel(self.panel).chunks_exact(w.record_bytes()).enumerate() {
+            if few {
+                ask_ahead(s, record, 0, PANEL * 4);
+            }
             for start in (0..w.group).step_by(w.step(x.group())) {
-                let mut step = self.step(record, index * w.group + start, start);
-                // SAFETY: `step` points at the group's activations of `rows`, of which the block
-                // holds as many.
+                let mut step = self.step(record, start);
+                let digits = self.digits(index * w.group + start);
+                // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
+                // list hold as many; a list has no more than two lines of a row.
                 unsafe {
-                    if w.bits == 4 && self.rows.len() >= UNPACK {
+                    let lines = digits.low::<KIND>(offsets, sums);
+                    if C::UNPACKED {
                         unpack(s, step.codes, step.eights, &mut bytes);
-                        step.codes = bytes.0.as_ptr();
-                        tiles::<S, FourInBytes>(s, &step, self.rows.len(), sums);
-                    } else if w.bits == 4 {
-                        tiles::<S, Four>(s, &step, self.rows.len(), sums);
-                    } else {
-                        tiles::<S, Eight>(s, &step, self.rows.len(), sums);
+                        step.codes = bytes.as_ptr();
                     }
+                    let whole = match few {
+                        true => 0,
+                        false => neighbours::<S, C, KIND>(s, &step, lines, digits.rows),
+                    };
+                    let count = digits.list::<KIND>(lines, whole, list);
+                    tile::list::<S, C, KIND>(s, &step, list, count);
                 }
             }
         }
         // SAFETY: these rows were zeroed, and then summed up.
         self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
     }
-}
 
-impl Linear8<'_> {
-    /// The step that starts at input `input` of the weight and `start` of the record.
+    /// The step that starts at input `start` of a record.
     #[inline(always)]
-    fn step(&self, record: &[u8], input: usize, start: usize) -> Step {
-        let (w, x) = (self.weight, self.x);
+    fn step(&self, record: &[u8], start: usize) -> Step {
+        let w = self.weight;
         let codes = &record[start * PANEL * usize::from(w.bits) / 8..];
         let scales = &record[w.code_bytes()..];
-        let offsets = &scales[PANEL * w.scale_bytes()..];
-        let (group, width) = (x.group(), w.step(x.group()));
-        let at = input / group * x.stride() + self.rows.start;
-        let first_half = input.is_multiple_of(GROUP);
         Step {
             codes: codes.as_ptr(),
             scales: scales.as_ptr(),
-            offsets: offsets.as_ptr(),
+            offsets: scales[PANEL * w.scale_bytes()..].as_ptr(),
             half: w.half,
-            kind: w.offsets,
-            eights: width / 8,
-            x: x.codes()[at * group + input % group..].as_ptr(),
+            eights: w.step(self.x.group()) / 8,
+        }
+    }
+
+    /// The activations of the step that starts at input `input` of the weight.
+    #[inline(always)]
+    fn digits(&self, input: usize) -> Digits {
+        let (w, x) = (self.weight, self.x);
+        let (group, width) = (x.group(), w.step(x.group()));
+        let at = input / group * x.stride() + self.rows.start;
+        let first_half = input.is_multiple_of(GROUP);
+        let wanted = |half: bool| if half { -1 } else { 0 };
+        let codes = at * group + input % group;
+        Digits {
+            rows: self.rows.len(),
             group,
-            high: x.high()[at * group + input % group..].as_ptr(),
+            zero: w.offsets.zero(),
+            low: x.codes()[codes..].as_ptr(),
+            high: x.high()[codes..].as_ptr(),
             wide: x.wide()[at..].as_ptr(),
-            x_scales: x.scales()[at..].as_ptr(),
-            x_sums: x.sums()[2 * at..].as_ptr(),
-            sums: [first_half, width >= GROUP || !first_half],
+            scales: x.scales()[at..].as_ptr(),
+            sums: x.sums()[at..].as_ptr(),
+            high_sums: x.high_sums()[at..].as_ptr(),
+            halves: [wanted(first_half), wanted(width >= GROUP || !first_half)],
         }
     }
 
@@ -131,6 +177,95 @@ impl Linear8<'_> {
             let bias = self.bias.map(|bias| &bias[first..first + count]);
             put_row(s, sums, bias, y);
         }
+    }
+}
+
+/// `(rows, 64)` sums. Vectors that lie across two lines of the cache would take twice as long.
+#[repr(align(64))]
+struct Block(#[allow(dead_code)] [[f32; PANEL]; BLOCK]);
+
+/// The activations of one step, row by row.
+struct Digits {
+    rows: usize,
+    /// From row to row.
+    group: usize,
+    /// The weight's zero point, if it has one for all.
+    zero: i32,
+    /// `(rows, group)`, at the step's first input.
+    low: *const i8,
+    /// Likewise.
+    high: *const i8,
+    /// `(rows)`: 1 where the group is wide.
+    wide: *const u8,
+    /// `(rows)`.
+    scales: *const f32,
+    /// `(rows)`: of the low digits, both halves.
+    sums: *const [i32; 2],
+    /// Of the high ones, where the group is wide.
+    high_sums: *const [i32; 2],
+    /// All ones for the halves that belong to the step, else zeros.
+    halves: [i32; 2],
+}
+
+impl Digits {
+    #[inline(always)]
+    fn sum(&self, halves: [i32; 2]) -> i32 {
+        (halves[0] & self.halves[0]) + (halves[1] & self.halves[1])
+    }
+
+    /// The low digits of all rows; writes their `offsets`.
+    ///
+    /// # Safety
+    /// The rows are there, and room for their offsets.
+    #[inline(always)]
+    unsafe fn low<const KIND: u8>(&self, offsets: *mut f32, y: *mut f32) -> Neighbours {
+        for row in 0..self.rows {
+            // SAFETY: as the caller's.
+            unsafe {
+                let (scale, sum) = (*self.scales.add(row), self.sum(*self.sums.add(row)));
+                *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+            }
+        }
+        Neighbours { x: self.low, group: self.group, scales: self.scales, offsets, y }
+    }
+
+    /// Lists the low digits of rows `from..`, then the high digits of all rows that have some.
+    ///
+    /// # Safety
+    /// The rows are there, and room for twice as many lines.
+    #[inline(always)]
+    unsafe fn list<const KIND: u8>(&self, low: Neighbours, from: usize, list: *mut Line) -> usize {
+        let mut count = 0;
+        // SAFETY: as the caller's.
+        unsafe {
+            for row in from..self.rows {
+                let (x, y) = (low.x(row), low.y(row));
+                let (scale, offset) = (low.scale(row), low.offset(row));
+                list.add(count).write(Line { x, y, scale, offset });
+                count += 1;
+            }
+            let mut row = 0;
+            while row < self.rows {
+                // Most rows have none.
+                let eight = self.wide.add(row).cast::<[u8; 8]>();
+                if row + 8 <= self.rows && *eight == [0; 8] {
+                    row += 8;
+                    continue;
+                }
+                let end = self.rows.min(row + 8);
+                while row < end {
+                    if *self.wide.add(row) != 0 {
+                        let (scale, sum) = (128.0 * low.scale(row), *self.high_sums.add(row));
+                        let offset = offset::<KIND>(self.zero, scale, self.sum(sum));
+                        let (x, y) = (self.high.add(row * self.group), low.y(row));
+                        list.add(count).write(Line { x, y, scale, offset });
+                        count += 1;
+                    }
+                    row += 1;
+                }
+            }
+        }
+        count
     }
 }
 

@@ -33,9 +33,10 @@ pub(crate) struct Rows8 {
     wide: Aligned,
     /// `(groups, stride)` `f32`; NaN for a group that holds something that is not finite.
     scales: Aligned,
-    /// `(groups, stride, 2)` `i32`: sums of the first and the last 16 codes of every 32, both
-    /// digits together.
+    /// `(groups, stride, 2)` `i32`: sums of the first and the last 16 codes of every 32.
     sums: Aligned,
+    /// `(groups, stride, 2)` `i32`: of the high digits where a group is wide, else anything.
+    high_sums: Aligned,
 }
 
 impl Rows8 {
@@ -50,6 +51,7 @@ impl Rows8 {
         self.wide.reserve(count);
         self.scales.reserve(count * 4);
         self.sums.reserve(count * 8);
+        self.high_sums.reserve(count * 8);
     }
 
     /// Rows.
@@ -102,8 +104,14 @@ impl Rows8 {
 
     /// `(groups, stride, 2)`.
     #[inline(always)]
-    pub(crate) fn sums(&self) -> &[i32] {
-        self.sums.get(self.stride * self.groups * 2)
+    pub(crate) fn sums(&self) -> &[[i32; 2]] {
+        self.sums.get(self.stride * self.groups)
+    }
+
+    /// `(groups, stride, 2)`.
+    #[inline(always)]
+    pub(crate) fn high_sums(&self) -> &[[i32; 2]] {
+        self.high_sums.get(self.stride * self.groups)
     }
 
     /// To be written row by row, by several threads.
@@ -118,13 +126,14 @@ impl Rows8 {
             high: Shared::new(self.high.get_mut(count * self.group)),
             wide: Shared::new(self.wide.get_mut(count)),
             scales: Shared::new(self.scales.get_mut(count)),
-            sums: Shared::new(self.sums.get_mut(count * 2)),
+            sums: Shared::new(self.sums.get_mut(count)),
+            high_sums: Shared::new(self.high_sums.get_mut(count)),
         }
     }
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.codes, &self.high, &self.wide, &self.scales, &self.sums]
+        [&self.codes, &self.high, &self.wide, &self.scales, &self.sums, &self.high_sums]
             .iter()
             .map(|buffer| buffer.len())
             .sum()
@@ -142,7 +151,8 @@ pub(crate) struct Writer<'a> {
     high: Shared<'a, i8>,
     wide: Shared<'a, u8>,
     scales: Shared<'a, f32>,
-    sums: Shared<'a, i32>,
+    sums: Shared<'a, [i32; 2]>,
+    high_sums: Shared<'a, [i32; 2]>,
 }
 
 impl Writer<'_> {
@@ -179,25 +189,28 @@ impl Writer<'_> {
                     self.high.part(at * len..(at + 1) * len),
                 )
             };
-            let (mut scale, mut sums) = (0.0, [0; 2]);
+            let (mut scale, mut sums, mut high_sums) = (0.0, [0; 2], [0; 2]);
             for (index, (codes, high)) in
                 codes.chunks_exact_mut(GROUP).zip(high.chunks_exact_mut(GROUP)).enumerate()
             {
                 // Past the end of a row that is no multiple of the group there are zeros.
                 let x = whole(x.get(index * GROUP..).unwrap_or_default());
-                let some = if wide {
-                    round_wide(s, &x, amax, high, codes)
+                let some;
+                if wide {
+                    let both = round_wide(s, &x, amax, high, codes);
+                    (scale, some) = (amax / WIDE_STEPS, both[0]);
+                    high_sums = [high_sums[0] + both[1][0], high_sums[1] + both[1][1]];
                 } else {
-                    round_to(s, &x, amax, codes)
-                };
-                scale = some.0;
-                sums = [sums[0] + some.1[0], sums[1] + some.1[1]];
+                    (scale, some) = round_to(s, &x, amax, codes);
+                }
+                sums = [sums[0] + some[0], sums[1] + some[1]];
             }
             // SAFETY: as above.
             unsafe {
                 self.wide.part(at..at + 1)[0] = u8::from(wide);
                 self.scales.part(at..at + 1)[0] = scale;
-                self.sums.part(2 * at..2 * at + 2).copy_from_slice(&sums);
+                self.sums.part(at..at + 1)[0] = sums;
+                self.high_sums.part(at..at + 1)[0] = high_sums;
             }
         }
     }
@@ -226,8 +239,8 @@ fn greatest<S: Simd>(s: S, x: &[f32; GROUP]) -> f32 {
     unsafe { s.greatest_abs(s.load(x.as_ptr()), s.load(x.as_ptr().add(LANES))) }
 }
 
-/// Rounds a wide group whose greatest magnitude is `amax`; gives its scale and the sums of its
-/// halves.
+/// Rounds 32 elements of a wide group whose greatest magnitude is `amax`; gives the sums of the
+/// halves, of the low digits and of the high ones.
 #[inline(always)]
 fn round_wide<S: Simd>(
     s: S,
@@ -235,11 +248,11 @@ fn round_wide<S: Simd>(
     amax: f32,
     high: &mut [i8],
     low: &mut [i8],
-) -> (f32, [i32; 2]) {
+) -> [[i32; 2]; 2] {
     assert!(high.len() == GROUP && low.len() == GROUP);
     let steps = s.splat(WIDE_STEPS / amax);
-    let mut sums = [0; 2];
-    for (half, sum) in sums.iter_mut().enumerate() {
+    let mut sums = [[0; 2]; 2];
+    for half in 0..2 {
         // SAFETY: every array holds 32 elements, two vectors.
         unsafe {
             let x = s.load(x.as_ptr().add(half * LANES));
@@ -250,10 +263,11 @@ fn round_wide<S: Simd>(
             let digit = s.to_i32(digit);
             s.store_i8(high.as_mut_ptr().add(half * LANES), digit);
             s.store_i8(low.as_mut_ptr().add(half * LANES), rest);
-            *sum = 128 * s.sum_i32(digit) + s.sum_i32(rest);
+            sums[0][half] = s.sum_i32(rest);
+            sums[1][half] = s.sum_i32(digit);
         }
     }
-    (amax / WIDE_STEPS, sums)
+    sums
 }
 
 /// Rounds 32 elements that are a group; gives its scale and the sums of its halves.

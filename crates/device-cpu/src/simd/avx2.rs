@@ -212,11 +212,6 @@ impl Simd for Avx2 {
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
     #[inline(always)]
-    fn times_128(self, a: I) -> I {
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { [_mm256_slli_epi32::<7>(a[0]), _mm256_slli_epi32::<7>(a[1])] }
-    }
-    #[inline(always)]
     fn sum_i32(self, a: I) -> i32 {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {
@@ -237,19 +232,6 @@ impl Simd for Avx2 {
         unsafe {
             _mm256_storeu_ps(p, a[0]);
             _mm256_storeu_ps(p.add(8), a[1]);
-        }
-    }
-    #[inline(always)]
-    unsafe fn load_i32(self, p: *const i32) -> I {
-        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())] }
-    }
-    #[inline(always)]
-    unsafe fn store_i32(self, p: *mut i32, a: I) {
-        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe {
-            _mm256_storeu_si256(p.cast(), a[0]);
-            _mm256_storeu_si256(p.add(8).cast(), a[1]);
         }
     }
     #[inline(always)]

@@ -181,11 +181,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
-    fn times_128(self, a: __m512i) -> __m512i {
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { _mm512_slli_epi32::<7>(a) }
-    }
-    #[inline(always)]
     fn sum_i32(self, a: __m512i) -> i32 {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe { _mm512_reduce_add_epi32(a) }
@@ -199,16 +194,6 @@ impl Simd for Avx512 {
     unsafe fn store(self, p: *mut f32, a: __m512) {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe { _mm512_storeu_ps(p, a) }
-    }
-    #[inline(always)]
-    unsafe fn load_i32(self, p: *const i32) -> __m512i {
-        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe { _mm512_loadu_si512(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store_i32(self, p: *mut i32, a: __m512i) {
-        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe { _mm512_storeu_si512(p.cast(), a) }
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> __m512 {

@@ -87,8 +87,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_f32(self, a: Self::I32) -> Self::F32;
     fn sum_i32(self, a: Self::I32) -> i32;
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
-    /// Lanes are at most 2^23 in magnitude.
-    fn times_128(self, a: Self::I32) -> Self::I32;
 
     /// # Safety
     /// 16 `f32` can be read from `p`.
@@ -96,12 +94,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 `f32` can be written to `p`.
     unsafe fn store(self, p: *mut f32, a: Self::F32);
-    /// # Safety
-    /// 16 `i32` can be read from `p`.
-    unsafe fn load_i32(self, p: *const i32) -> Self::I32;
-    /// # Safety
-    /// 16 `i32` can be written to `p`.
-    unsafe fn store_i32(self, p: *mut i32, a: Self::I32);
     /// # Safety
     /// 16 IEEE halves can be read from `p`.
     unsafe fn load_f16(self, p: *const u16) -> Self::F32;

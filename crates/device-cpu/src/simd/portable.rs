@@ -142,10 +142,6 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
-    fn times_128(self, a: [i32; LANES]) -> [i32; LANES] {
-        a.map(|a| 128 * a)
-    }
-    #[inline(always)]
     fn sum_i32(self, a: I) -> i32 {
         a.iter().sum()
     }
@@ -159,16 +155,6 @@ impl Simd for Portable {
     unsafe fn store(self, p: *mut f32, a: F) {
         // SAFETY: the caller has room for 16 elements at `p`.
         unsafe { p.cast::<F>().write_unaligned(a) }
-    }
-    #[inline(always)]
-    unsafe fn load_i32(self, p: *const i32) -> I {
-        // SAFETY: the caller has 16 elements at `p`.
-        unsafe { p.cast::<I>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store_i32(self, p: *mut i32, a: I) {
-        // SAFETY: the caller has room for 16 elements at `p`.
-        unsafe { p.cast::<I>().write_unaligned(a) }
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> F {

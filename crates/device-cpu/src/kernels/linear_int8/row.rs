@@ -3,7 +3,7 @@
 //! It reads a panel from beginning to end and keeps the sums in registers. What it computes is what
 //! a tile of one row computes, in the same order.
 
-use super::tile::{Codes, Eight, Four, scale};
+use super::tile::{Codes, Eight, Four, MIN, UNIFORM, ZERO, offset, scale};
 use super::{GROUP, put_row};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -32,10 +32,6 @@ pub(crate) struct Row8<'a> {
     /// `(outputs)`; nobody else writes these.
     pub(crate) y: Shared<'a, f32>,
 }
-
-const UNIFORM: u8 = 0;
-const ZERO: u8 = 1;
-const MIN: u8 = 2;
 
 impl Op for Row8<'_> {
     type Output = ();
@@ -105,7 +101,6 @@ impl Row8<'_> {
     /// # Safety
     /// They are there, and `out` has room for them.
     #[inline(always)]
-    #[allow(clippy::cast_precision_loss)]
     unsafe fn vectors<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool, const V: usize>(
         &self,
         s: S,
@@ -114,10 +109,7 @@ impl Row8<'_> {
         out: *mut f32,
     ) {
         let (w, x) = (self.weight, self.x);
-        let zero = if let Offsets::Uniform(zero) = w.offsets { i32::from(zero) } else { 0 };
-        let (code_bytes, scale_bytes) = (w.code_bytes(), w.scale_bytes());
         let width = if SHORT { GROUP / 2 } else { x.group() };
-        let steps = w.group / width;
         let mut y = [s.splat(0.0); V];
         // The step's number in the row.
         let mut step = 0;
@@ -125,38 +117,29 @@ impl Row8<'_> {
             ask_ahead(s, record, first * 64, V * 64);
             // SAFETY: all pointers stay within the record and the row.
             unsafe {
-                let scales = record.as_ptr().add(code_bytes);
-                let offsets = scales.add(PANEL * scale_bytes);
-                for index in 0..steps {
-                    let codes = record.as_ptr().add(index * width / 8 * C::EIGHT + first * 64);
+                let scales = record.as_ptr().add(w.code_bytes());
+                for index in 0..w.group / width {
+                    let part = Part {
+                        codes: record.as_ptr().add(index * width / 8 * C::EIGHT + first * 64),
+                        width,
+                        scales,
+                        offsets: scales.add(PANEL * w.scale_bytes()),
+                        half: w.half,
+                        column: first * LANES,
+                    };
                     let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
-                    let sums = x.sums().as_ptr().add(2 * group);
-                    let sum = if SHORT { *sums.add(step % 2) } else { *sums + *sums.add(1) };
-                    let bias = if KIND == UNIFORM { -zero * sum } else { 0 };
+                    let scale = *x.scales().as_ptr().add(group);
+                    let sum = sum_of::<SHORT>(*x.sums().as_ptr().add(group), step);
+                    let offset = self::offset::<KIND>(w.offsets.zero(), scale, sum);
                     let digits = x.codes().as_ptr().add(input);
-                    let mut total = dots::<S, C, SHORT, V>(s, codes, digits, width, bias);
+                    part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
                     if *x.wide().as_ptr().add(group) != 0 {
+                        let scale = 128.0 * scale;
+                        let sum = sum_of::<SHORT>(*x.high_sums().as_ptr().add(group), step);
+                        let offset = self::offset::<KIND>(w.offsets.zero(), scale, sum);
                         let digits = x.high().as_ptr().add(input);
-                        let high = dots::<S, C, SHORT, V>(s, codes, digits, width, 0);
-                        unroll!(v < V, {
-                            total[v] = s.add_i32(total[v], s.times_128(high[v]));
-                        });
+                        part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
                     }
-                    let x_scale = *x.scales().as_ptr().add(group);
-                    unroll!(v < V, {
-                        let column = (first + v) * LANES;
-                        let scale = scale(s, w.half, scales, column);
-                        let mut dot = s.to_f32(total[v]);
-                        if KIND == ZERO {
-                            let zero = s.load_u8(offsets.add(column));
-                            dot = s.fnma(zero, s.splat(sum as f32), dot);
-                        }
-                        y[v] = s.fma(s.mul(dot, scale), s.splat(x_scale), y[v]);
-                        if KIND == MIN {
-                            let min = self::scale(s, w.half, offsets, column);
-                            y[v] = s.fma(min, s.splat(x_scale * sum as f32), y[v]);
-                        }
-                    });
                     step += 1;
                 }
             }
@@ -165,6 +148,59 @@ impl Row8<'_> {
             // SAFETY: as the caller's.
             unsafe { s.store(out.add(v * LANES), y[v]) };
         });
+    }
+}
+
+/// The sum of a step's digits, given those of the halves of its 32.
+#[inline(always)]
+fn sum_of<const SHORT: bool>(halves: [i32; 2], step: usize) -> i32 {
+    if SHORT { halves[step % 2] } else { halves[0] + halves[1] }
+}
+
+/// One step of some vectors of a panel's outputs.
+struct Part {
+    /// At the first of the vectors.
+    codes: *const u8,
+    /// Inputs.
+    width: usize,
+    /// Of the whole panel; likewise offsets.
+    scales: *const u8,
+    offsets: *const u8,
+    half: bool,
+    /// The first output.
+    column: usize,
+}
+
+impl Part {
+    /// Adds the products with a line of digits, of which a unit is worth `scale`.
+    ///
+    /// # Safety
+    /// The part and the digits are there.
+    #[inline(always)]
+    unsafe fn add<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool, const V: usize>(
+        &self,
+        s: S,
+        (digits, scale, offset): (*const i8, f32, f32),
+        y: &mut [S::F32; V],
+    ) {
+        // SAFETY: as the caller's.
+        unsafe {
+            let bias = if KIND == UNIFORM { offset.to_bits().cast_signed() } else { 0 };
+            let dots = dots::<S, C, SHORT, V>(s, self.codes, digits, self.width, bias);
+            unroll!(v < V, {
+                let column = self.column + v * LANES;
+                let mut dot = s.to_f32(dots[v]);
+                if KIND == ZERO {
+                    dot = s.fnma(s.load_u8(self.offsets.add(column)), s.splat(offset), dot);
+                }
+                let weights = self::scale(s, self.half, self.scales, column);
+                y[v] = s.fma(s.mul(dot, weights), s.splat(scale), y[v]);
+                if KIND == MIN {
+                    let min = self::scale(s, self.half, self.offsets, column);
+                    y[v] = s.fma(min, s.splat(offset), y[v]);
+                }
+            });
+        }
     }
 }
 
@@ -237,7 +273,7 @@ unsafe fn eights<S: Simd, C: Codes<S>, const N: usize, const V: usize>(
 /// Asks for what follows a record, `bytes` of every 256 from `first` on: those of the vectors in
 /// question.
 #[inline(always)]
-fn ask_ahead<S: Simd>(s: S, record: &[u8], first: usize, bytes: usize) {
+pub(super) fn ask_ahead<S: Simd>(s: S, record: &[u8], first: usize, bytes: usize) {
     let ahead = record.as_ptr().wrapping_add(AHEAD);
     let mut at = first;
     while at < record.len() {

@@ -1,36 +1,142 @@
-//! The tile: up to 6 rows of 8-bit activations by 64 outputs, one step of inputs.
+//! The tile: up to 6 lines of 8-bit digits by 64 outputs, one step of inputs. A line is a row, or
+//! the high digits of a wide row.
 //!
 //! Every array of sums is indexed by constants alone ([`unroll!`]): otherwise it would live in
 //! memory and not in registers.
 
-use crate::pack::{Offsets, PANEL};
+use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
+use std::mem::MaybeUninit;
 use tangor_device::rounding::LONGEST;
 
-/// What a tile reads besides its place in the block: one step of one panel's record.
+/// One step of one panel's record: the inputs whose products are summed as integers.
 #[derive(Clone, Copy)]
 pub(super) struct Step {
     pub(super) codes: *const u8,
     pub(super) scales: *const u8,
     pub(super) offsets: *const u8,
     pub(super) half: bool,
-    pub(super) kind: Offsets,
     /// Eights of inputs: those of the activations' groups, or 2 where the weight's have 16.
     pub(super) eights: usize,
+}
+
+/// What a weight's offsets are, as a constant: see [`Offsets`].
+pub(super) const UNIFORM: u8 = 0;
+/// A zero point per group and output.
+pub(super) const ZERO: u8 = 1;
+/// A minimum per group and output.
+pub(super) const MIN: u8 = 2;
+
+/// What the digits of one row and step, whose `sum` is given, add beside their products: for
+/// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
+/// [`MIN`] what minima are multiplied with.
+#[inline(always)]
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
+    match KIND {
+        UNIFORM => f32::from_bits((-zero * sum).cast_unsigned()),
+        ZERO => sum as f32,
+        _ => scale * sum as f32,
+    }
+}
+
+/// Digits that are multiplied with a step of weights, and where the products go.
+pub(super) trait Lines: Copy {
+    /// The step's digits of line `r`.
+    ///
+    /// # Safety
+    /// It is there; likewise below.
+    unsafe fn x(self, r: usize) -> *const i8;
+    /// What a unit of its digits is worth.
+    unsafe fn scale(self, r: usize) -> f32;
+    /// See [`offset`].
+    unsafe fn offset(self, r: usize) -> f32;
+    /// Its 64 sums.
+    unsafe fn y(self, r: usize) -> *mut f32;
+}
+
+/// The low digits of neighbouring rows.
+#[derive(Clone, Copy)]
+pub(super) struct Neighbours {
     /// `(rows, group)`, at the step's first input.
     pub(super) x: *const i8,
-    /// Elements of the activations' groups: from row to row.
+    /// From row to row.
     pub(super) group: usize,
-    /// The high digits, likewise.
-    pub(super) high: *const i8,
-    /// `(rows)`: 1 where the group is wide.
-    pub(super) wide: *const u8,
     /// `(rows)`.
-    pub(super) x_scales: *const f32,
-    /// `(rows, 2)`.
-    pub(super) x_sums: *const i32,
-    /// Which of the two sums belong to the step.
-    pub(super) sums: [bool; 2],
+    pub(super) scales: *const f32,
+    /// `(rows)`.
+    pub(super) offsets: *const f32,
+    /// `(rows, 64)`.
+    pub(super) y: *mut f32,
+}
+
+impl Neighbours {
+    /// From row `row` on.
+    ///
+    /// # Safety
+    /// It is there.
+    #[inline(always)]
+    pub(super) unsafe fn from(self, row: usize) -> Self {
+        // SAFETY: as the caller's.
+        unsafe {
+            Self {
+                x: self.x.add(row * self.group),
+                scales: self.scales.add(row),
+                offsets: self.offsets.add(row),
+                y: self.y.add(row * PANEL),
+                ..self
+            }
+        }
+    }
+}
+
+impl Lines for Neighbours {
+    #[inline(always)]
+    unsafe fn x(self, r: usize) -> *const i8 {
+        // SAFETY: as the caller's; likewise below.
+        unsafe { self.x.add(r * self.group) }
+    }
+    #[inline(always)]
+    unsafe fn scale(self, r: usize) -> f32 {
+        unsafe { *self.scales.add(r) }
+    }
+    #[inline(always)]
+    unsafe fn offset(self, r: usize) -> f32 {
+        unsafe { *self.offsets.add(r) }
+    }
+    #[inline(always)]
+    unsafe fn y(self, r: usize) -> *mut f32 {
+        unsafe { self.y.add(r * PANEL) }
+    }
+}
+
+/// One line of a list: a digit of any row.
+#[derive(Clone, Copy)]
+pub(super) struct Line {
+    pub(super) x: *const i8,
+    pub(super) y: *mut f32,
+    pub(super) scale: f32,
+    pub(super) offset: f32,
+}
+
+impl Lines for *const Line {
+    #[inline(always)]
+    unsafe fn x(self, r: usize) -> *const i8 {
+        // SAFETY: as the caller's; likewise below.
+        unsafe { (*self.add(r)).x }
+    }
+    #[inline(always)]
+    unsafe fn scale(self, r: usize) -> f32 {
+        unsafe { (*self.add(r)).scale }
+    }
+    #[inline(always)]
+    unsafe fn offset(self, r: usize) -> f32 {
+        unsafe { (*self.add(r)).offset }
+    }
+    #[inline(always)]
+    unsafe fn y(self, r: usize) -> *mut f32 {
+        unsafe { (*self.add(r)).y }
+    }
 }
 
 /// Eights of inputs whose products fit the accumulators of every instruction set.
@@ -41,6 +147,8 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
+    /// Whether they are unpacked into a buffer first.
+    const UNPACKED: bool = false;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -58,6 +166,7 @@ pub(super) struct Eight;
 impl<S: Simd> Codes<S> for FourInBytes {
     type Acc = S::Acc4;
     const EIGHT: usize = 8 * PANEL;
+    const UNPACKED: bool = true;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -127,7 +236,17 @@ impl<S: Simd> Codes<S> for Eight {
 
 /// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
 #[repr(align(64))]
-pub(super) struct Unpacked(pub(super) [u8; LONGEST * PANEL]);
+pub(super) struct Unpacked(MaybeUninit<[u8; LONGEST * PANEL]>);
+
+impl Unpacked {
+    pub(super) fn uninit() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    pub(super) fn as_ptr(&self) -> *const u8 {
+        self.0.as_ptr().cast()
+    }
+}
 
 /// Unpacks `eights` times eight inputs.
 ///
@@ -141,7 +260,7 @@ pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out:
             // SAFETY: within the step's codes, and within the buffer.
             unsafe {
                 let both = s.codes(codes.add((eight * 4 + vector) * 64));
-                let out = out.0.as_mut_ptr().add((eight * 8 + vector) * 64);
+                let out = out.0.as_mut_ptr().cast::<u8>().add((eight * 8 + vector) * 64);
                 s.put_codes(out, s.low(both));
                 s.put_codes(out.add(4 * 64), s.high(both));
             }
@@ -149,114 +268,159 @@ pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out:
     }
 }
 
-/// Adds one step to `rows` rows of the block.
+/// Adds one step to `count` lines of a list, in order: a row may have several.
 ///
 /// # Safety
-/// `step` points at `rows` rows, and `block` at as many of 64.
+/// They are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize, block: *mut f32) {
-    /// # Safety
-    /// As [`tiles`].
-    #[inline(always)]
-    unsafe fn tile_of<S: Simd, C: Codes<S>, const R: usize>(
-        s: S,
-        step: &Step,
-        row: usize,
-        block: *mut f32,
-    ) {
-        // SAFETY: the rows are there, as the caller says.
+pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
+    s: S,
+    step: &Step,
+    lines: *const Line,
+    count: usize,
+) {
+    let mut done = 0;
+    while done < count {
+        let left = count - done;
+        // Tiles of about the same size.
+        let rows = left.div_ceil(left.div_ceil(S::ROWS));
+        // SAFETY: every tile lies within the list.
         unsafe {
-            let mut step = *step;
-            step.x = step.x.add(row * step.group);
-            step.high = step.high.add(row * step.group);
-            step.wide = step.wide.add(row);
-            step.x_scales = step.x_scales.add(row);
-            step.x_sums = step.x_sums.add(2 * row);
-            let block = block.add(row * PANEL);
-            if S::WIDE {
-                tile::<S, C, R, 4>(s, &step, 0, block);
-            } else {
-                for column in 0..4 {
-                    tile::<S, C, R, 1>(s, &step, column, block);
-                }
+            let lines = lines.add(done);
+            match rows {
+                6 if S::ROWS >= 6 => panel::<S, C, _, KIND, 6>(s, step, lines),
+                5 if S::ROWS >= 5 => panel::<S, C, _, KIND, 5>(s, step, lines),
+                4 if S::ROWS >= 4 => panel::<S, C, _, KIND, 4>(s, step, lines),
+                3 if S::ROWS >= 3 => panel::<S, C, _, KIND, 3>(s, step, lines),
+                2 if S::ROWS >= 2 => panel::<S, C, _, KIND, 2>(s, step, lines),
+                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
             }
         }
+        done += rows;
     }
+}
+
+/// Adds one step to whole tiles of neighbouring rows, as many as `rows` has; returns their rows.
+///
+/// # Safety
+/// The rows are there, and so is the step.
+#[inline(always)]
+pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
+    s: S,
+    step: &Step,
+    lines: Neighbours,
+    rows: usize,
+) -> usize {
     let mut row = 0;
-    while row < rows {
-        let count = (rows - row).min(S::ROWS);
+    while row + S::ROWS <= rows {
         // SAFETY: every tile lies within `rows`.
         unsafe {
-            match count {
-                6 if S::ROWS >= 6 => tile_of::<S, C, 6>(s, step, row, block),
-                5 if S::ROWS >= 5 => tile_of::<S, C, 5>(s, step, row, block),
-                4 if S::ROWS >= 4 => tile_of::<S, C, 4>(s, step, row, block),
-                3 if S::ROWS >= 3 => tile_of::<S, C, 3>(s, step, row, block),
-                2 if S::ROWS >= 2 => tile_of::<S, C, 2>(s, step, row, block),
-                _ => tile_of::<S, C, 1>(s, step, row, block),
+            let lines = lines.from(row);
+            match S::ROWS {
+                6 => panel::<S, C, _, KIND, 6>(s, step, lines),
+                4 => panel::<S, C, _, KIND, 4>(s, step, lines),
+                3 => panel::<S, C, _, KIND, 3>(s, step, lines),
+                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
             }
         }
-        row += count;
+        row += S::ROWS;
     }
+    row
 }
 
-/// `R` rows by `V` vectors of outputs, from vector `first`.
+/// `R` lines by all outputs of the panel.
 ///
 /// # Safety
-/// As [`tiles`], for `R` rows.
+/// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const KIND: u8, const R: usize>(
     s: S,
     step: &Step,
-    first: usize,
-    block: *mut f32,
+    lines: L,
 ) {
-    // SAFETY: as the caller's; `high` has room for `R` rows of `V` vectors.
+    // SAFETY: as the caller's; a panel has four vectors.
     unsafe {
-        let wide: [u8; R] = *step.wide.cast();
-        if wide == [0; R] {
-            return tile_of_digits::<S, C, R, V, false>(s, step, first, std::ptr::null(), block);
-        }
-        // 128 times the dot products of the high digits. Only the rows that have some: most have
-        // none.
-        let mut high = [[[0_i32; LANES]; V]; R];
-        for r in 0..R {
-            if wide[r] != 0 {
-                let x = step.high.add(r * step.group);
-                let dots = dots::<S, C, 1, V>(s, step, first, x, [0]);
-                unroll!(v < V, {
-                    s.store_i32(high[r][v].as_mut_ptr(), s.times_128(dots[0][v]));
-                });
+        if S::WIDE {
+            tile::<S, C, L, KIND, R, 4>(s, step, 0, lines);
+        } else {
+            for column in 0..4 {
+                tile::<S, C, L, KIND, R, 1>(s, step, column, lines);
             }
         }
-        tile_of_digits::<S, C, R, V, true>(s, step, first, high.as_ptr().cast(), block);
     }
 }
 
-/// Dot products of `R` rows of activations with `V` vectors of outputs, each from its `bias` on.
+/// `R` lines by `V` vectors of outputs, from vector `first`.
 ///
 /// # Safety
-/// As [`tile`]; `x` points at `R` rows.
+/// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
     s: S,
     step: &Step,
     first: usize,
-    x: *const i8,
+    lines: L,
+) where
+    S: Simd,
+    C: Codes<S>,
+    L: Lines,
+{
+    // SAFETY: all pointers stay within the step's record and lines.
+    unsafe {
+        let mut bias = [0_i32; R];
+        if KIND == UNIFORM {
+            for r in 0..R {
+                bias[r] = lines.offset(r).to_bits().cast_signed();
+            }
+        }
+        let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
+        unroll!(v < V, {
+            let column = (first + v) * LANES;
+            let scale = scale(s, step.half, step.scales, column);
+            let offset = match KIND {
+                ZERO => s.load_u8(step.offsets.add(column)),
+                MIN => self::scale(s, step.half, step.offsets, column),
+                _ => scale,
+            };
+            unroll!(r < R, {
+                let y = lines.y(r).add(column);
+                let mut dot = s.to_f32(dots[r][v]);
+                if KIND == ZERO {
+                    dot = s.fnma(offset, s.splat(lines.offset(r)), dot);
+                }
+                let mut sum = s.fma(s.mul(dot, scale), s.splat(lines.scale(r)), s.load(y));
+                if KIND == MIN {
+                    sum = s.fma(offset, s.splat(lines.offset(r)), sum);
+                }
+                s.store(y, sum);
+            });
+        });
+    }
+}
+
+/// Dot products of `R` lines with `V` vectors of outputs, each from its `bias` on.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    lines: L,
     bias: [i32; R],
 ) -> [[S::I32; V]; R] {
     let mut totals = [[s.to_i32(s.splat(0.0)); V]; R];
-    let at_once = if S::LONG_SUMS { step.eights } else { SHORT_SUM };
     let mut from = 0;
-    while from < step.eights {
+    loop {
         let bias = if from == 0 { bias } else { [0; R] };
+        let to = if S::LONG_SUMS { step.eights } else { step.eights.min(from + SHORT_SUM) };
         let mut acc = [[C::start(s, 0); V]; R];
         for r in 0..R {
             acc[r] = [C::start(s, bias[r]); V];
         }
-        let to = (from + at_once).min(step.eights);
         for eight in from..to {
-            // SAFETY: all pointers stay within the step's record and rows.
+            // SAFETY: all pointers stay within the step's record and lines.
             unsafe {
                 let codes = step.codes.add(eight * C::EIGHT + first * 64);
                 for half in 0..2 {
@@ -265,7 +429,7 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
                         w[v] = C::load(s, codes.add(v * 64), half);
                     });
                     unroll!(r < R, {
-                        let x = x.add(r * step.group + eight * 8 + half * 4);
+                        let x = lines.x(r).add(eight * 8 + half * 4);
                         unroll!(v < V, {
                             acc[r][v] = C::dot(s, acc[r][v], w[v], x);
                         });
@@ -276,90 +440,15 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
         unroll!(r < R, {
             unroll!(v < V, {
                 let sum = C::total(s, acc[r][v], bias[r]);
-                totals[r][v] = if from == 0 { sum } else { s.add_i32(totals[r][v], sum) };
+                let more = !S::LONG_SUMS && from > 0;
+                totals[r][v] = if more { s.add_i32(totals[r][v], sum) } else { sum };
             });
         });
+        if to == step.eights {
+            return totals;
+        }
         from = to;
     }
-    totals
-}
-
-/// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one
-/// adds, `(R, V, 16)`.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-#[allow(clippy::cast_precision_loss)]
-unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, const WIDE: bool>(
-    s: S,
-    step: &Step,
-    first: usize,
-    high: *const i32,
-    block: *mut f32,
-) {
-    // SAFETY: all pointers stay within the step's record, rows and block.
-    unsafe {
-        let mut sums = [0_i32; R];
-        let mut bias = [0_i32; R];
-        for r in 0..R {
-            for (half, wanted) in step.sums.into_iter().enumerate() {
-                if wanted {
-                    sums[r] += *step.x_sums.add(2 * r + half);
-                }
-            }
-            if let Offsets::Uniform(zero) = step.kind {
-                bias[r] = -i32::from(zero) * sums[r];
-            }
-        }
-        let dots = dots::<S, C, R, V>(s, step, first, step.x, bias);
-        let x_scales: [f32; R] = *step.x_scales.cast();
-        unroll!(v < V, {
-            let column = (first + v) * LANES;
-            let scale = scale(s, step.half, step.scales, column);
-            let block = block.add(column);
-            match step.kind {
-                Offsets::Uniform(_) => unroll!(r < R, {
-                    let y = block.add(r * PANEL);
-                    let high = high.wrapping_add((r * V + v) * LANES);
-                    let dot = s.mul(both::<S, WIDE>(s, dots[r][v], high), scale);
-                    s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
-                }),
-                Offsets::Zero => {
-                    let zero = s.load_u8(step.offsets.add(column));
-                    unroll!(r < R, {
-                        let y = block.add(r * PANEL);
-                        let high = high.wrapping_add((r * V + v) * LANES);
-                        let dot = both::<S, WIDE>(s, dots[r][v], high);
-                        let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
-                        s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
-                    });
-                }
-                Offsets::Min => {
-                    let min = self::scale(s, step.half, step.offsets, column);
-                    unroll!(r < R, {
-                        let y = block.add(r * PANEL);
-                        let high = high.wrapping_add((r * V + v) * LANES);
-                        let dot = both::<S, WIDE>(s, dots[r][v], high);
-                        let dot = s.mul(dot, scale);
-                        let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
-                        let sum = x_scales[r] * sums[r] as f32;
-                        s.store(y, s.fma(min, s.splat(sum), out));
-                    });
-                }
-            }
-        });
-    }
-}
-
-/// Both digits' sums together.
-///
-/// # Safety
-/// 16 sums are at `high`, if `WIDE`.
-#[inline(always)]
-unsafe fn both<S: Simd, const WIDE: bool>(s: S, low: S::I32, high: *const i32) -> S::F32 {
-    // SAFETY: as the caller's.
-    unsafe { s.to_f32(if WIDE { s.add_i32(low, s.load_i32(high)) } else { low }) }
 }
 
 /// 16 scales or minima from `column` on.
