@@ -101,7 +101,7 @@ def write(source: str, out: Path, through: str = "bfloat16") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Writes a Hugging Face folder in bf16.")
     parser.add_argument("source")
     parser.add_argument("out", type=Path)
     parser.add_argument("--through", default="bfloat16")

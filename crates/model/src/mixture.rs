@@ -59,9 +59,7 @@ impl Mixture {
     /// The form of the matrix `name` of `cols` columns.
     pub(crate) fn form(self, config: &Config, name: &str, cols: usize) -> Form {
         match self {
-            Self::Q4_0 => {
-                Form::Layout(Layout::Quant { bits: 4, group: 32, offset: Offset::Zero })
-            }
+            Self::Q4_0 => Form::Layout(Layout::Quant { bits: 4, group: 32, offset: Offset::Zero }),
             Self::Q4KM => q4_k_m(config, name, cols),
             Self::Int4 { group } => Form::ZeroPoints(group),
         }

@@ -168,9 +168,7 @@ impl Random<'_> {
         let middle = if bits == 4 { 7.5 } else { 127.5 };
         match offset {
             Offset::Zero => Zeros::Middle,
-            Offset::Min => {
-                Zeros::Float(DType::F16, self.floats(DType::F16, middle, groups, false))
-            }
+            Offset::Min => Zeros::Float(DType::F16, self.floats(DType::F16, middle, groups, false)),
         }
     }
 
