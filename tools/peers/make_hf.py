@@ -62,13 +62,14 @@ def write_random(tensors: dict, path: Path) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(1)
-    # What long matrices repeat.
+    # What long matrices repeat, each from another place, so that no two are the same.
     pattern = torch.randn(1 << 22, generator=generator)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
+        for index, tensor in enumerate(tensors.values()):
             vector = tensor.dim() < 2
-            values = torch.ones(tensor.numel()) if vector else pattern / tensor.shape[-1] ** 0.5
+            values = pattern.roll(4099 * index) / tensor.shape[-1] ** 0.5
+            values = torch.ones(tensor.numel()) if vector else values
             data = memoryview(values.bfloat16().view(torch.uint8).numpy())
             left = 2 * tensor.numel()
             while left > 0:

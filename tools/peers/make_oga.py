@@ -21,8 +21,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def build(source: Path, group: str, out: Path, cache: str) -> None:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(source), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", cache]
-    command += ["--extra_options", f"int4_block_size={group}", "int4_accuracy_level=4"]
+    command += ["--extra_options", f"block_size={group}", "accuracy_level=4"]
     subprocess.run(command, check=True)
+    check(out, {"block_size": int(group), "accuracy_level": 4})
+
+
+def check(folder: Path, expected: dict[str, int]) -> None:
+    """The builder ignores options that it does not know: whether it knew these."""
+    import onnx
+
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            found = {a.name: a.i for a in node.attribute if a.name in expected}
+            if found != expected:
+                raise ValueError(f"{node.name} has {found} instead of {expected}")
 
 
 def build_shape(config: dict, group: str, out: Path, cache: str) -> None:
@@ -40,8 +53,9 @@ def build_shape(config: dict, group: str, out: Path, cache: str) -> None:
 
 
 def repeat_second_layer(folder: Path, layers: int) -> None:
-    """Turns a model of two layers into one of many: layer 1 again, each time with a copy of its
-    weights, between layer 1 and the norm behind the last layer."""
+    """Turns a model of two layers into one of many: layer 1 again and again, between layer 1 and the
+    norm behind the last layer. Its weights are copied and turned a little, so that no two layers
+    can be taken for one."""
     import onnx
 
     model = onnx.load(folder / "model.onnx")
@@ -113,6 +127,9 @@ def renamed(item, index: int):
     copy = type(item)()
     copy.CopyFrom(item)
     copy.name = rename(item.name, index)
+    if raw := getattr(item, "raw_data", b""):
+        turn = 64 * index % len(raw)
+        copy.raw_data = raw[turn:] + raw[:turn]
     for field in ("input", "output"):
         names = getattr(item, field, None)
         if names is not None:

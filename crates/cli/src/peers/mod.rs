@@ -80,8 +80,8 @@ pub(crate) static PEERS: &[Peer] = peers![
     "llama.cpp-q4_0" false LLAMA_CPP Form::GgufOf(Mixture::Q4_0), 0.8;
     "llama.cpp-q4_k_m" false LLAMA_CPP Form::GgufOf(Mixture::Q4KM), 0.8;
     "openvino" true OPENVINO Form::Gguf, 2.3;
-    "onnxruntime-genai" true GENAI Form::Oga, 1.0;
-    "onnxruntime-genai-g128" false GENAI Form::OgaOf(128), 1.0;
+    "onnxruntime-genai" true GENAI Form::Oga, 1.3;
+    "onnxruntime-genai-g128" false GENAI Form::OgaOf(128), 1.3;
     "transformers" true TORCH Form::Hf, 2.2;
     "mistral.rs" true MISTRALRS Form::Gguf, 1.6;
 ];
