@@ -7,7 +7,7 @@ keeps keys and values in f32 and uses no flash attention; `fast` is what llama.c
 told otherwise.
 
 stdin: lines of token ids, which follow the ones before; an empty line starts anew. stdout: for a
-start, the number of logits per token as 8 bytes; for tokens, their logits as f32, all little-endian.
+start, the number of logits per token as 8 bytes; for tokens, their logits as f32; little-endian.
 """
 
 import ctypes

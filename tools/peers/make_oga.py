@@ -53,8 +53,8 @@ def build_shape(config: dict, group: str, out: Path, cache: str) -> None:
 
 
 def repeat_second_layer(folder: Path, layers: int) -> None:
-    """Turns a model of two layers into one of many: layer 1 again and again, between layer 1 and the
-    norm behind the last layer. Its weights are copied and turned a little, so that no two layers
+    """Turns a model of two layers into one of many: layer 1 again and again, between layer 1 and
+    the norm behind the last layer. Its weights are copied and turned a little, so that no two layers
     can be taken for one."""
     import onnx
 

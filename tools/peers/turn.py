@@ -20,7 +20,10 @@ def take(request: Request, new: str, prompts: list[str]) -> None:
         print(json.dumps(line), flush=True)
 
 
-def timed(first: Callable[[], None], following: Callable[[], None], new: int) -> tuple[float, float]:
+Step = Callable[[], None]
+
+
+def timed(first: Step, following: Step, new: int) -> tuple[float, float]:
     """Times the call that writes the first token, and the calls that write one more each."""
     begin = time.perf_counter()
     first()

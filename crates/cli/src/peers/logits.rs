@@ -141,8 +141,8 @@ mod tests {
 
     /// Something that speaks as llama.cpp's reader does.
     fn shell(script: &str) -> Result<LlamaCpp, EvalError> {
-        let child = spawn(&argv([&"sh", &"-c", &script]), Stdio::piped()).unwrap();
-        LlamaCpp::start(child, 16)
+        let child = spawn(&argv([&"sh", &"-c", &script]), Stdio::piped());
+        LlamaCpp::start(child.map_err(|failure| program(format!("{failure:?}")))?, 16)
     }
 
     #[test]
