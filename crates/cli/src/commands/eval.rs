@@ -68,8 +68,8 @@ Examples:
   tangor eval kl smollm2 --text book.txt --tokens 10000 --json
 
 The model is loaded twice: as the options say, and exactly (--activations f32 --kv f32). Both read
-the same text, and after every token their expectations are compared. A peer reads the same tokens in
-the same windows, as it does if it is not told otherwise and with f32 weights, keys and values.";
+the same text, and after every token their expectations are compared. A peer reads the same tokens
+in the same windows, as it does if it is not told otherwise and with f32 weights, keys and values.";
 
 /// What 8-bit activations cost: how far a model strays from its own exact arithmetic
 #[derive(Debug, Args)]
