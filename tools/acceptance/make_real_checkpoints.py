@@ -20,23 +20,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def make_hf(gguf: Path, out: Path) -> None:
-    """Dequantises a GGUF file into a Hugging Face folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    # A model loaded from GGUF refuses to be saved; a plain one with the same weights does not.
-    config = type(loaded.config)(**loaded.config.to_dict())
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.dtype = torch.bfloat16
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = loaded.generation_config
-    model.save_pretrained(str(out))
-    tokenizer.save_pretrained(str(out))
+    """Dequantises a GGUF file into a Hugging Face folder, by way of f32."""
+    script = Path(__file__).parents[1] / "peers" / "make_hf.py"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(script), str(gguf), str(out), "--through", "float32"]
+    subprocess.run(command, check=True)
 
 
 def make_oga(hf: Path, out: Path, provider: str, *options: str) -> None:

@@ -9,14 +9,14 @@ use crate::progress::Progress;
 use crate::prompt::Turn;
 use crate::{interrupt, sampling, terminal};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 use tangor_engine::device::{Activations, Device, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
-use tangor_engine::plan::model::tensor::{Layout, Offset};
-use tangor_engine::plan::model::{Graph, shapes};
+use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
 use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Speculate, Text};
@@ -25,8 +25,19 @@ use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
 
 /// A model by name, or the shape of a published one.
 #[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
 pub(crate) struct Which {
+    #[command(flatten)]
+    one: OneOf,
+
+    /// How the matrices of a --shape are stored [default: q4_0]
+    #[arg(long, value_name = "FORMAT", value_parser = mixture_names())]
+    weights: Option<String>,
+}
+
+/// One of the two.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+struct OneOf {
     /// Name, file or folder of the model
     #[arg(value_name = "MODEL")]
     model: Option<String>,
@@ -36,19 +47,40 @@ pub(crate) struct Which {
     shape: Option<String>,
 }
 
-fn shape_names() -> clap::builder::PossibleValuesParser {
-    clap::builder::PossibleValuesParser::new(shapes::names())
+fn shape_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(shapes::names())
+}
+
+fn mixture_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(Mixture::ALL.map(Mixture::name))
 }
 
 impl Which {
     /// What it is called.
     pub(crate) fn name(&self) -> &str {
-        self.model.as_deref().or(self.shape.as_deref()).unwrap_or_default()
+        self.one.model.as_deref().or(self.one.shape.as_deref()).unwrap_or_default()
     }
 
     /// The published shape, if it is one.
     pub(crate) fn shape(&self) -> Option<&str> {
-        self.shape.as_deref()
+        self.one.shape.as_deref()
+    }
+
+    /// How matrices are to be stored, if that was said.
+    pub(crate) fn weights(&self) -> Option<Mixture> {
+        self.weights.as_deref().and_then(|name| name.parse().ok())
+    }
+
+    /// A published shape, and how its matrices are stored; `None` of a model, which has weights of
+    /// its own.
+    pub(crate) fn random(&self) -> Outcome<Option<(&str, Mixture)>> {
+        match (self.shape(), self.weights()) {
+            (Some(name), weights) => Ok(Some((name, weights.unwrap_or_default()))),
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                Err(Failure::Usage("--weights is for a --shape: a MODEL has its own".into()))
+            }
+        }
     }
 }
 
@@ -124,16 +156,15 @@ pub(crate) fn graph(checkpoint: &Checkpoint) -> Outcome<Graph> {
 
 /// The graph of a model or of a published shape.
 pub(crate) fn graph_or_shape(which: &Which, global: &Global) -> Outcome<Graph> {
-    match &which.shape {
-        Some(name) => random_graph(name),
+    match which.random()? {
+        Some(random) => random_graph(random),
         None => graph(&open(which.name(), global)?.1),
     }
 }
 
-/// A published shape with random 4-bit weights in groups of 32, as `Q4_0` has them.
-fn random_graph(name: &str) -> Outcome<Graph> {
-    let layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Zero };
-    Ok(shapes::random_graph(&shapes::config(name)?, layout, 1)?)
+/// A published shape with random weights.
+fn random_graph((name, weights): (&str, Mixture)) -> Outcome<Graph> {
+    Ok(shapes::random_mixture(&shapes::config(name)?, weights, 1)?)
 }
 
 /// A model that is ready to generate.
@@ -222,16 +253,17 @@ pub(crate) fn model_or_shape(
     // Random prompts are answered with endless repetitions: proposing these would measure nothing
     // that a user sees.
     let drafts = Drafts::open(speculation, Speculate::Off, global)?;
-    if which.shape.is_some() && drafts.model.is_some() {
+    let random = which.random()?;
+    if random.is_some() && drafts.model.is_some() {
         return Err(Failure::Usage("--draft needs a MODEL, not a --shape".into()));
     }
-    let Some(shape) = &which.shape else {
+    let Some((shape, weights)) = random else {
         let (_, checkpoint) = open(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
         return Ok((load(which.name(), &checkpoint, (options, &drafts), spec.streams)?, work));
     };
     let devices = devices(options)?;
-    let graph = random_graph(shape)?;
+    let graph = random_graph((shape, weights))?;
     let work = Work::of(&graph);
     let tokens = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let asked = LoadOptions {

@@ -50,6 +50,14 @@ pub enum EvalError {
         /// What the device said.
         why: String,
     },
+    /// Another program, which reads the text too, failed.
+    #[error("{name}: {why}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What it said.
+        why: String,
+    },
     /// Whoever watched ended it.
     #[error("stopped")]
     Stopped,

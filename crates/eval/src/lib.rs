@@ -2,7 +2,7 @@
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
 //! single operations ([`kernels()`]) are.
 //!
-//! [`Contender`]s are programs that take turns; [`chart()`] draws them.
+//! [`Contender`]s are programs that take turns; a [`Chart`] draws them.
 //!
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
@@ -21,7 +21,7 @@ mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
-pub use chart::{Panel, chart};
+pub use chart::{Chart, Panel};
 pub use compare::{Contender, Metric, Spread, Turn};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;

@@ -7,11 +7,14 @@ use crate::build::Tensors;
 use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
+use crate::mixture::{Form, Mixture};
 use crate::{arch, pass};
 use half::{bf16, f16};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use tangor_formats::Limits;
 use tangor_formats::hf::HfConfig;
+use tangor_tensor::quant::BlockFormat;
 use tangor_tensor::{Bytes, DType, Layout, Offset, Scales, Weight, WeightError, Zeros};
 
 macro_rules! published {
@@ -68,36 +71,65 @@ pub fn config(name: &str) -> Result<Config, ImportError> {
 /// # Errors
 /// If `layout` is not 4 or 8 bits in even groups, or the configuration's architecture is unknown.
 pub fn random_graph(config: &Config, layout: Layout, seed: u64) -> Result<Graph, ImportError> {
-    let random = Random { layout, state: Cell::new(seed), codes: RefCell::default() };
+    random(config, &|_, _| Form::Layout(layout), seed)
+}
+
+/// The same with the matrices stored as a file format has them, which may differ from one another.
+///
+/// # Errors
+/// If the configuration's architecture is unknown.
+pub fn random_mixture(config: &Config, mixture: Mixture, seed: u64) -> Result<Graph, ImportError> {
+    random(config, &|name, cols| mixture.form(config, name, cols), seed)
+}
+
+fn random(config: &Config, form: FormOf<'_>, seed: u64) -> Result<Graph, ImportError> {
+    let random = Random {
+        form,
+        state: Cell::new(seed),
+        codes: RefCell::default(),
+        blocks: RefCell::default(),
+    };
     Ok(pass::run_all(arch::graph(config, &random)?)?)
 }
 
+/// The form of a matrix by its name and columns.
+type FormOf<'a> = &'a dyn Fn(&str, usize) -> Form;
+
 /// Makes up whatever weight is asked for.
-struct Random {
-    layout: Layout,
+struct Random<'a> {
+    form: FormOf<'a>,
     /// Of the generator.
     state: Cell<u64>,
     /// The longest run of codes so far.
     codes: RefCell<Bytes>,
+    /// The longest run of blocks so far, by their format and the columns that they are for.
+    blocks: RefCell<HashMap<(&'static str, usize), Bytes>>,
 }
 
 /// Bytes of the random pattern that long arrays repeat.
 const PATTERN: usize = 1 << 16;
 
-impl Tensors for Random {
+impl Tensors for Random<'_> {
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
-        let made = match (rows, self.layout) {
+        let made = match (rows, (self.form)(name, cols)) {
             (1, _) => self.vector(name, cols),
-            (_, Layout::Dense(dtype)) => self.dense(dtype, rows, cols),
-            (_, Layout::Quant { bits, group, offset }) => {
-                self.quantised((bits, group, offset), rows, cols)
+            (_, Form::Layout(Layout::Dense(dtype))) => self.dense(dtype, rows, cols),
+            (_, Form::Layout(Layout::Quant { bits, group, offset })) => {
+                let groups = rows.saturating_mul(cols.div_ceil(group.max(1)));
+                let zeros = self.zeros(bits, offset, groups);
+                self.quantised((bits, group), rows, cols, zeros)
             }
+            (_, Form::ZeroPoints(group)) => {
+                let bytes = rows.saturating_mul(cols.div_ceil(group).div_ceil(2));
+                self.quantised((4, group), rows, cols, Zeros::Packed(self.zero_points(bytes)))
+            }
+            (_, Form::Blocks(format)) => self.blocks(format, rows, cols),
         };
         made.map_err(|source| ImportError::Weight { name: name.to_owned(), source })
     }
 }
 
-impl Random {
+impl Random<'_> {
     /// Gains near one, biases near zero.
     fn vector(&self, name: &str, cols: usize) -> Result<Weight, WeightError> {
         let middle = if name.ends_with("bias") { 0.0 } else { 1.0 };
@@ -112,9 +144,10 @@ impl Random {
 
     fn quantised(
         &self,
-        (bits, group, offset): (u8, usize, Offset),
+        (bits, group): (u8, usize),
         rows: usize,
         cols: usize,
+        zeros: Zeros,
     ) -> Result<Weight, WeightError> {
         if bits != 4 && bits != 8 {
             return Err(WeightError::Bits(bits));
@@ -128,14 +161,47 @@ impl Random {
         let scale = spread(cols) / if bits == 4 { 4.6 } else { 74.0 };
         let scales =
             Scales { dtype: DType::F16, bytes: self.floats(DType::F16, scale, groups, false) };
-        let zeros = match offset {
-            Offset::Zero => Zeros::Middle,
-            Offset::Min => {
-                let middle = if bits == 4 { 7.5 } else { 127.5 };
-                Zeros::Float(DType::F16, self.floats(DType::F16, middle, groups, false))
-            }
-        };
         Weight::grouped((bits, group), (rows, cols), codes, scales, zeros)
+    }
+
+    fn zeros(&self, bits: u8, offset: Offset, groups: usize) -> Zeros {
+        let middle = if bits == 4 { 7.5 } else { 127.5 };
+        match offset {
+            Offset::Zero => Zeros::Middle,
+            Offset::Min => Zeros::Float(DType::F16, self.floats(DType::F16, middle, groups, false)),
+        }
+    }
+
+    /// Pairs of 4-bit zero points near the middle: 7 or 8.
+    fn zero_points(&self, bytes: usize) -> Bytes {
+        let pair = |random: u8| 0x77 + (random & 0x11);
+        let pattern: Vec<u8> = (0..(PATTERN / 8).min(bytes))
+            .flat_map(|_| self.next().to_le_bytes().map(pair))
+            .collect();
+        repeat(&pattern, bytes)
+    }
+
+    /// Blocks of a format, packed from random weights.
+    fn blocks(
+        &self,
+        format: &'static dyn BlockFormat,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Weight, WeightError> {
+        let block_bytes = format.block_bytes();
+        let len = rows.saturating_mul(cols / format.block_len()).saturating_mul(block_bytes);
+        let mut runs = self.blocks.borrow_mut();
+        let run = runs.entry((format.name(), cols)).or_default();
+        if run.len() < len {
+            let mut pattern = vec![0; PATTERN / block_bytes * block_bytes];
+            let mut weights = vec![0.0; format.block_len()];
+            for block in pattern.chunks_exact_mut(block_bytes) {
+                weights.fill_with(|| 1.7 * self.unit() * spread(cols));
+                format.pack(&weights, block);
+            }
+            *run = repeat(&pattern, len);
+        }
+        Weight::blocks(format, rows, cols, run.slice(..len))
     }
 
     /// A run of `len` random bytes, shared with the other matrices.

@@ -3,13 +3,16 @@
 use crate::args::{ActivationsChoice, Global, KvChoice, ModelOptions, positive};
 use crate::error::{Failure, Outcome};
 use crate::load::{self, Loaded};
+use crate::peers::Tools;
+use crate::peers::logits::Mode;
 use crate::progress::Progress;
-use crate::{interrupt, terminal};
+use crate::{interrupt, sys, terminal};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use tangor_eval::{ENGLISH, ModelReader, Recorder, Windows, divergence, perplexity};
+use std::path::{Path, PathBuf};
+use tangor_engine::plan::model::formats::Checkpoint;
+use tangor_eval::{Divergence, ENGLISH, ModelReader, Recorder, Windows, divergence, perplexity};
 
 /// Measure how well a model does
 #[derive(Debug, Args)]
@@ -61,10 +64,12 @@ const KL_EXAMPLES: &str = "\
 Examples:
   tangor eval kl smollm2
   tangor eval kl smollm2 --kv int8
+  tangor eval kl smollm2 --peers llama.cpp
   tangor eval kl smollm2 --text book.txt --tokens 10000 --json
 
 The model is loaded twice: as the options say, and exactly (--activations f32 --kv f32). Both read
-the same text, and after every token their expectations are compared.";
+the same text, and after every token their expectations are compared. A peer reads the same tokens
+in the same windows, as it does if it is not told otherwise and with f32 weights, keys and values.";
 
 /// What 8-bit activations cost: how far a model strays from its own exact arithmetic
 #[derive(Debug, Args)]
@@ -81,9 +86,16 @@ struct KlOptions {
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     window: Option<usize>,
 
+    /// Also measure what another program's arithmetic costs; it is installed if need be
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = [LLAMA_CPP])]
+    peers: Vec<String>,
+
     #[command(flatten)]
     model_options: ModelOptions,
 }
+
+/// The peer whose expectations can be read.
+const LLAMA_CPP: &str = "llama.cpp";
 
 /// What is read.
 #[derive(Debug, Args)]
@@ -149,11 +161,30 @@ fn run_kl(options: &KlOptions, global: &Global) -> Outcome {
     let report = watched("comparing", |watch| {
         divergence(&mut reference, &mut other, &tokens, context, watch)
     })?;
+    drop((reference, other, exact, fast));
+    let peer = match options.peers.as_slice() {
+        [] => None,
+        _ => Some(llama_cpp(options, &tokens, context, global)?),
+    };
     if options.text.json {
-        return terminal::json(&with_model(&report, &options.model)?);
+        let mut json = with_model(&report, &options.model)?;
+        if let Some(peer) = &peer {
+            json["peers"] = json!({ LLAMA_CPP: peer });
+        }
+        return terminal::json(&json);
     }
+    let Some(peer) = peer else { return terminal::facts(kl_rows(&report)) };
+    let mut table = terminal::columns(&["", "TANGOR", "LLAMA.CPP"], &[]);
+    for ((name, ours), (_, theirs)) in kl_rows(&report).into_iter().zip(kl_rows(&peer)) {
+        table.add_row([name.to_owned(), ours, theirs]);
+    }
+    terminal::table(&table)
+}
+
+/// What a divergence says, in lines.
+fn kl_rows(report: &Divergence) -> [(&'static str, String); 8] {
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
-    terminal::facts([
+    [
         ("mean KL", format!("{:.3e} nats per token", report.mean_kl)),
         ("median KL", format!("{:.3e}", report.median_kl)),
         ("99 % below", format!("{:.3e}", report.p99_kl)),
@@ -168,7 +199,31 @@ fn run_kl(options: &KlOptions, global: &Global) -> Outcome {
             ),
         ),
         ("tokens", format!("{} in windows of {}", report.tokens, report.context)),
-    ])
+    ]
+}
+
+/// How far llama.cpp strays from its own f32 arithmetic over the same weights and tokens.
+fn llama_cpp(
+    options: &KlOptions,
+    tokens: &[u32],
+    context: usize,
+    global: &Global,
+) -> Outcome<Divergence> {
+    let (installed, checkpoint) = load::open(&options.model, global)?;
+    let Checkpoint::Gguf(_) = checkpoint else {
+        return Err(Failure::new(format!("{LLAMA_CPP} reads GGUF files, and the model is none")));
+    };
+    let tools = Tools::open(global)?;
+    tools.install_llama_cpp()?;
+    let exact = tools.f32_gguf(&installed.path)?;
+    let threads = options.model_options.threads;
+    let threads = threads.unwrap_or_else(|| sys::processor().usable_threads);
+    let start = |model: &Path, mode| tools.llama_cpp_reader(model, mode, threads, context);
+    let mut reference = start(&exact, Mode::Exact)?;
+    let mut other = start(&installed.path, Mode::Fast)?;
+    watched("comparing llama.cpp", |watch| {
+        divergence(&mut reference, &mut other, tokens, context, watch)
+    })
 }
 
 impl TextOptions {

@@ -184,6 +184,30 @@ fn evaluations_report_what_they_measured() {
 }
 
 #[test]
+fn a_comparison_goes_on_without_the_peers_that_it_cannot_have() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let (png, svg) = (tiny.with_file_name("speed.png"), tiny.with_file_name("speed.svg"));
+    let [tiny, png_name, svg_name] = [&tiny, &png, &svg].map(|path| path.to_str().unwrap());
+    let compare =
+        ["--offline", "compare", tiny, "--peers", "llama.cpp,mistral.rs", "--rounds", "1"];
+    let rest = ["-p", "16", "-n", "4", "--json", "--chart", png_name, "--chart", svg_name];
+    let written = Written::of(place.tangor(&[&compare[..], &rest].concat()));
+    let report = written.json();
+    let contenders = report["contenders"].as_array().unwrap();
+    assert_eq!((contenders.len(), &contenders[0]["name"]), (1, &"tangor".into()));
+    assert!(contenders[0]["medians"]["decode_tps"]["median"].as_f64() > Some(0.0), "{report}");
+    let left_out = report["left_out"].as_array().unwrap();
+    assert_eq!((left_out.len(), &left_out[0]["reason"]), (2, &"failed".into()));
+    for name in ["llama.cpp", "mistral.rs"] {
+        let line = format!("{name} is left out: ");
+        assert_eq!(written.stderr.matches(&line).count(), 1, "{}", written.stderr);
+    }
+    assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
+}
+
+#[test]
 fn a_model_shows_what_it_is() {
     let place = Place::new();
     let tiny = place.tiny();

@@ -59,13 +59,17 @@ fn wrong_usage_exits_with_2_and_leaves_stdout_empty() {
         &["bench"],
         &["bench", "m", "--shape", "llama-3.2-1b"],
         &["bench", "--shape", "nonsense"],
+        &["bench", "--shape", "llama-3.2-1b", "--weights", "q9"],
+        &["bench", "m", "--weights", "q4_0"],
+        &["plan", "m", "--weights", "q4_0"],
         &["bench", "m", "kernels"],
         &["bench", "kernels", "--cpu-time", "--threads", "2"],
         &["compare"],
         &["compare", "m", "--peers", "abacus"],
-        &["compare", "m", "--chart", "picture.png"],
+        &["compare", "m", "--chart", "picture.jpg"],
         &["plan", "m", "--policy", "nobody"],
         &["eval"],
+        &["eval", "kl", "m", "--peers", "openvino"],
         &["completions", "nonsense"],
     ] {
         let written = Written::of(place.tangor(args));

@@ -3,7 +3,7 @@
 use tangor_model::ir::Rows;
 use tangor_model::rope::{Angles, Variant};
 use tangor_model::tensor::{self, Bytes, DType, Layout, Offset, Scales, Weight};
-use tangor_model::{Graph, ImportError, Op, Tensors, arch, pass, shapes};
+use tangor_model::{Graph, ImportError, Mixture, Op, Tensors, arch, pass, shapes};
 
 const INT4: Layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Zero };
 
@@ -132,5 +132,25 @@ fn have_the_frequencies_that_transformers_computes() {
         }
         let expected = if name == "phi-3.5-mini" { 1.190_238_1 } else { 1.0 };
         assert_eq!(*factor, expected, "{name}");
+    }
+}
+
+#[test]
+fn mixtures_have_random_weights_of_the_right_size_in_every_matrix() {
+    let mut config = shapes::config("llama-3.2-1b").unwrap();
+    (config.hyper.layers, config.hyper.vocab) = (3, 512);
+    for mixture in Mixture::ALL {
+        let graph = shapes::random_mixture(&config, mixture, 1).unwrap();
+        let mut bytes = 0;
+        for named in graph.weights.iter().filter(|named| named.weight.rows() > 1) {
+            let weight = &named.weight;
+            let mut row = vec![0.0; weight.cols()];
+            weight.row_f32(weight.rows() - 1, &mut row);
+            let size = row.iter().map(|x| x * x).sum::<f32>();
+            assert!((0.3..3.0).contains(&size), "{mixture} {}: {size}", named.name);
+            bytes += weight.stored_bytes();
+        }
+        let bits = 8.0 * bytes as f64 / weights(&graph) as f64;
+        assert!((4.1..5.3).contains(&bits), "{mixture}: {bits} bits per weight");
     }
 }

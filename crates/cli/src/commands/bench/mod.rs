@@ -19,6 +19,7 @@ Examples:
   tangor bench smollm2
   tangor bench ./model.gguf -p 512 -n 128 -r 3 --threads 4
   tangor bench --shape llama-3.2-1b            a published model's shape with random weights
+  tangor bench --shape mistral-7b --weights int4-g128
   tangor bench smollm2 --depth 4096 --json     with 4096 tokens in the cache already
   tangor bench smollm2 --streams 8             eight requests at once
   tangor bench kernels                         single operations instead of a model
@@ -62,9 +63,8 @@ pub(crate) struct Options {
     streams: usize,
 
     /// Print one JSON object: ttft_s, prefill_tps, decode_tps (medians), runs[{the same, drafted,
-    /// accepted}], load_s,
-    /// peak_rss_bytes, limits{int8_ops_per_s, read_bytes_per_s}, of_limit{prefill, decode}, device,
-    /// model
+    /// accepted}], load_s, peak_rss_bytes, limits{int8_ops_per_s, read_bytes_per_s},
+    /// of_limit{prefill, decode}, device, model, weights
     #[arg(long)]
     json: bool,
 
@@ -98,6 +98,8 @@ struct Report<'a> {
     of_limit: OfLimit,
     device: String,
     model: &'a str,
+    /// Of a shape: how its matrices are stored.
+    weights: Option<&'static str>,
 }
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
@@ -137,6 +139,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         of_limit: share,
         device: loaded.device_names(),
         model: options.which.name(),
+        weights: options.which.random()?.map(|(_, weights)| weights.name()),
     };
     if options.json { terminal::json(&report) } else { print(&report) }
 }
@@ -160,7 +163,13 @@ fn print(report: &Report<'_>) -> Outcome {
         format!("{low:.1} to {high:.1}")
     };
     let mut rows = vec![
-        ("model", report.model.to_owned()),
+        (
+            "model",
+            match report.weights {
+                Some(weights) => format!("{}, random weights, {weights}", report.model),
+                None => report.model.to_owned(),
+            },
+        ),
         ("device", report.device.clone()),
         (
             "prefill",

@@ -6,12 +6,12 @@ use crate::progress::Progress;
 use crate::{sys, terminal};
 use std::ffi::OsString;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A program and its arguments.
-pub(super) type Argv = Vec<OsString>;
+pub(crate) type Argv = Vec<OsString>;
 
 /// How often a child is looked after: seldom enough to leave its measurement alone.
 const LOOK: Duration = Duration::from_millis(25);
@@ -20,12 +20,12 @@ const LOOK: Duration = Duration::from_millis(25);
 const KEPT: usize = 1 << 20;
 
 /// Words as a program and its arguments.
-pub(super) fn argv<const N: usize>(words: [&dyn AsArg; N]) -> Argv {
+pub(crate) fn argv<const N: usize>(words: [&dyn AsArg; N]) -> Argv {
     words.into_iter().map(AsArg::arg).collect()
 }
 
 /// Whatever can be an argument.
-pub(super) trait AsArg {
+pub(crate) trait AsArg {
     /// The argument.
     fn arg(&self) -> OsString;
 }
@@ -55,7 +55,7 @@ impl AsArg for &std::path::Path {
 }
 
 /// Runs a step that takes long, and says so.
-pub(super) fn step(what: &str, argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
+pub(crate) fn step(what: &str, argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
     if !terminal::stderr_is_terminal() {
         terminal::note(what);
     }
@@ -64,14 +64,8 @@ pub(super) fn step(what: &str, argv: &Argv, ctrl_c: &Listening) -> Outcome<Strin
 }
 
 /// Runs a program and returns what it wrote; Ctrl-C ends it.
-pub(super) fn run(argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
-    let Some((program, args)) = argv.split_first() else { return Ok(String::new()) };
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    sys::own_group(&mut command);
-    let mut child = command.spawn().map_err(|error| {
-        Failure::from(error).about(format!("{} cannot be started", program.display()))
-    })?;
+pub(crate) fn run(argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
+    let mut child = spawn(argv, Stdio::null())?;
     let (out, err) = (child.stdout.take().map(keep), child.stderr.take().map(keep));
     let status = loop {
         if ctrl_c.pressed() {
@@ -94,8 +88,21 @@ pub(super) fn run(argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
     Err(Failure::new(last_words(&err).or_else(|| last_words(&out)).unwrap_or(status.to_string())))
 }
 
+/// Starts a program whose outputs are read, in a group of its own.
+pub(super) fn spawn(argv: &Argv, stdin: Stdio) -> Outcome<Child> {
+    let Some((program, args)) = argv.split_first() else {
+        return Err(Failure::new("no program to start"));
+    };
+    let mut command = Command::new(program);
+    command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    sys::own_group(&mut command);
+    command.spawn().map_err(|error| {
+        Failure::from(error).about(format!("{} cannot be started", program.display()))
+    })
+}
+
 /// Reads a stream to its end, on a thread of its own, and keeps the last [`KEPT`] bytes.
-fn keep(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+pub(super) fn keep(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let (mut kept, mut chunk) = (Vec::new(), [0; 8192]);
         while let Ok(count @ 1..) = stream.read(&mut chunk) {
@@ -109,7 +116,7 @@ fn keep(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 /// The line that says what went wrong: the last one that names an error, or the last one.
-fn last_words(text: &str) -> Option<String> {
+pub(super) fn last_words(text: &str) -> Option<String> {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
     let error = lines().find(|line| line.to_ascii_lowercase().contains("error"));
     error.or_else(|| lines().next()).map(|line| line.chars().take(300).collect())
