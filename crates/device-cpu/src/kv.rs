@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! f32, f16    (head_dim, tokens)         (tokens, head_dim)
-//! bf16        (head_dim / 2, tokens, 2)  (tokens / 2, head_dim, 2)   pairs, as instructions want them
+//! bf16        (head_dim / 2, tokens, 2)  (tokens / 2, head_dim, 2), as instructions want
 //! 8 bits      (head_dim, tokens)         (tokens, head_dim), then the scales of both in bf16:
 //!             (groups, tokens)           (tokens, groups)
 //! ```

@@ -75,8 +75,8 @@ pub(crate) struct PageBlocks<'a> {
 pub(crate) enum Out<'a> {
     /// Finished: `(rows, width)`, from row `row` and column `column` on.
     Rows { y: Shared<'a, f32>, width: usize, row: usize, column: usize },
-    /// The partial results of each block of pages, `(blocks, group, partial_len)`: maximum, sum, and
-    /// weighted values. Only for one position.
+    /// The partial results of each block of pages, `(blocks, group, partial_len)`: maximum, sum,
+    /// and weighted values. Only for one position.
     Partials(Shared<'a, f32>),
 }
 

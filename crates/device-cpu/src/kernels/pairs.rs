@@ -9,7 +9,7 @@ use half::bf16;
 use std::ops::Range;
 use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP};
 
-/// A matrix of pairs, `(pairs, columns, 2)`, in any form that can be turned into bf16 as it is read.
+/// A matrix of pairs, `(pairs, columns, 2)`, in any form that can be made bf16 as it is read.
 pub(crate) trait Source<S: Simd>: Copy {
     /// Pairs `column..column + 16` of row `pair`.
     ///
@@ -242,8 +242,8 @@ unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize, cons
 /// Turns `(2 * pairs, columns)` of 8 bits into pairs of bf16.
 ///
 /// # Safety
-/// `out` has room for `pairs` rows of `stride` pairs, and `columns` of those are there in `from`, in
-/// whole vectors.
+/// `out` has room for `pairs` rows of `stride` pairs, and `columns` of those are there in `from`,
+/// in whole vectors.
 #[inline(always)]
 pub(crate) unsafe fn widen<S: Simd>(
     s: S,

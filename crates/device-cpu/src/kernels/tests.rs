@@ -15,7 +15,7 @@ use crate::kernels::rows::{RowOp, RowTask};
 use crate::kv::BlockShape;
 use crate::pack::{PANEL, Packed};
 use crate::pool::Pool;
-use crate::simd::dispatch;
+use crate::simd::{LANES, Op, Simd, dispatch};
 use tangor_device::KvType;
 use tangor_device::model::ir::{Activation, Attention};
 use tangor_device::rounding::{GROUP, group_of};
@@ -339,6 +339,67 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
     bits.extend(out.bits());
     assert_eq!(bits[bits.len() - width..], last.bits(), "{dtype:?}, {rows} rows, {isa}");
     bits
+}
+
+/// Rounds to pairs, multiplies and adds them, and rounds the sums: everything about bf16. With
+/// `PAIRS` by the processor's own instructions, if it has them.
+struct Bf16Steps<'a, const PAIRS: bool> {
+    /// `(count, 5, 16)`: a sum to begin with, and the elements of two vectors of pairs.
+    x: &'a [f32],
+}
+
+impl<const P: bool> Op for Bf16Steps<'_, P> {
+    type Output = Vec<u32>;
+    const PAIRS: bool = P;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let mut out = Vec::new();
+        let (mut sums, mut halves, mut pairs) = ([0.0; LANES], [0_u16; LANES], [0_u16; 2 * LANES]);
+        for x in self.x.chunks_exact(5 * LANES) {
+            // SAFETY: five vectors are at `x`, and the arrays have what is written.
+            unsafe {
+                let [acc, a, b, c, d] = [0, 1, 2, 3, 4].map(|at| x.as_ptr().add(at * LANES));
+                let (a, b) = (s.pairs(s.load(a), s.load(b)), s.pairs(s.load(c), s.load(d)));
+                s.store_pairs(pairs.as_mut_ptr(), a);
+                let a = s.load_pairs(pairs.as_ptr());
+                let y = s.dot_pairs(s.load(acc), a, b);
+                let y = s.dot_pairs(y, s.splat_pair(pairs.as_ptr().add(6)), b);
+                s.store(sums.as_mut_ptr(), y);
+                s.store_bf16(halves.as_mut_ptr(), y);
+            }
+            // One NaN is as good as another.
+            let whole = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+            let half = |x: &u16| if x & 0x7fff > 0x7f80 { u32::MAX } else { u32::from(*x) };
+            out.extend(sums.iter().map(whole));
+            out.extend(halves.iter().chain(&pairs).map(half));
+        }
+        out
+    }
+}
+
+#[test]
+fn bf16_is_rounded_multiplied_and_added_in_one_order() {
+    let mut x = values(5 * LANES * 400, 6);
+    for (i, x) in x.iter_mut().enumerate() {
+        // Near and far from each other, and now and then nothing that can be rounded.
+        *x *= 2.0_f32.powi(i32::try_from(i * 31 % 61).unwrap() - 30);
+        match i % 1009 {
+            1 => *x = f32::NAN,
+            2 => *x = f32::INFINITY,
+            3 => *x = -1e-39,
+            4 => *x = 8.9e-16,
+            5 => *x = f32::MAX,
+            _ => {}
+        }
+    }
+    same_on_all("bf16", |isa| dispatch(isa, Bf16Steps::<false> { x: &x }));
+    let want = dispatch(Isa::Portable, Bf16Steps::<false> { x: &x });
+    same_on_all("pairs of bf16", |isa| {
+        let got = dispatch(isa, Bf16Steps::<true> { x: &x });
+        assert!(got == want, "its own instructions on {isa}");
+        got
+    });
 }
 
 #[test]

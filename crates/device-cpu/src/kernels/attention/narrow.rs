@@ -1,8 +1,8 @@
 //! Attention over caches of bf16 and of 8 bits.
 //!
-//! Queries, keys, values and the exponentials of scores are bf16, sums are `f32`. A block is as many
-//! pages as make about [`BLOCK`] tokens. A tile of query rows meets a whole block, and what it needs
-//! of that stays in the nearest cache:
+//! Queries, keys, values and the exponentials of scores are bf16, sums are `f32`. A block is as
+//! many pages as make about [`BLOCK`] tokens. A tile of query rows meets a whole block, and what it
+//! needs of that stays in the nearest cache:
 //!
 //! ```text
 //! t = q K c          c: the scale, times log2 e
