@@ -101,7 +101,7 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_enum, default_value_t = ActivationsChoice::Int8, value_name = "TYPE")]
     pub(crate) activations: ActivationsChoice,
 
-    /// Element type of cached keys and values [default: f16, with --activations f32: f32]
+    /// Element type of cached keys and values [default: bf16, with --activations f32: f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) kv: Option<KvChoice>,
 
@@ -166,7 +166,9 @@ pub(crate) enum ActivationsChoice {
 /// A choice of KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvChoice {
-    // 2 bytes per element
+    // 2 bytes per element, 8 of their bits significant: the fastest
+    Bf16,
+    // 2 bytes per element, 11 of their bits significant
     F16,
     // 1 byte per element: half the memory
     Int8,

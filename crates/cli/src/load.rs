@@ -350,6 +350,7 @@ pub(crate) fn load_options(options: &ModelOptions, sequences: usize) -> LoadOpti
         },
         kv: options.kv.map(|kv| match kv {
             KvChoice::F16 => KvType::F16,
+            KvChoice::Bf16 => KvType::Bf16,
             KvChoice::Int8 => KvType::Int8,
             KvChoice::F32 => KvType::F32,
         }),
@@ -366,7 +367,8 @@ pub(crate) fn load_options(options: &ModelOptions, sequences: usize) -> LoadOpti
 pub(crate) fn plan_kv(options: &ModelOptions) -> plan::KvType {
     match (options.kv, options.activations) {
         (Some(KvChoice::F32), _) | (None, ActivationsChoice::F32) => plan::KvType::F32,
-        (Some(KvChoice::F16), _) | (None, ActivationsChoice::Int8) => plan::KvType::F16,
+        (Some(KvChoice::Bf16), _) | (None, ActivationsChoice::Int8) => plan::KvType::Bf16,
+        (Some(KvChoice::F16), _) => plan::KvType::F16,
         (Some(KvChoice::Int8), _) => plan::KvType::Int8,
     }
 }

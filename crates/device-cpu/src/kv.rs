@@ -1,19 +1,25 @@
 //! The KV cache: pages in the order in which attention reads them.
 //!
-//! A page holds, for each layer and KV head, one block: keys as `(head_dim, tokens)`, so that one
-//! query meets sixteen keys per vector without sums across lanes, then values as
-//! `(tokens, head_dim)`, then, in 8 bits, the scales of both: `(groups, tokens)` and
-//! `(tokens, groups)`. Tokens and the values' head dimension are padded to 16.
+//! A page holds, for each layer and KV head, one block: keys, then values, each token's elements in
+//! a column of the keys and a row of the values. So one query meets sixteen keys per vector without
+//! sums across lanes. Tokens and the values' head dimension are padded to 16.
+//!
+//! ```text
+//! f32, f16    (head_dim, tokens)         (tokens, head_dim)
+//! bf16        (head_dim / 2, tokens, 2)  (tokens / 2, head_dim, 2), as instructions want
+//! 8 bits      (head_dim, tokens)         (tokens, head_dim), then the scales of both in bf16:
+//!             (groups, tokens)           (tokens, groups)
+//! ```
 
 use crate::buffer::Aligned;
-use crate::kernels::quantise::round;
-use crate::kernels::tile::{Elements, Half, Right};
+use crate::kernels::pairs::{Codes, Pairs};
+use crate::kernels::tile::{Elements, Half};
 use crate::simd::{LANES, Simd};
-use half::f16;
+use half::{bf16, f16};
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Range;
-use tangor_device::rounding::GROUP;
+use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP, cached_scale};
 use tangor_device::{DeviceError, KvCache, KvSpec, KvType, PageId};
 
 /// Keys and values in this process's memory.
@@ -48,35 +54,50 @@ impl BlockShape {
         self.head_dim.next_multiple_of(LANES)
     }
 
-    /// Scales per head and token, in 8 bits.
-    fn groups(&self) -> usize {
-        self.head_dim.div_ceil(GROUP)
+    /// Whether attention multiplies bf16.
+    pub(crate) fn narrow(&self) -> bool {
+        matches!(self.dtype, KvType::Bf16 | KvType::Int8)
+    }
+
+    /// Scales per head and token of keys, in 8 bits.
+    fn key_groups(&self) -> usize {
+        self.head_dim.div_ceil(KEY_GROUP)
+    }
+
+    /// Scales per head and token of values, in 8 bits.
+    fn value_groups(&self) -> usize {
+        self.head_dim.div_ceil(VALUE_GROUP)
     }
 
     fn element(&self) -> usize {
         match self.dtype {
             KvType::F32 => 4,
-            KvType::F16 => 2,
+            KvType::F16 | KvType::Bf16 => 2,
             KvType::Int8 => 1,
         }
     }
 
+    /// Bytes of keys, or where the values begin. There are whole pairs of everything.
     fn values_at(&self) -> usize {
-        self.head_dim * self.padded_tokens() * self.element()
+        self.head_dim.next_multiple_of(2) * self.padded_tokens() * self.element()
     }
 
     fn key_scales_at(&self) -> usize {
-        self.values_at() + (self.tokens * self.padded_dim() * self.element()).next_multiple_of(64)
+        let values = self.tokens.next_multiple_of(2) * self.padded_dim() * self.element();
+        self.values_at() + values.next_multiple_of(64)
     }
 
     fn value_scales_at(&self) -> usize {
-        self.key_scales_at() + self.groups() * self.padded_tokens() * 4
+        self.key_scales_at() + self.key_groups() * self.padded_tokens() * 2
     }
 
     /// Bytes of a block.
     pub(crate) fn bytes(&self) -> usize {
         let scales = if self.dtype == KvType::Int8 {
-            self.groups() * (self.padded_tokens() + self.tokens) * 4
+            // A vector of them is read at once.
+            (self.key_groups() * self.padded_tokens()
+                + self.tokens.next_multiple_of(2) * self.value_groups())
+                * 2
         } else {
             0
         };
@@ -118,45 +139,54 @@ impl BlockShape {
                     values[at * LANES..][..LANES].copy_from_slice(&halves(s, value));
                 }
             }
+            KvType::Bf16 => {
+                let keys = bytemuck::cast_slice_mut::<u8, [u16; 2]>(keys);
+                let values = bytemuck::cast_slice_mut::<u8, [u16; 2]>(rest);
+                let values = &mut values[token / 2 * padded..][..padded];
+                for (at, (key, value)) in key.chunks(LANES).zip(value.chunks(LANES)).enumerate() {
+                    let key: [[u16; 2]; LANES / 2] = bytemuck::cast(bf16s(s, key));
+                    let first = at * LANES / 2;
+                    for (pair, &x) in (first..self.head_dim.div_ceil(2)).zip(&key) {
+                        keys[pair * stride + token] = x;
+                    }
+                    let value = bf16s(s, value);
+                    for (to, &x) in values[at * LANES..].iter_mut().zip(&value) {
+                        to[token % 2] = x;
+                    }
+                }
+            }
             KvType::Int8 => self.put_int8(s, block, token, key, value),
         }
     }
 
     #[inline(always)]
     fn put_int8<S: Simd>(&self, s: S, block: &mut [u8], token: usize, key: &[f32], value: &[f32]) {
-        let (stride, padded, groups) = (self.padded_tokens(), self.padded_dim(), self.groups());
+        let (stride, padded) = (self.padded_tokens(), self.padded_dim());
         let (codes, scales) = block.split_at_mut(self.key_scales_at());
         let (keys, values) = codes.split_at_mut(self.values_at());
         let keys = bytemuck::cast_slice_mut::<u8, i8>(keys);
         let values = &mut bytemuck::cast_slice_mut::<u8, i8>(values)[token * padded..][..padded];
-        let scales = bytemuck::cast_slice_mut::<u8, f32>(scales);
-        let (key_scales, value_scales) = scales.split_at_mut(groups * stride);
-        let mut codes = [0; GROUP];
-        for (group, x) in key.chunks(GROUP).enumerate() {
-            key_scales[group * stride + token] = round(s, &whole(x), &mut codes).0;
-            for (d, &code) in (group * GROUP..self.head_dim).zip(&codes) {
+        let scales = bytemuck::cast_slice_mut::<u8, u16>(scales);
+        let (key_scales, value_scales) = scales.split_at_mut(self.key_groups() * stride);
+        for (group, x) in key.chunks(KEY_GROUP).enumerate() {
+            let (scale, codes) = round(s, x);
+            key_scales[group * stride + token] = scale;
+            for (d, &code) in (group * KEY_GROUP..self.head_dim).zip(&codes[..KEY_GROUP]) {
                 keys[d * stride + token] = code;
             }
         }
-        for (group, x) in value.chunks(GROUP).enumerate() {
-            value_scales[token * groups + group] = round(s, &whole(x), &mut codes).0;
-            let values = &mut values[group * GROUP..];
-            let count = values.len().min(GROUP);
-            values[..count].copy_from_slice(&codes[..count]);
+        for (group, x) in value.chunks(VALUE_GROUP).enumerate() {
+            let (scale, codes) = round(s, x);
+            value_scales[token * self.value_groups() + group] = scale;
+            values[group * VALUE_GROUP..].iter_mut().zip(&codes).for_each(|(to, x)| *to = *x);
         }
     }
 
-    /// The block's keys, `(head_dim, tokens)`, and values, `(tokens, head_dim)`.
+    /// The keys and values of a block of IEEE numbers.
     pub(crate) fn parts<'a>(&self, block: &'a [u8]) -> Parts<'a> {
-        assert_eq!(block.len(), self.bytes());
-        let at = block.as_ptr();
+        assert!(!self.narrow() && block.len() == self.bytes());
+        let (at, values) = (block.as_ptr(), block.as_ptr().wrapping_add(self.values_at()));
         let (stride, padded) = (self.padded_tokens(), self.padded_dim());
-        // SAFETY: a block is as long as its parts together.
-        let (values, key_scales, value_scales) = unsafe {
-            let key_scales = at.add(self.key_scales_at()).cast::<f32>();
-            let value_scales = key_scales.add(self.groups() * stride);
-            (at.add(self.values_at()), key_scales, value_scales)
-        };
         let bytes = PhantomData;
         match self.dtype {
             KvType::F32 => Parts::F32(
@@ -164,22 +194,43 @@ impl BlockShape {
                 Elements { at: values.cast(), stride: padded },
                 bytes,
             ),
-            KvType::F16 => Parts::F16(
+            _ => Parts::F16(
                 Elements { at: at.cast(), stride },
                 Elements { at: values.cast(), stride: padded },
                 bytes,
             ),
-            KvType::Int8 => Parts::Int8(
-                Keys8 { codes: at.cast(), scales: key_scales, stride },
-                Values8 {
-                    codes: values.cast(),
-                    scales: value_scales,
-                    stride: padded,
-                    groups: self.groups(),
-                },
-                bytes,
-            ),
         }
+    }
+
+    /// The keys and values of a block of bf16, rows of pairs; they live as long as the block.
+    #[inline(always)]
+    pub(crate) fn pairs(&self, block: &[u8]) -> (Pairs, Pairs) {
+        assert!(self.dtype == KvType::Bf16 && block.len() == self.bytes());
+        let (keys, values) = (block.as_ptr(), block.as_ptr().wrapping_add(self.values_at()));
+        (
+            Pairs { at: keys.cast(), stride: self.padded_tokens() },
+            Pairs { at: values.cast(), stride: self.padded_dim() },
+        )
+    }
+
+    /// The keys and values of a block of 8 bits; they live as long as the block.
+    #[inline(always)]
+    pub(crate) fn codes(&self, block: &[u8]) -> (Codes<true>, Codes<false>) {
+        assert!(self.dtype == KvType::Int8 && block.len() == self.bytes());
+        let at = |offset: usize| block.as_ptr().wrapping_add(offset);
+        let keys = Codes {
+            codes: at(0).cast(),
+            stride: self.padded_tokens(),
+            scales: at(self.key_scales_at()).cast(),
+            groups: self.padded_tokens(),
+        };
+        let values = Codes {
+            codes: at(self.values_at()).cast(),
+            stride: self.padded_dim(),
+            scales: at(self.value_scales_at()).cast(),
+            groups: self.value_groups(),
+        };
+        (keys, values)
     }
 
     /// Reads one token's key and value of one head: the slow way, element by element.
@@ -187,14 +238,20 @@ impl BlockShape {
         let (stride, padded) = (self.padded_tokens(), self.padded_dim());
         let values = &block[self.values_at()..];
         let scale = |at: usize, index: usize| {
-            bytemuck::pod_read_unaligned::<f32>(&block[at + index * 4..][..4])
+            let bits = bytemuck::pod_read_unaligned(&block[at + index * 2..][..2]);
+            bf16::from_bits(bits).to_f32()
         };
         for d in 0..self.head_dim {
-            let (k, v) = (d * stride + token, token * padded + d);
+            let (mut k, mut v) = (d * stride + token, token * padded + d);
             let (mut key_scale, mut value_scale) = (1.0, 1.0);
+            if self.dtype == KvType::Bf16 {
+                k = (d / 2 * stride + token) * 2 + d % 2;
+                v = (token / 2 * padded + d) * 2 + token % 2;
+            }
             if self.dtype == KvType::Int8 {
-                key_scale = scale(self.key_scales_at(), d / GROUP * stride + token);
-                value_scale = scale(self.value_scales_at(), token * self.groups() + d / GROUP);
+                key_scale = scale(self.key_scales_at(), d / KEY_GROUP * stride + token);
+                let group = token * self.value_groups() + d / VALUE_GROUP;
+                value_scale = scale(self.value_scales_at(), group);
             }
             key[d] = self.element_at(block, k) * key_scale;
             value[d] = self.element_at(values, v) * value_scale;
@@ -206,70 +263,48 @@ impl BlockShape {
         match self.dtype {
             KvType::F32 => bytemuck::pod_read_unaligned(bytes),
             KvType::F16 => f16::from_bits(bytemuck::pod_read_unaligned(bytes)).to_f32(),
+            KvType::Bf16 => bf16::from_bits(bytemuck::pod_read_unaligned(bytes)).to_f32(),
             KvType::Int8 => f32::from(bytes[0].cast_signed()),
         }
     }
 }
 
-/// Keys and values of a block, as factors of a product.
+/// Keys and values of a block of IEEE numbers, as factors of a product.
 pub(crate) enum Parts<'a> {
     F32(Elements<f32>, Elements<f32>, PhantomData<&'a [u8]>),
     F16(Elements<Half>, Elements<Half>, PhantomData<&'a [u8]>),
-    Int8(Keys8, Values8, PhantomData<&'a [u8]>),
 }
 
-/// Keys in 8 bits, `(head_dim, tokens)`, with scales `(groups, tokens)`.
-#[derive(Clone, Copy)]
-pub(crate) struct Keys8 {
-    codes: *const i8,
-    scales: *const f32,
-    stride: usize,
-}
+/// Most elements that share a scale.
+const LONGEST: usize = 2 * LANES;
 
-/// Values in 8 bits, `(tokens, head_dim)`, with scales `(tokens, groups)`.
-#[derive(Clone, Copy)]
-pub(crate) struct Values8 {
-    codes: *const i8,
-    scales: *const f32,
-    stride: usize,
-    groups: usize,
-}
-
-impl<S: Simd> Right<S> for Keys8 {
-    #[inline(always)]
-    unsafe fn load(&self, s: S, d: usize, token: usize) -> S::F32 {
-        // SAFETY: as the caller's.
-        unsafe {
-            let codes = s.load_i8(self.codes.add(d * self.stride + token));
-            s.mul(codes, s.load(self.scales.add(d / GROUP * self.stride + token)))
-        }
-    }
-    #[inline(always)]
-    fn place(&self, d: usize, token: usize) -> *const u8 {
-        self.codes.wrapping_add(d * self.stride + token).cast()
-    }
-}
-
-impl<S: Simd> Right<S> for Values8 {
-    #[inline(always)]
-    unsafe fn load(&self, s: S, token: usize, d: usize) -> S::F32 {
-        // SAFETY: as the caller's.
-        unsafe {
-            let codes = s.load_i8(self.codes.add(token * self.stride + d));
-            s.mul(codes, s.splat(*self.scales.add(token * self.groups + d / GROUP)))
-        }
-    }
-    #[inline(always)]
-    fn place(&self, token: usize, d: usize) -> *const u8 {
-        self.codes.wrapping_add(token * self.stride + d).cast()
-    }
-}
-
-/// A group, with zeros where it is short.
+/// Rounds a group of up to 32 elements to 8 bits: its scale, in bf16, and its codes.
 #[inline(always)]
-fn whole(x: &[f32]) -> [f32; GROUP] {
-    let mut out = [0.0; GROUP];
-    out[..x.len()].copy_from_slice(x);
+fn round<S: Simd>(s: S, x: &[f32]) -> (u16, [i8; LONGEST]) {
+    let mut padded = [0.0; LONGEST];
+    padded[..x.len()].copy_from_slice(x);
+    let mut codes = [0; LONGEST];
+    // SAFETY: both hold 32 elements, two vectors.
+    unsafe {
+        let x = (s.load(padded.as_ptr()), s.load(padded.as_ptr().add(LANES)));
+        let scale = cached_scale(s.greatest_abs(x.0, x.1));
+        if scale > 0.0 {
+            let steps = s.splat(1.0 / scale);
+            s.store_i8(codes.as_mut_ptr(), s.to_i32(s.mul(x.0, steps)));
+            s.store_i8(codes.as_mut_ptr().add(LANES), s.to_i32(s.mul(x.1, steps)));
+        }
+        (bf16::from_f32(scale).to_bits(), codes)
+    }
+}
+
+/// Up to 16 elements as bf16.
+#[inline(always)]
+fn bf16s<S: Simd>(s: S, x: &[f32]) -> [u16; LANES] {
+    let mut padded = [0.0; LANES];
+    padded[..x.len()].copy_from_slice(x);
+    let mut out = [0; LANES];
+    // SAFETY: both have 16 elements.
+    unsafe { s.store_bf16(out.as_mut_ptr(), s.load(padded.as_ptr())) };
     out
 }
 

@@ -55,9 +55,12 @@ pub enum Activations {
 pub enum KvType {
     /// 4 bytes, for the exact mode.
     F32,
-    /// 2 bytes.
+    /// 2 bytes, an IEEE half; attention computes in `f32`.
     F16,
-    /// 1 byte and a scale per group of 32 elements of a head.
+    /// 2 bytes, the upper half of an `f32`: what attention multiplies here and in 8 bits is rounded
+    /// to that, and added in `f32`.
+    Bf16,
+    /// 1 byte, and 2 for every 16 elements of a key and every 32 of a value.
     Int8,
 }
 
@@ -85,8 +88,11 @@ impl KvSpec {
         let elements = 2 * self.layers * self.page_tokens * self.kv_heads * self.head_dim;
         match self.dtype {
             KvType::F32 => elements * 4,
-            KvType::F16 => elements * 2,
-            KvType::Int8 => elements + elements.div_ceil(32) * 4,
+            KvType::F16 | KvType::Bf16 => elements * 2,
+            // Keys and values are half of the elements each.
+            KvType::Int8 => {
+                elements + (elements / 2).div_ceil(16) * 2 + (elements / 2).div_ceil(32) * 2
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, KvType,
     Prepare, Runnable, Segment, Span,
 };
-use crate::rounding::{group_before, group_of, round_head, round_row};
+use crate::rounding::{group_before, group_of, round_factor, round_key, round_row, round_value};
 use std::any::Any;
 use std::ops::Range;
 use tangor_model::ir::{Activation, Attention, Rows};
@@ -145,10 +145,10 @@ impl OracleKv {
         self.keys[at.clone()].copy_from_slice(keys);
         self.values[at.clone()].copy_from_slice(values);
         for head in self.keys[at.clone()].chunks_mut(self.spec.head_dim) {
-            round_head(self.spec.dtype, head);
+            round_key(self.spec.dtype, head);
         }
         for head in self.values[at].chunks_mut(self.spec.head_dim) {
-            round_head(self.spec.dtype, head);
+            round_value(self.spec.dtype, head);
         }
     }
 }
@@ -360,11 +360,19 @@ fn attend(
     let rows: Vec<Range<usize>> =
         (first..=position).map(|p| cache_row(kv, a.layer, p, span)).collect();
     let group = a.heads / a.kv_heads;
+    let factors = |x: &[f32]| {
+        let mut x = x.to_vec();
+        round_factor(kv.spec.dtype, &mut x);
+        x
+    };
     for (head, (q, out)) in q.chunks(a.head_dim).zip(out.chunks_mut(a.head_dim)).enumerate() {
         let at = head / group * a.head_dim;
+        let q = factors(q);
+        let values: Vec<Vec<f32>> =
+            rows.iter().map(|row| factors(&kv.values[row.start + at..][..a.head_dim])).collect();
         let scores = rows.iter().map(|row| {
-            let k = &kv.keys[row.start + at..][..a.head_dim];
-            let score = dot(q, k) * f64::from(a.scale);
+            let k = factors(&kv.keys[row.start + at..][..a.head_dim]);
+            let score = dot(&q, &k) * f64::from(a.scale);
             match a.softcap.map(f64::from) {
                 Some(cap) => cap * (score / cap).tanh(),
                 None => score,
@@ -373,10 +381,7 @@ fn attend(
         let mut scores: Vec<f64> = scores.collect();
         softmax(&mut scores);
         for (d, out) in out.iter_mut().enumerate() {
-            let sum = rows
-                .iter()
-                .zip(&scores)
-                .map(|(row, score)| score * f64::from(kv.values[row.start + at + d]));
+            let sum = values.iter().zip(&scores).map(|(v, score)| score * f64::from(v[d]));
             *out = narrow(sum.sum());
         }
     }

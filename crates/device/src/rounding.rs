@@ -4,7 +4,8 @@
 //! In 8 bits, every [`GROUP`] elements of a row share one scale, `amax / 127`; an element becomes
 //! the nearest of `-127..=127` steps, ties to even. A group that holds a NaN or an infinity becomes
 //! NaN as a whole, so that broken rows stay visible. Nothing but the row itself decides. In front
-//! of weights whose own groups are longer, so are the row's: see [`group_before`].
+//! of weights whose own groups are longer, so are the row's: see [`group_before`]. Cached keys and
+//! values have groups of their own, [`KEY_GROUP`] and [`VALUE_GROUP`], and scales in bf16.
 //!
 //! A few groups of a row hold its greatest elements, and with them nearly all of the error. Rows
 //! that enter a linear therefore have *wide* groups: those whose greatest element is more than
@@ -13,7 +14,7 @@
 //! quarter.
 
 use crate::contract::KvType;
-use half::f16;
+use half::{bf16, f16};
 use tangor_model::{Graph, Op, ValueId};
 use tangor_tensor::{Layout, Weight};
 
@@ -29,6 +30,17 @@ pub const TINY: f32 = 1.0e-30;
 
 /// Steps of a wide group: two digits of 8 bits, `128 * high + low`.
 pub const WIDE_STEPS: f32 = 127.0 * 128.0;
+
+/// Elements of a cached key that share a scale in 8 bits. Keys have a few great elements each, at
+/// the same places in all tokens: shorter groups keep them apart from the others.
+pub const KEY_GROUP: usize = 16;
+
+/// Elements of a cached value that share a scale in 8 bits.
+pub const VALUE_GROUP: usize = 32;
+
+/// Smaller magnitudes are 0 in bf16, 2^-50: so no sum of products of two of them comes near the
+/// smallest normal `f32`, and a processor that takes denormals for zero computes the same.
+pub const SMALLEST_BF16: f32 = 8.881_784e-16;
 
 /// How far a group's greatest element stands out where the group is wide.
 pub const WIDE_OVER_RMS: f32 = 1.5;
@@ -116,17 +128,59 @@ fn round_group(group: &mut [f32]) {
     }
 }
 
-/// Rounds a row in place, [`GROUP`] by [`GROUP`], to 8 bits.
-pub fn round_groups(row: &mut [f32]) {
-    row.chunks_mut(GROUP).for_each(round_group);
+/// The nearest bf16, ties to even; 0 below [`SMALLEST_BF16`].
+#[must_use]
+pub fn round_bf16(x: f32) -> f32 {
+    if x.abs() < SMALLEST_BF16 { 0.0 } else { bf16::from_f32(x).to_f32() }
 }
 
-/// Rounds one head of one cached token in place to what the cache's type keeps of it.
-pub fn round_head(dtype: KvType, head: &mut [f32]) {
+/// Scale of a group of cached elements: the bf16 next to `amax / 127`, so that the greatest code is
+/// always 127 and what was rounded once stays as it is.
+#[must_use]
+pub fn cached_scale(amax: f32) -> f32 {
+    if !amax.is_finite() {
+        f32::NAN
+    } else if amax < TINY {
+        0.0
+    } else {
+        bf16::from_f32(amax / 127.0).to_f32()
+    }
+}
+
+fn round_cached(head: &mut [f32], len: usize) {
+    for group in head.chunks_mut(len) {
+        let finite = group.iter().all(|x| x.is_finite());
+        let amax = group.iter().fold(0.0_f32, |amax, x| amax.max(x.abs()));
+        let scale = cached_scale(if finite { amax } else { f32::NAN });
+        for x in group {
+            *x = if scale > 0.0 { (*x * (1.0 / scale)).round_ties_even() * scale } else { scale };
+        }
+    }
+}
+
+/// Rounds one head of one token's key in place to what the cache's type keeps of it.
+pub fn round_key(dtype: KvType, head: &mut [f32]) {
     match dtype {
         KvType::F32 => {}
         KvType::F16 => head.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-        KvType::Int8 => round_groups(head),
+        KvType::Bf16 => head.iter_mut().for_each(|x| *x = round_bf16(*x)),
+        KvType::Int8 => round_cached(head, KEY_GROUP),
+    }
+}
+
+/// Rounds one head of one token's value in place to what the cache's type keeps of it.
+pub fn round_value(dtype: KvType, head: &mut [f32]) {
+    match dtype {
+        KvType::Int8 => round_cached(head, VALUE_GROUP),
+        _ => round_key(dtype, head),
+    }
+}
+
+/// Rounds what attention multiplies, queries, keys or values, in place: to bf16 over caches of that
+/// type or fewer bits.
+pub fn round_factor(dtype: KvType, x: &mut [f32]) {
+    if matches!(dtype, KvType::Bf16 | KvType::Int8) {
+        x.iter_mut().for_each(|x| *x = round_bf16(*x));
     }
 }
 
@@ -134,11 +188,14 @@ pub fn round_head(dtype: KvType, head: &mut [f32]) {
 mod tests {
     use super::*;
 
+    fn row() -> Vec<f32> {
+        (0_u8..70).map(|i| f32::from(i).sin() * f32::from(i)).collect()
+    }
+
     #[test]
     fn rounds_to_within_half_a_step_and_keeps_the_greatest() {
-        let mut row: Vec<f32> = (0_u8..70).map(|i| f32::from(i).sin() * f32::from(i)).collect();
-        let before = row.clone();
-        round_groups(&mut row);
+        let (before, mut row) = (row(), row());
+        row.chunks_mut(GROUP).for_each(round_group);
         for (group, was) in row.chunks(GROUP).zip(before.chunks(GROUP)) {
             let (scale, _) = scale_of(was);
             for (now, was) in group.iter().zip(was) {
@@ -149,17 +206,50 @@ mod tests {
 
     #[test]
     fn broken_groups_become_nan_and_stay_alone() {
-        let mut row = vec![1.0; 96];
-        row[40] = f32::INFINITY;
-        round_groups(&mut row);
-        assert!(row[32..64].iter().all(|x| x.is_nan()));
-        assert!(row[..32].iter().chain(&row[64..]).all(|x| (x - 1.0).abs() < 1e-6));
+        for round in [|x: &mut [f32]| round_group(x), |x: &mut [f32]| round_cached(x, GROUP)] {
+            let mut row = vec![1.0; 96];
+            row[40] = f32::INFINITY;
+            row.chunks_mut(GROUP).for_each(round);
+            assert!(row[32..64].iter().all(|x| x.is_nan()));
+            assert!(row[..32].iter().chain(&row[64..]).all(|x| (x - 1.0).abs() < 1e-2));
+        }
     }
 
     #[test]
     fn zeros_stay_zero() {
-        let mut row = vec![0.0, 1e-38, -1e-40];
-        round_groups(&mut row);
+        let mut row = [0.0, 1e-38, -1e-40];
+        round_group(&mut row);
         assert_eq!(row, [0.0; 3]);
+        let mut row = [0.0, 1e-38, -1e-40];
+        round_key(KvType::Int8, &mut row);
+        assert_eq!(row, [0.0; 3]);
+    }
+
+    #[test]
+    fn what_a_cache_gives_back_it_keeps_as_it_is() {
+        for dtype in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8] {
+            for factor in [1.0, 3e-7, 0.37, 1e30] {
+                let mut once: Vec<f32> = row().iter().map(|x| x * factor).collect();
+                round_key(dtype, &mut once);
+                let mut twice = once.clone();
+                round_key(dtype, &mut twice);
+                assert_eq!(once, twice, "{dtype:?} keys");
+                round_value(dtype, &mut once);
+                let mut twice = once.clone();
+                round_value(dtype, &mut twice);
+                assert_eq!(once, twice, "{dtype:?} values");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_and_keeps_nothing_tiny() {
+        assert_eq!(SMALLEST_BF16.to_bits(), 2.0_f32.powi(-50).to_bits());
+        assert_eq!(round_bf16(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(round_bf16(1.0 + 3.0 / 256.0), 1.0 + 1.0 / 64.0);
+        assert_eq!(round_bf16(SMALLEST_BF16), SMALLEST_BF16);
+        assert_eq!(round_bf16(-0.999 * SMALLEST_BF16), 0.0);
+        assert!(round_bf16(f32::NAN).is_nan());
+        assert_eq!(round_bf16(f32::INFINITY), f32::INFINITY);
     }
 }

@@ -253,7 +253,7 @@ impl Model {
     ) -> Result<(Plan, Executor, Limits), EngineError> {
         let kv = options.kv.unwrap_or(match options.activations {
             Activations::F32 => KvType::F32,
-            Activations::Int8 => KvType::F16,
+            Activations::Int8 => KvType::Bf16,
         });
         let plan = plan(graph, &profiles(devices, options), &plan_options(options, kv))?;
         let prepare = Prepare {
@@ -462,6 +462,7 @@ fn plan_options(options: &LoadOptions, kv: KvType) -> PlanOptions {
         kv: match kv {
             KvType::F32 => tangor_plan::KvType::F32,
             KvType::F16 => tangor_plan::KvType::F16,
+            KvType::Bf16 => tangor_plan::KvType::Bf16,
             KvType::Int8 => tangor_plan::KvType::Int8,
         },
         kv_bytes: options.kv_bytes,

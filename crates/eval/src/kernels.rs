@@ -264,7 +264,7 @@ impl Bench<'_> {
         let mut runnable = self.device.prepare(&segment, prepare, &mut |_| {})?;
         let page_tokens = PAGE_TOKENS;
         let pages = tokens.div_ceil(page_tokens);
-        let dtype = KvType::F16;
+        let dtype = KvType::Bf16;
         let spec = KvSpec { layers, kv_heads, head_dim, page_tokens, pages, dtype };
         let mut kv = self.device.kv_cache(&spec)?;
         // Memory that nobody has written to may be one page of zeros, which comes from a cache.

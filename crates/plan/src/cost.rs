@@ -76,8 +76,8 @@ pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
 pub fn kv_bytes(kv: KvType) -> f64 {
     match kv {
         KvType::F32 => 4.0,
-        KvType::F16 => 2.0,
-        KvType::Int8 => 1.125,
+        KvType::F16 | KvType::Bf16 => 2.0,
+        KvType::Int8 => 1.0 + (2.0 / 16.0 + 2.0 / 32.0) / 2.0,
     }
 }
 

@@ -27,7 +27,7 @@ pub struct KvPlan {
     pub model_context: usize,
 }
 
-/// Bytes of a page: keys and values of all layers, and for 8 bits a scale per 32 elements.
+/// Bytes of a page: keys and values of all layers, and for 8 bits their scales.
 fn page_bytes(graph: &Graph, kv: KvType) -> u64 {
     let hyper = &graph.hyper;
     let elements = [hyper.layers, PAGE_TOKENS, hyper.kv_heads, hyper.head_dim]
@@ -35,8 +35,12 @@ fn page_bytes(graph: &Graph, kv: KvType) -> u64 {
         .fold(2_u64, |product, n| product.saturating_mul(n as u64));
     match kv {
         KvType::F32 => elements.saturating_mul(4),
-        KvType::F16 => elements.saturating_mul(2),
-        KvType::Int8 => elements.saturating_add(elements.div_ceil(32).saturating_mul(4)),
+        KvType::F16 | KvType::Bf16 => elements.saturating_mul(2),
+        KvType::Int8 => {
+            // Half of the elements are keys, half values.
+            let scales = (elements / 2).div_ceil(16).saturating_add((elements / 2).div_ceil(32));
+            elements.saturating_add(scales.saturating_mul(2))
+        }
     }
 }
 

@@ -68,10 +68,12 @@ impl fmt::Display for DeviceChoice {
 pub enum KvType {
     /// 4 bytes.
     F32,
-    /// 2 bytes.
-    #[default]
+    /// 2 bytes, an IEEE half.
     F16,
-    /// 1 byte, and 4 for every 32 elements.
+    /// 2 bytes, the upper half of an `f32`.
+    #[default]
+    Bf16,
+    /// 1 byte, and 2 for every 16 elements of a key and every 32 of a value.
     Int8,
 }
 
@@ -112,7 +114,7 @@ impl Default for PlanOptions {
             prefill_rows: 512,
             max_sequences: 16,
             context: None,
-            kv: KvType::F16,
+            kv: KvType::Bf16,
             kv_bytes: None,
             memory_limit: None,
             prompt: 1024,

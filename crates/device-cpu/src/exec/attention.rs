@@ -2,10 +2,11 @@
 
 use super::{Memory, Run};
 use crate::buffer::Shared;
+use crate::kernels::attention::narrow::{AttendNarrow, block_pages, query_len};
 use crate::kernels::attention::{
-    Attend, AttendScratch, Merge, Out, PageBlocks, QUERIES, partial_len,
+    Attend, AttendScratch, Look, Merge, Out, PageBlocks, QUERIES, partial_len,
 };
-use crate::kernels::rope::{Angles, Projected, Rotate};
+use crate::kernels::rope::{Angles, Projected, Queries, Rotate};
 use crate::kv::{BlockShape, CpuKv};
 use crate::program::{Place, Step};
 use crate::simd::dispatch;
@@ -32,15 +33,15 @@ struct PageTask {
     token: usize,
 }
 
-/// Some positions of one sequence against some of its pages, for one KV head.
+/// Some positions of one sequence against some blocks of its pages, for one KV head.
 #[derive(Clone, Debug)]
 struct Task {
     span: usize,
     kv_head: usize,
     /// Positions, from the span's first row on.
     positions: Range<usize>,
-    pages: Range<usize>,
-    /// Where the partial results of the query's page 0 go; `None`: finish here.
+    blocks: Range<usize>,
+    /// Where the partial results of the query's block 0 go; `None`: finish here.
     partials: Option<usize>,
 }
 
@@ -48,13 +49,16 @@ struct Task {
 #[derive(Clone, Debug)]
 struct MergeTask {
     row: usize,
-    pages: Range<usize>,
+    blocks: Range<usize>,
     partials: usize,
 }
 
-/// Pages of one position and head that a task takes at the most: so few that all threads are busy
+/// Blocks of one position and head that a task takes at the most: so few that all threads are busy
 /// until the end.
-const PAGES: usize = 4;
+const BLOCKS: usize = 4;
+
+/// Query rows that make a task worth its while: two tiles.
+const WORTH_WHILE: usize = 12;
 
 impl Run<'_> {
     /// Cosines and sines of every row's position.
@@ -92,9 +96,9 @@ impl Run<'_> {
         }
         let shape = BlockShape::new(&spec);
         let rows = self.batch.tokens.len();
-        memory.queries.reserve(rows * op.heads * op.head_dim * 4);
+        memory.queries.reserve(rows * op.heads * query_len(op.head_dim) * 4);
         let mut plan = std::mem::take(&mut memory.plan);
-        let partials = self.plan(op, shape.tokens, &mut plan);
+        let partials = self.plan(op, &shape, &mut plan);
         memory.partials.reserve(partials * 4);
         self.rotate(op, step, memory, kv, &plan);
         self.attend(op, &step.writes[0], memory, kv, &plan);
@@ -103,47 +107,50 @@ impl Run<'_> {
     }
 
     /// Cuts the work into tasks; gives the elements of all partial results.
-    fn plan(&self, op: &Attention, page_tokens: usize, plan: &mut Plan) -> usize {
+    fn plan(&self, op: &Attention, shape: &BlockShape, plan: &mut Plan) -> usize {
         let group = op.heads / op.kv_heads;
-        let at_once = (QUERIES / group).max(1);
+        let block_tokens = block_pages(shape) * shape.tokens;
+        let wanted = 4 * self.pool.threads();
+        let share = (self.batch.tokens.len() * op.kv_heads).div_ceil(wanted);
+        let at_once = share.max(WORTH_WHILE.div_ceil(group)).min((QUERIES / group).max(1));
         plan.pages.clear();
         plan.tasks.clear();
         plan.merges.clear();
         let mut partials = 0;
         let singles = self.batch.spans.iter().filter(|span| span.rows.len() == 1).count();
         // Enough tasks for all threads even if a few of them are slow.
-        let parts = (4 * self.pool.threads()).div_ceil((singles * op.kv_heads).max(1));
+        let parts = wanted.div_ceil((singles * op.kv_heads).max(1));
         for (index, span) in self.batch.spans.iter().enumerate() {
-            page_tasks(span, page_tokens, &mut plan.pages);
+            page_tasks(span, shape.tokens, &mut plan.pages);
             let mut last = span.rows.len();
             while last > 0 {
                 // Later positions have more to do: they come first.
                 let positions = last.saturating_sub(at_once)..last;
                 last = positions.start;
-                let pages = pages_seen(op, span, &positions, page_tokens);
-                let step = pages.len().div_ceil(parts).min(PAGES);
-                let split = positions.len() == 1 && parts > 1 && pages.len() > step;
+                let blocks = blocks_seen(op, span, &positions, block_tokens);
+                let step = blocks.len().div_ceil(parts).min(BLOCKS);
+                let split = positions.len() == 1 && parts > 1 && blocks.len() > step;
                 let row = self.batch.spans[index].rows.start + positions.start;
                 if split {
-                    plan.merges.push(MergeTask { row, pages: pages.clone(), partials });
+                    plan.merges.push(MergeTask { row, blocks: blocks.clone(), partials });
                 }
                 for kv_head in 0..op.kv_heads {
                     let (positions, span) = (positions.clone(), index);
                     if !split {
-                        let pages = pages.clone();
-                        plan.tasks.push(Task { span, kv_head, positions, pages, partials: None });
+                        let blocks = blocks.clone();
+                        plan.tasks.push(Task { span, kv_head, positions, blocks, partials: None });
                         continue;
                     }
-                    for first in pages.clone().step_by(step) {
+                    for first in blocks.clone().step_by(step) {
                         plan.tasks.push(Task {
                             span,
                             kv_head,
                             positions: positions.clone(),
-                            pages: first..(first + step).min(pages.end),
+                            blocks: first..(first + step).min(blocks.end),
                             partials: Some(partials),
                         });
                     }
-                    partials += pages.end * group * partial_len(op.head_dim);
+                    partials += blocks.end * group * partial_len(op.head_dim);
                 }
             }
         }
@@ -162,7 +169,13 @@ impl Run<'_> {
         let rows = self.batch.tokens.len();
         let (q_width, kv_width) = (op.heads * op.head_dim, op.kv_heads * op.head_dim);
         let mut buffer = std::mem::take(&mut memory.queries);
-        let queries = Shared::new(buffer.get_mut(rows * q_width));
+        let shape = BlockShape::new(kv.spec());
+        let queries = if shape.narrow() {
+            let len = rows * op.heads * query_len(op.head_dim);
+            Queries::Bf16(Shared::new(buffer.get_mut(len)))
+        } else {
+            Queries::F32(Shared::new(buffer.get_mut(rows * q_width)))
+        };
         let read = |index: usize| self.read(memory, &step.reads[index]);
         let from = if step.reads.len() == 1 {
             let (qkv, width) = (read(0), q_width + 2 * kv_width);
@@ -176,7 +189,6 @@ impl Run<'_> {
             dim: self.rope.dim,
             interleaved: self.rope.interleaved,
         };
-        let shape = BlockShape::new(kv.spec());
         let base = kv.block(0, op.layer, 0).start;
         let page_bytes = shape.bytes() * kv.spec().layers * op.kv_heads;
         let cache = Shared::new(kv.bytes_mut());
@@ -223,57 +235,61 @@ impl Run<'_> {
         let y = Shared::new(out.get_mut::<f32>(rows * width));
         let len = memory.partials.len() / 4;
         let partials = Shared::new(memory.partials.get_mut::<f32>(len));
-        let queries: &[f32] = memory.queries.get(rows * width);
+        let query_len = if shape.narrow() { query_len(op.head_dim) } else { op.head_dim };
         let scratch: Shared<'_, AttendScratch> = Shared::new(&mut memory.scratch);
         let page_bytes = shape.bytes() * kv.spec().layers * op.kv_heads;
         self.pool.run(plan.tasks.len(), |tile, thread| {
             let task = &plan.tasks[tile];
             let span = &self.batch.spans[task.span];
             let row = span.rows.start + task.positions.start;
-            let at = (task.kv_head * rows + row) * group * op.head_dim;
+            let at = (task.kv_head * rows + row) * group * query_len;
+            let queries = at..at + task.positions.len() * group * query_len;
             let out = match task.partials {
                 None => {
                     let column = task.kv_head * group * op.head_dim;
                     Out::Rows { y, width, row, column }
                 }
                 Some(at) => {
-                    let len = task.pages.end * group * partial_len(op.head_dim);
-                    // SAFETY: tasks of the same query have pages of their own, and touch no other.
+                    let len = task.blocks.end * group * partial_len(op.head_dim);
+                    // SAFETY: tasks of the same query have blocks of their own, and touch no other.
                     Out::Partials(Shared::new(unsafe { partials.part(at..at + len) }))
                 }
             };
-            dispatch(
-                self.isa,
-                Attend {
-                    op,
-                    shape,
-                    cache: kv.bytes(),
-                    pages: PageBlocks {
-                        pages: span.pages,
-                        base: kv.block(0, op.layer, task.kv_head).start,
-                        stride: page_bytes,
-                    },
-                    queries: &queries[at..][..task.positions.len() * group * op.head_dim],
-                    first: span.start + task.positions.start,
-                    positions: task.positions.len(),
-                    range: task.pages.clone(),
-                    // SAFETY: a thread runs one task at a time.
-                    scratch: unsafe { &mut scratch.part(thread..thread + 1)[0] },
-                    out,
+            let look = Look {
+                op,
+                shape,
+                cache: kv.bytes(),
+                pages: PageBlocks {
+                    pages: span.pages,
+                    base: kv.block(0, op.layer, task.kv_head).start,
+                    stride: page_bytes,
                 },
-            );
+                first: span.start + task.positions.start,
+                positions: task.positions.len(),
+            };
+            let range = task.blocks.clone();
+            // SAFETY: a thread runs one task at a time.
+            let scratch = unsafe { &mut scratch.part(thread..thread + 1)[0] };
+            if shape.narrow() {
+                let queries = &memory.queries.get(queries.end)[queries];
+                dispatch(self.isa, AttendNarrow { look, queries, range, scratch, out });
+            } else {
+                let queries = &memory.queries.get(queries.end)[queries];
+                dispatch(self.isa, Attend { look, queries, range, scratch, out });
+            }
         });
         let partials = memory.partials.get::<f32>(len);
         self.pool.run(plan.merges.len(), |index, thread| {
             let merge = &plan.merges[index];
             // SAFETY: every position is merged once.
             let y = unsafe { y.part(merge.row * width..(merge.row + 1) * width) };
-            let range = merge.pages.clone();
+            let (range, narrow) = (merge.blocks.clone(), shape.narrow());
             let len = op.heads * range.end * partial_len(op.head_dim);
             let partials = &partials[merge.partials..][..len];
             // SAFETY: a thread runs one task at a time.
             let scratch = unsafe { &mut scratch.part(thread..thread + 1)[0] };
-            dispatch(self.isa, Merge { partials, group, head_dim: op.head_dim, range, scratch, y });
+            let head_dim = op.head_dim;
+            dispatch(self.isa, Merge { partials, narrow, group, head_dim, range, scratch, y });
         });
         memory.slots[to.slot] = out;
     }
@@ -291,14 +307,14 @@ fn page_tasks(span: &Span<'_>, page_tokens: usize, out: &mut Vec<PageTask>) {
     }
 }
 
-/// Pages that any of some positions of a sequence sees.
-fn pages_seen(
+/// Blocks that any of some positions of a sequence sees.
+fn blocks_seen(
     op: &Attention,
     span: &Span<'_>,
     positions: &Range<usize>,
-    page_tokens: usize,
+    block_tokens: usize,
 ) -> Range<usize> {
     let first = span.start + positions.start;
     let low = op.window.map_or(0, |window| (first + 1).saturating_sub(window));
-    low / page_tokens..(span.start + positions.end).div_ceil(page_tokens)
+    low / block_tokens..(span.start + positions.end).div_ceil(block_tokens)
 }

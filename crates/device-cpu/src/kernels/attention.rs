@@ -1,23 +1,24 @@
 //! Grouped-query causal attention over paged keys and values.
 //!
-//! Every page that a query sees gives a partial result, with the page's own maximum:
+//! Every block of pages that a query sees gives a partial result, with the block's own maximum:
 //!
 //! ```text
 //! m = max score    p = exp(score - m)    l = sum p    o = p V
 //! ```
 //!
-//! and partial results are merged page after page, in order:
+//! and partial results are merged block after block, in order:
 //!
 //! ```text
 //! M' = max(M, m)   a = exp(M - M')   b = exp(m - M')   L' = L a + l b   O' = O a + o b
 //! ```
 //!
-//! So it does not matter which thread computes a page, or how many queries are computed together:
-//! decode spreads the pages of one query over threads and merges at the end, prefill merges as it
-//! goes, and the bits are the same.
+//! So it does not matter which thread computes a block, or how many queries are computed together:
+//! decode spreads the blocks of one query over threads and merges at the end, prefill merges as it
+//! goes, and the bits are the same. All query heads of a KV head are computed together.
 //!
-//! All query heads of a KV head are computed together. For many queries their page is widened to
-//! `f32` once, for few it is widened as it is read; the products are the same.
+//! Caches of IEEE numbers, `f32` and halves, are computed here: in `f32`, a block being one page.
+//! For many queries their page is widened to `f32` once, for few it is widened as it is read; the
+//! products are the same. Caches of fewer bits are computed in [`narrow`].
 
 use crate::buffer::{Aligned, Shared};
 use crate::kernels::tile::{Ahead, Elements, Matrix, Right, multiply};
@@ -26,26 +27,33 @@ use crate::simd::{LANES, Op, Simd, math};
 use std::ops::Range;
 use tangor_device::model::ir::Attention;
 
+pub(crate) mod narrow;
+
 /// Query rows (positions times heads of a group) that one task computes together.
 pub(crate) const QUERIES: usize = 96;
 
 /// Query rows up to which a page is widened as it is read: one tile.
 const DIRECT: usize = 6;
 
-/// Scores of one sequence's rows against its pages, for one KV head.
-#[derive(Debug)]
-pub(crate) struct Attend<'a> {
+/// Positions of one sequence and the keys and values of one KV head that they may see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look<'a> {
     pub(crate) op: &'a Attention,
     pub(crate) shape: BlockShape,
-    /// Blocks of the sequence's pages, in order; see [`BlockShape`].
     pub(crate) cache: &'a [u8],
     /// Where in the cache each page's block of this head starts.
     pub(crate) pages: PageBlocks<'a>,
-    /// Rotated and scaled queries of the task's positions, `(positions, group, head_dim)`.
-    pub(crate) queries: &'a [f32],
-    /// Position of the first of them in the sequence.
+    /// The first position in the sequence.
     pub(crate) first: usize,
     pub(crate) positions: usize,
+}
+
+/// Attention of some positions, over caches of IEEE numbers.
+#[derive(Debug)]
+pub(crate) struct Attend<'a> {
+    pub(crate) look: Look<'a>,
+    /// Rotated and scaled, `(positions, group, head_dim)`.
+    pub(crate) queries: &'a [f32],
     /// Pages to look at, of those that the sequence has.
     pub(crate) range: Range<usize>,
     pub(crate) scratch: &'a mut AttendScratch,
@@ -67,8 +75,8 @@ pub(crate) struct PageBlocks<'a> {
 pub(crate) enum Out<'a> {
     /// Finished: `(rows, width)`, from row `row` and column `column` on.
     Rows { y: Shared<'a, f32>, width: usize, row: usize, column: usize },
-    /// Each page's partial results, `(pages, group, partial_len)`: maximum, sum, and weighted
-    /// values. Only for one position.
+    /// The partial results of each block of pages, `(blocks, group, partial_len)`: maximum, sum,
+    /// and weighted values. Only for one position.
     Partials(Shared<'a, f32>),
 }
 
@@ -84,6 +92,8 @@ pub(crate) struct AttendScratch {
     values: Aligned,
     /// `(QUERIES, padded_tokens)`.
     scores: Aligned,
+    /// Exponentials in bf16, of one tile.
+    weights: Aligned,
     /// `(QUERIES, padded_dim)`.
     partial: Aligned,
     /// `(QUERIES, padded_dim)`.
@@ -98,6 +108,10 @@ impl AttendScratch {
     /// Makes room for a shape and as many query rows.
     pub(crate) fn reserve(&mut self, shape: &BlockShape, rows: usize) {
         let (tokens, dim) = (shape.padded_tokens(), shape.padded_dim());
+        if shape.narrow() {
+            self.reserve_narrow(shape, rows);
+            return;
+        }
         self.keys.reserve(shape.head_dim * tokens * 4);
         self.values.reserve(tokens * dim * 4);
         self.scores.reserve(rows * tokens * 4);
@@ -107,7 +121,7 @@ impl AttendScratch {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.keys, &self.values, &self.scores, &self.partial, &self.total]
+        [&self.keys, &self.values, &self.scores, &self.weights, &self.partial, &self.total]
             .iter()
             .map(|buffer| buffer.len())
             .sum()
@@ -150,41 +164,36 @@ impl Op for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (group, dim) = (self.op.heads / self.op.kv_heads, self.op.head_dim);
-        let rows = self.positions * group;
+        let Look { op, shape, first, positions, .. } = self.look;
+        let (group, dim) = (self.look.group(), op.head_dim);
+        let rows = positions * group;
         assert!(rows <= ROWS && self.queries.len() == rows * dim);
         let mut buffers = std::mem::take(self.scratch);
-        let padded = self.shape.padded_dim();
+        let padded = shape.padded_dim();
         if let Out::Rows { .. } = self.out {
             buffers.total.get_mut::<f32>(rows * padded).fill(0.0);
             buffers.running.max[..rows].fill(f32::NEG_INFINITY);
             buffers.running.sum[..rows].fill(0.0);
         }
         for page in self.range.clone() {
-            let seeing = self.rows_of(page, group);
+            let seeing = self.look.seeing(page * shape.tokens, shape.tokens);
+            let seeing = seeing.start * group..seeing.end * group;
             if seeing.is_empty() {
                 continue;
             }
             // Tokens of the page that the last position sees: all that are needed.
-            let last = self.first + self.positions;
-            let seen = (last - page * self.shape.tokens).min(self.shape.tokens);
-            let block = self.block(page);
-            let distance = self.to_next(page);
+            let seen = (first + positions - page * shape.tokens).min(shape.tokens);
+            let block = self.look.block(page);
+            let distance = self.look.ahead(page, 1);
             let mut page = Page { page, seen, buffers: &mut buffers };
-            let wide = match self.shape.parts(block) {
+            let wide = match shape.parts(block) {
                 Parts::F32(keys, values, _) => Some((keys, values)),
                 Parts::F16(b, values, _) if rows <= DIRECT => {
                     let values = Ahead { b: values, distance };
                     self.page(s, &mut page, Ahead { b, distance }, values);
                     None
                 }
-                Parts::Int8(b, values, _) if rows <= DIRECT => {
-                    let values = Ahead { b: values, distance };
-                    self.page(s, &mut page, Ahead { b, distance }, values);
-                    None
-                }
                 Parts::F16(keys, values, _) => Some(self.widen(s, &mut page, keys, values)),
-                Parts::Int8(keys, values, _) => Some(self.widen(s, &mut page, keys, values)),
             };
             if let Some((keys, values)) = wide {
                 self.page(s, &mut page, keys, values);
@@ -200,58 +209,78 @@ impl Op for Attend<'_> {
                 Out::Partials(out) => put_partials(out, page, group, padded, stats, partial),
             }
         }
-        if let Out::Rows { y, width, row, column } = self.out {
-            let total = buffers.total.get::<f32>(rows * padded);
-            for position in 0..self.positions {
-                let at = (row + position) * width + column;
-                // SAFETY: whoever makes an `Attend` has these rows and heads to itself.
-                let y = unsafe { y.part(at..at + group * dim) };
-                for (head, y) in y.chunks_exact_mut(dim).enumerate() {
-                    let index = position * group + head;
-                    finish(&total[index * padded..][..dim], buffers.running.sum[index], y);
-                }
-            }
-        }
+        put_rows(&self.look, &buffers, self.out);
         *self.scratch = buffers;
     }
 }
 
-impl Attend<'_> {
+/// Writes finished rows.
+#[inline(always)]
+fn put_rows(look: &Look<'_>, buffers: &AttendScratch, out: Out<'_>) {
+    let Out::Rows { y, width, row, column } = out else { return };
+    let (group, dim, padded) = (look.group(), look.op.head_dim, look.shape.padded_dim());
+    let total = buffers.total.get::<f32>(look.positions * group * padded);
+    for position in 0..look.positions {
+        let at = (row + position) * width + column;
+        // SAFETY: whoever attends has these rows and heads to itself.
+        let y = unsafe { y.part(at..at + group * dim) };
+        for (head, y) in y.chunks_exact_mut(dim).enumerate() {
+            let index = position * group + head;
+            finish(&total[index * padded..][..dim], buffers.running.sum[index], y);
+        }
+    }
+}
+
+impl<'a> Look<'a> {
+    /// Query heads per KV head.
+    #[inline(always)]
+    fn group(&self) -> usize {
+        self.op.heads / self.op.kv_heads
+    }
+
     /// A page's keys and values.
     #[inline(always)]
-    fn block(&self, page: usize) -> &[u8] {
+    fn block(&self, page: usize) -> &'a [u8] {
         let at = self.pages.base + self.pages.pages[page] as usize * self.pages.stride;
         &self.cache[at..at + self.shape.bytes()]
     }
 
-    /// Bytes from a page's block to that of the next one, if that is seen.
+    /// Bytes from a page's block to that of the page `count` pages later, or of the last one seen.
     #[inline(always)]
-    fn to_next(&self, page: usize) -> isize {
+    fn ahead(&self, page: usize, count: usize) -> isize {
         let last = (self.first + self.positions - 1) / self.shape.tokens;
-        let next = (page + 1).min(last);
+        let next = (page + count).min(last);
         let at = |page: usize| self.block(page).as_ptr().addr().cast_signed();
         at(next).wrapping_sub(at(page))
     }
 
-    /// Tokens of a page that a position of the task sees.
+    /// Of `count` tokens from `start` on, those that a position sees.
     #[inline(always)]
-    fn visible(&self, page: usize, position: usize) -> Range<usize> {
-        let start = page * self.shape.tokens;
+    fn visible(&self, start: usize, count: usize, position: usize) -> Range<usize> {
         let position = self.first + position;
         let first = self.op.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let low = first.saturating_sub(start).min(self.shape.tokens);
-        let high = (position + 1).saturating_sub(start).min(self.shape.tokens);
+        let low = first.saturating_sub(start).min(count);
+        let high = (position + 1).saturating_sub(start).min(count);
         low..high.max(low)
     }
 
-    /// Query rows that see anything of a page. Positions see later pages than those before them
-    /// do, and lose earlier ones.
+    /// Positions that see any of `count` tokens from `start` on. Positions see later tokens than
+    /// those before them do, and lose earlier ones.
     #[inline(always)]
-    fn rows_of(&self, page: usize, group: usize) -> Range<usize> {
-        let sees = |position: &usize| !self.visible(page, *position).is_empty();
+    fn seeing(&self, start: usize, count: usize) -> Range<usize> {
+        let sees = |position: &usize| !self.visible(start, count, *position).is_empty();
         let first = (0..self.positions).find(sees).unwrap_or(0);
         let last = (0..self.positions).rev().find(sees).map_or(0, |last| last + 1);
-        first * group..last * group
+        first..last
+    }
+}
+
+impl Attend<'_> {
+    /// Tokens of a page that a position of the task sees.
+    #[inline(always)]
+    fn visible(&self, page: usize, position: usize) -> Range<usize> {
+        let tokens = self.look.shape.tokens;
+        self.look.visible(page * tokens, tokens, position)
     }
 
     /// Widens a page into the thread's buffers.
@@ -263,13 +292,13 @@ impl Attend<'_> {
         keys: impl Right<S>,
         values: impl Right<S>,
     ) -> (Elements<f32>, Elements<f32>) {
-        let (tokens, padded) = (self.shape.padded_tokens(), self.shape.padded_dim());
-        let wide_keys = page.buffers.keys.get_mut::<f32>(self.op.head_dim * tokens);
+        let (tokens, padded) = (self.look.shape.padded_tokens(), self.look.shape.padded_dim());
+        let wide_keys = page.buffers.keys.get_mut::<f32>(self.look.op.head_dim * tokens);
         let wide_values = page.buffers.values.get_mut::<f32>(tokens * padded);
         let seen = page.seen.next_multiple_of(LANES);
         // SAFETY: blocks have keys and values of all tokens, and the buffers as many.
         unsafe {
-            for d in 0..self.op.head_dim {
+            for d in 0..self.look.op.head_dim {
                 for t in (0..seen).step_by(LANES) {
                     let at = wide_keys.as_mut_ptr().add(d * tokens + t);
                     s.store(at, keys.load(s, d, t));
@@ -290,7 +319,7 @@ impl Attend<'_> {
     /// Scores, their exponentials, and the values weighted by them.
     #[inline(always)]
     fn page<S: Simd>(&self, s: S, page: &mut Page<'_>, keys: impl Right<S>, values: impl Right<S>) {
-        let (dim, tokens) = (self.op.head_dim, self.shape.padded_tokens());
+        let (dim, tokens) = (self.look.op.head_dim, self.look.shape.padded_tokens());
         let rows = self.queries.len() / dim;
         let scores = page.buffers.scores.get_mut::<f32>(rows * tokens);
         // SAFETY: the matrices are as long as their shapes say.
@@ -304,7 +333,7 @@ impl Attend<'_> {
             );
         }
         self.soften(s, page.page, page.seen, scores, &mut page.buffers.page);
-        let partial = page.buffers.partial.get_mut::<f32>(rows * self.shape.padded_dim());
+        let partial = page.buffers.partial.get_mut::<f32>(rows * self.look.shape.padded_dim());
         self.weigh(s, page.page, scores, values, partial);
     }
 
@@ -318,8 +347,8 @@ impl Attend<'_> {
         scores: &mut [f32],
         stats: &mut Stats,
     ) {
-        let tokens = self.shape.padded_tokens();
-        let group = self.op.heads / self.op.kv_heads;
+        let tokens = self.look.shape.padded_tokens();
+        let group = self.look.op.heads / self.look.op.kv_heads;
         let nothing = s.splat(f32::NEG_INFINITY);
         for (row, scores) in scores.chunks_exact_mut(tokens).enumerate() {
             let visible = self.visible(page, row / group);
@@ -330,7 +359,7 @@ impl Attend<'_> {
                 unsafe {
                     let chunk = scores.as_mut_ptr().add(at);
                     let mut x = s.load(chunk);
-                    if let Some(cap) = self.op.softcap {
+                    if let Some(cap) = self.look.op.softcap {
                         let scaled = s.mul(x, s.splat(1.0 / cap));
                         x = s.mul(s.splat(cap), math::tanh(s, scaled));
                     }
@@ -371,13 +400,13 @@ impl Attend<'_> {
         values: impl Right<S>,
         partial: &mut [f32],
     ) {
-        let (tokens, padded) = (self.shape.padded_tokens(), self.shape.padded_dim());
-        let group = self.op.heads / self.op.kv_heads;
-        let rows = self.positions * group;
+        let (tokens, padded) = (self.look.shape.padded_tokens(), self.look.shape.padded_dim());
+        let group = self.look.op.heads / self.look.op.kv_heads;
+        let rows = self.look.positions * group;
         assert!(scores.len() == rows * tokens && partial.len() == rows * padded);
-        let together = self.visible(page, 0) == self.visible(page, self.positions - 1);
-        let step = if together { self.positions } else { 1 };
-        for position in (0..self.positions).step_by(step) {
+        let together = self.visible(page, 0) == self.visible(page, self.look.positions - 1);
+        let step = if together { self.look.positions } else { 1 };
+        for position in (0..self.look.positions).step_by(step) {
             let visible = self.visible(page, position);
             let row = position * group;
             // SAFETY: the matrices are as long as asserted, and `visible` lies within the page.
@@ -445,7 +474,8 @@ fn merge<S: Simd>(
         unsafe {
             let of_page = (stat(s, &page.max, first), stat(s, &page.sum, first));
             let (max, sum) = (&mut running.max[first..], &mut running.sum[first..]);
-            let factors = merge_stats(s, count, max.as_mut_ptr(), sum.as_mut_ptr(), of_page);
+            let (max, sum) = (max.as_mut_ptr(), sum.as_mut_ptr());
+            let factors = merge_stats(s, false, count, max, sum, of_page);
             for row in 0..count {
                 let at = (first + row) * padded;
                 let (total, partial) = (total.as_mut_ptr().add(at), partial.as_ptr().add(at));
@@ -456,13 +486,14 @@ fn merge<S: Simd>(
 }
 
 /// Merges the maxima and sums of up to 16 rows of a page into the running ones; gives what those
-/// and the page are to be multiplied by.
+/// and the page are to be multiplied by. `narrow`: maxima are logarithms to base 2.
 ///
 /// # Safety
 /// 16 elements are at `max` and at `sum`.
 #[inline(always)]
 unsafe fn merge_stats<S: Simd>(
     s: S,
+    narrow: bool,
     count: usize,
     max: *mut f32,
     sum: *mut f32,
@@ -473,8 +504,12 @@ unsafe fn merge_stats<S: Simd>(
     unsafe {
         let (was, keep) = (s.load(max), s.load(sum));
         let most = s.max(page_max, was);
-        let a = math::exp(s, s.sub(was, most));
-        let b = math::exp(s, s.sub(page_max, most));
+        let (a, b) = (s.sub(was, most), s.sub(page_max, most));
+        let (a, b) = if narrow {
+            (math::exp2(s, a), math::exp2(s, b))
+        } else {
+            (math::exp(s, a), math::exp(s, b))
+        };
         s.store(max, s.first(count, most, was));
         s.store(sum, s.first(count, s.fma(page_sum, b, s.mul(keep, a)), keep));
         s.store(old.as_mut_ptr(), a);
@@ -535,16 +570,18 @@ fn put_partials(
     }
 }
 
-/// Merges the partial results of one query row's pages, in order: up to 16 heads together, one in
-/// every lane.
+/// Merges the partial results of one query row's blocks of pages, in order: up to 16 heads
+/// together, one in every lane.
 #[derive(Debug)]
 pub(crate) struct Merge<'a> {
-    /// `(kv_heads, pages, group, partial_len)`.
+    /// `(kv_heads, blocks, group, partial_len)`.
     pub(crate) partials: &'a [f32],
+    /// Whether they come from [`narrow`].
+    pub(crate) narrow: bool,
     /// Query heads per KV head.
     pub(crate) group: usize,
     pub(crate) head_dim: usize,
-    /// Pages that the query sees, up to the last one of `pages`.
+    /// Blocks that the query sees, up to the last one.
     pub(crate) range: Range<usize>,
     pub(crate) scratch: &'a mut AttendScratch,
     /// `(kv_heads * group, head_dim)`.
@@ -580,7 +617,7 @@ impl Op for Merge<'_> {
                 unsafe {
                     let of_page = (s.load(page_max.as_ptr()), s.load(page_sum.as_ptr()));
                     let (max, sum) = (max.as_mut_ptr(), sum.as_mut_ptr());
-                    let factors = merge_stats(s, count, max, sum, of_page);
+                    let factors = merge_stats(s, self.narrow, count, max, sum, of_page);
                     for (lane, total) in total.chunks_exact_mut(padded).enumerate() {
                         let partial = self.partials.as_ptr().add(partial(first + lane) + LANES);
                         let factors = (factors.0[lane], factors.1[lane]);

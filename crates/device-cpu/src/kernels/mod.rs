@@ -5,6 +5,7 @@
 pub(crate) mod attention;
 pub(crate) mod linear_f32;
 pub(crate) mod linear_int8;
+pub(crate) mod pairs;
 pub(crate) mod quantise;
 pub(crate) mod rope;
 pub(crate) mod rows;

@@ -270,12 +270,6 @@ fn round_wide<S: Simd>(
     sums
 }
 
-/// Rounds 32 elements that are a group; gives its scale and the sums of its halves.
-#[inline(always)]
-pub(crate) fn round<S: Simd>(s: S, x: &[f32; GROUP], codes: &mut [i8]) -> (f32, [i32; 2]) {
-    round_to(s, x, greatest(s, x), codes)
-}
-
 /// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and
 /// the sums of the halves.
 #[inline(always)]

@@ -2,12 +2,14 @@
 //! k and v into the cache.
 //!
 //! ```text
-//! q' = scale * rotate(q)    (kv_heads, rows, group, head_dim): as attention reads it
+//! q' = scale * rotate(q)          (kv_heads, rows, group, head_dim): as attention reads it
+//! q' = sign(scale) * rotate(q)    (kv_heads, rows, group, query_len), in bf16, if it reads that
 //! ```
 
 use crate::buffer::Shared;
+use crate::kernels::attention::narrow::query_len;
 use crate::kv::BlockShape;
-use crate::simd::{Op, Simd};
+use crate::simd::{LANES, Op, Simd};
 use std::ops::Range;
 use tangor_device::model::ir::Attention;
 
@@ -32,6 +34,13 @@ pub(crate) struct Angles<'a> {
     pub(crate) interleaved: bool,
 }
 
+/// Where queries go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Queries<'a> {
+    F32(Shared<'a, f32>),
+    Bf16(Shared<'a, u16>),
+}
+
 /// The rows of one sequence that go into one page, and one KV head.
 #[derive(Debug)]
 pub(crate) struct Rotate<'a> {
@@ -42,8 +51,8 @@ pub(crate) struct Rotate<'a> {
     pub(crate) rows: Range<usize>,
     /// Rows of the batch.
     pub(crate) all_rows: usize,
-    /// `(kv_heads, rows, group, head_dim)`; nobody else writes these rows and heads.
-    pub(crate) queries: Shared<'a, f32>,
+    /// Nobody else writes these rows and heads.
+    pub(crate) queries: Queries<'a>,
     pub(crate) shape: BlockShape,
     /// The page's block; nobody else touches it.
     pub(crate) block: &'a mut [u8],
@@ -61,19 +70,15 @@ impl Op for Rotate<'_> {
     fn run<S: Simd>(self, s: S) {
         let (group, dim) = (self.op.heads / self.op.kv_heads, self.op.head_dim);
         assert!(dim <= MAX_HEAD);
-        let mut key = [0.0; MAX_HEAD];
+        // Zeros follow a head up to a whole vector.
+        let (mut key, mut query) = ([0.0; MAX_HEAD], [0.0; MAX_HEAD]);
         for (index, row) in self.rows.clone().enumerate() {
             let [q, k, v] = self.from.strides.map(|stride| stride * row);
             let angles = &self.angles.table[row * self.angles.dim..][..self.angles.dim];
-            let at = (self.kv_head * self.all_rows + row) * group * dim;
-            // SAFETY: whoever makes a `Rotate` has these rows and heads to itself.
-            let queries = unsafe { self.queries.part(at..at + group * dim) };
             let heads = self.from.q[q + self.kv_head * group * dim..].chunks_exact(dim);
-            for (out, head) in queries.chunks_exact_mut(dim).zip(heads) {
-                self.rotate(angles, head, out);
-                for x in out {
-                    *x *= self.op.scale;
-                }
+            let at = (self.kv_head * self.all_rows + row) * group;
+            for (head, x) in heads.take(group).enumerate() {
+                self.query(s, at + head, angles, x, &mut query);
             }
             let at = self.kv_head * dim;
             let key = &mut key[..dim];
@@ -85,6 +90,44 @@ impl Op for Rotate<'_> {
 }
 
 impl Rotate<'_> {
+    /// Rotates and puts one head of a query, the `index`th.
+    #[inline(always)]
+    fn query<S: Simd>(
+        &self,
+        s: S,
+        index: usize,
+        angles: &[f32],
+        x: &[f32],
+        rotated: &mut [f32; MAX_HEAD],
+    ) {
+        let dim = x.len();
+        match self.queries {
+            Queries::F32(queries) => {
+                // SAFETY: whoever makes a `Rotate` has these rows and heads to itself.
+                let out = unsafe { queries.part(index * dim..(index + 1) * dim) };
+                self.rotate(angles, x, out);
+                for x in out {
+                    *x *= self.op.scale;
+                }
+            }
+            Queries::Bf16(queries) => {
+                let len = query_len(dim);
+                self.rotate(angles, x, &mut rotated[..dim]);
+                if self.op.scale < 0.0 {
+                    rotated[..dim].iter_mut().for_each(|x| *x = -*x);
+                }
+                // SAFETY: as above.
+                let out = unsafe { queries.part(index * len..(index + 1) * len) };
+                for (out, x) in out.chunks_mut(LANES).zip(rotated.chunks_exact(LANES)) {
+                    let mut halves = [0; LANES];
+                    // SAFETY: both have 16 elements.
+                    unsafe { s.store_bf16(halves.as_mut_ptr(), s.load(x.as_ptr())) };
+                    out.copy_from_slice(&halves[..out.len()]);
+                }
+            }
+        }
+    }
+
     /// `x` rotated, if the operation asks for it.
     #[inline(always)]
     fn rotate(&self, angles: &[f32], x: &[f32], out: &mut [f32]) {

@@ -3,18 +3,19 @@
 
 use crate::buffer::Shared;
 use crate::isa::Isa;
+use crate::kernels::attention::narrow::{AttendNarrow, block_pages, query_len};
 use crate::kernels::attention::{
-    Attend, AttendScratch, Merge, Out, PageBlocks, QUERIES, partial_len,
+    Attend, AttendScratch, Look, Merge, Out, PageBlocks, QUERIES, partial_len,
 };
 use crate::kernels::linear_f32::LinearF32;
 use crate::kernels::linear_int8::{BLOCK, HALF, Linear8, Row8};
 use crate::kernels::quantise::{Quantise, Rows8};
-use crate::kernels::rope::{Angles, Projected, Rotate};
+use crate::kernels::rope::{Angles, Projected, Queries, Rotate};
 use crate::kernels::rows::{RowOp, RowTask};
 use crate::kv::BlockShape;
 use crate::pack::{PANEL, Packed};
 use crate::pool::Pool;
-use crate::simd::dispatch;
+use crate::simd::{LANES, Op, Simd, dispatch};
 use tangor_device::KvType;
 use tangor_device::model::ir::{Activation, Attention};
 use tangor_device::rounding::{GROUP, group_of};
@@ -274,7 +275,10 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
     let cache: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
     let (q, k, v) = (values(rows * group * dim, 1), values(rows * dim, 2), values(rows * dim, 3));
     let table = values(rows * dim, 4);
-    let mut queries = Guarded::new(rows * group * dim);
+    let narrow = shape.narrow();
+    // Two bf16 in the place of one `f32`.
+    let query_len = if narrow { query_len(dim) / 2 } else { dim };
+    let mut queries = Guarded::new(rows * group * query_len);
     for (page, block) in cache.chunks_exact_mut(shape.bytes()).enumerate() {
         dispatch(
             isa,
@@ -289,7 +293,11 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
                 kv_head: 0,
                 rows: page * tokens..((page + 1) * tokens).min(rows),
                 all_rows: rows,
-                queries: Shared::new(queries.slice()),
+                queries: if narrow {
+                    Queries::Bf16(Shared::new(bytemuck::cast_slice_mut(queries.slice())))
+                } else {
+                    Queries::F32(Shared::new(queries.slice()))
+                },
                 shape,
                 block,
                 token: 0,
@@ -301,23 +309,18 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
     let mut scratch = AttendScratch::default();
     scratch.reserve(&shape, QUERIES.max(group));
     let mut out = Guarded::new(rows * group * dim);
+    let range = 0..pages.len().div_ceil(block_pages(&shape));
     let mut attend = |first: usize, positions: usize, out: Out<'_>| {
-        let at = first * group * dim;
-        dispatch(
-            isa,
-            Attend {
-                op,
-                shape,
-                cache,
-                pages: blocks,
-                queries: &queries.slice()[at..at + positions * group * dim],
-                first,
-                positions,
-                range: 0..pages.len(),
-                scratch: &mut scratch,
-                out,
-            },
-        );
+        let at = first * group * query_len;
+        let queries = &queries.slice()[at..at + positions * group * query_len];
+        let look = Look { op, shape, cache, pages: blocks, first, positions };
+        let (range, scratch) = (range.clone(), &mut scratch);
+        if narrow {
+            let queries = bytemuck::cast_slice(queries);
+            dispatch(isa, AttendNarrow { look, queries, range, scratch, out });
+        } else {
+            dispatch(isa, Attend { look, queries, range, scratch, out });
+        }
     };
     let y = Shared::new(out.slice());
     let width = group * dim;
@@ -325,25 +328,92 @@ fn attention(isa: Isa, op: &Attention, dtype: KvType, tokens: usize, rows: usize
         let positions = (rows - first).min(QUERIES / group);
         attend(first, positions, Out::Rows { y, width, row: first, column: 0 });
     }
-    // The last position again, page by page: the same bits.
-    let mut partials = vec![f32::NAN; pages.len() * group * partial_len(dim)];
+    // The last position again, block by block: the same bits.
+    let mut partials = vec![f32::NAN; range.len() * group * partial_len(dim)];
     attend(rows - 1, 1, Out::Partials(Shared::new(&mut partials)));
     let mut last = Guarded::new(width);
     let first = op.window.map_or(0, |window| rows.saturating_sub(window)) / tokens;
-    let range = first..pages.len();
+    let range = first / block_pages(&shape)..range.end;
     let (y, partials, scratch) = (last.slice(), &partials, &mut scratch);
-    dispatch(isa, Merge { partials, group, head_dim: dim, range, scratch, y });
+    dispatch(isa, Merge { partials, narrow, group, head_dim: dim, range, scratch, y });
     bits.extend(out.bits());
     assert_eq!(bits[bits.len() - width..], last.bits(), "{dtype:?}, {rows} rows, {isa}");
     bits
 }
 
+/// Rounds to pairs, multiplies and adds them, and rounds the sums: everything about bf16. With
+/// `PAIRS` by the processor's own instructions, if it has them.
+struct Bf16Steps<'a, const PAIRS: bool> {
+    /// `(count, 5, 16)`: a sum to begin with, and the elements of two vectors of pairs.
+    x: &'a [f32],
+}
+
+impl<const P: bool> Op for Bf16Steps<'_, P> {
+    type Output = Vec<u32>;
+    const PAIRS: bool = P;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let mut out = Vec::new();
+        let (mut sums, mut halves, mut pairs) = ([0.0; LANES], [0_u16; LANES], [0_u16; 2 * LANES]);
+        for x in self.x.chunks_exact(5 * LANES) {
+            // SAFETY: five vectors are at `x`, and the arrays have what is written.
+            unsafe {
+                let [acc, a, b, c, d] = [0, 1, 2, 3, 4].map(|at| x.as_ptr().add(at * LANES));
+                let (a, b) = (s.pairs(s.load(a), s.load(b)), s.pairs(s.load(c), s.load(d)));
+                s.store_pairs(pairs.as_mut_ptr(), a);
+                let a = s.load_pairs(pairs.as_ptr());
+                let y = s.dot_pairs(s.load(acc), a, b);
+                let y = s.dot_pairs(y, s.splat_pair(pairs.as_ptr().add(6)), b);
+                s.store(sums.as_mut_ptr(), y);
+                s.store_bf16(halves.as_mut_ptr(), y);
+            }
+            // One NaN is as good as another.
+            let whole = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+            let half = |x: &u16| if x & 0x7fff > 0x7f80 { u32::MAX } else { u32::from(*x) };
+            out.extend(sums.iter().map(whole));
+            out.extend(halves.iter().chain(&pairs).map(half));
+        }
+        out
+    }
+}
+
+#[test]
+fn bf16_is_rounded_multiplied_and_added_in_one_order() {
+    let mut x = values(5 * LANES * 400, 6);
+    for (i, x) in x.iter_mut().enumerate() {
+        // Near and far from each other, and now and then nothing that can be rounded.
+        *x *= 2.0_f32.powi(i32::try_from(i * 31 % 61).unwrap() - 30);
+        match i % 1009 {
+            1 => *x = f32::NAN,
+            2 => *x = f32::INFINITY,
+            3 => *x = -1e-39,
+            4 => *x = 8.9e-16,
+            5 => *x = f32::MAX,
+            _ => {}
+        }
+    }
+    same_on_all("bf16", |isa| dispatch(isa, Bf16Steps::<false> { x: &x }));
+    let want = dispatch(Isa::Portable, Bf16Steps::<false> { x: &x });
+    same_on_all("pairs of bf16", |isa| {
+        let got = dispatch(isa, Bf16Steps::<true> { x: &x });
+        assert!(got == want, "its own instructions on {isa}");
+        got
+    });
+}
+
 #[test]
 fn attention_is_the_same_and_stays_in_its_rows() {
-    for (heads, head_dim, tokens, rows) in
-        [(1, 16, 16, 1), (3, 64, 64, 100), (2, 24, 20, 61), (9, 40, 5, 33), (1, 128, 32, 64)]
-    {
-        for dtype in [KvType::F32, KvType::F16, KvType::Int8] {
+    for (heads, head_dim, tokens, rows) in [
+        (1, 16, 16, 1),
+        (3, 64, 64, 100),
+        (2, 24, 20, 61),
+        (9, 40, 5, 33),
+        (1, 128, 32, 64),
+        (4, 15, 3, 200),
+        (1, 64, 32, 300),
+    ] {
+        for dtype in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8] {
             for window in [None, Some(17)] {
                 let op = Attention {
                     layer: 0,

@@ -48,11 +48,58 @@ unsafe fn sum8(a: __m256) -> f32 {
     }
 }
 
+/// The nearest bf16, ties to even, zero below the smallest one that is kept.
+#[inline(always)]
+unsafe fn nearest(a: __m256) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let bits = _mm256_castps_si256(a);
+        let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last);
+        let up = _mm256_castsi256_ps(up);
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a);
+        let up = _mm256_blendv_ps(up, _mm256_set1_ps(f32::NAN), nan);
+        let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+        let smallest = _mm256_set1_ps(tangor_device::rounding::SMALLEST_BF16);
+        let kept = _mm256_cmp_ps::<_CMP_NLT_UQ>(size, smallest);
+        odd(_mm256_castps_si256(_mm256_and_ps(up, kept)))
+    }
+}
+
+/// The upper halves of all lanes.
+#[inline(always)]
+unsafe fn odd(a: __m256i) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let mask = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+        _mm256_castsi256_ps(_mm256_and_si256(a, mask))
+    }
+}
+
+/// Even elements in the lower halves and odd ones in the upper ones.
+#[inline(always)]
+unsafe fn paired(even: __m256, odd: __m256) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let even = _mm256_srli_epi32::<16>(_mm256_castps_si256(even));
+        _mm256_or_si256(even, _mm256_castps_si256(odd))
+    }
+}
+
+/// The lower halves of all lanes.
+#[inline(always)]
+unsafe fn even(a: __m256i) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)) }
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 impl Simd for Avx2 {
     type F32 = F;
     type I32 = I;
     type Codes = I;
+    /// The even elements and the odd ones.
+    type Pairs = [F; 2];
     type Acc4 = I;
     type Acc8 = [I; 2];
     const WIDE: bool = false;
@@ -253,6 +300,51 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
             ]
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, a: F) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(nearest(a[0])));
+            let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(nearest(a[1])));
+            // Words pack within 128-bit halves: put the four quarters back in order.
+            let words = _mm256_packus_epi32(low, high);
+            _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(words));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u16) -> [F; 2] {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            let low = _mm256_loadu_si256(p.cast());
+            let high = _mm256_loadu_si256(p.add(16).cast());
+            [[even(low), even(high)], [odd(low), odd(high)]]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u16, a: [F; 2]) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), paired(a[0][0], a[1][0]));
+            _mm256_storeu_si256(p.add(16).cast(), paired(a[0][1], a[1][1]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u16) -> [F; 2] {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            let both = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+            [[even(both); 2], [odd(both); 2]]
+        }
+    }
+    #[inline(always)]
+    fn pairs(self, even: F, odd: F) -> [F; 2] {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { [[nearest(even[0]), nearest(even[1])], [nearest(odd[0]), nearest(odd[1])]] }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, acc: F, a: [F; 2], b: [F; 2]) -> F {
+        self.fma(a[0], b[0], self.fma(a[1], b[1], acc))
     }
     #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> F {

@@ -1,13 +1,16 @@
-//! AVX-512 with VNNI: a vector is one register.
+//! AVX-512 with VNNI, and with BF16 or without: a vector is one register.
 
 use super::{Op, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
+/// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI, and BF16 if that is said.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub(crate) struct With<const BF16: bool>(());
 
-impl Avx512 {
+pub(crate) type Avx512 = With<false>;
+pub(crate) type Avx512Bf16 = With<true>;
+
+impl<const BF16: bool> With<BF16> {
     /// The proof, if it does.
     #[inline]
     pub(crate) fn detect() -> Option<Self> {
@@ -18,7 +21,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
         all.then_some(Self(()))
     }
 }
@@ -27,6 +31,53 @@ impl Avx512 {
 fn enabled<O: Op>(simd: Avx512, op: O) -> O::Output {
     op.run(simd)
 }
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn enabled_bf16<O: Op>(simd: Avx512Bf16, op: O) -> O::Output {
+    op.run(simd)
+}
+
+/// The smallest magnitude that [`round_bf16`](tangor_device::rounding::round_bf16) keeps.
+const SMALLEST: f32 = tangor_device::rounding::SMALLEST_BF16;
+
+/// Lanes that are not flushed to zero.
+#[inline(always)]
+unsafe fn kept(a: __m512) -> __mmask16 {
+    // SAFETY: the caller has AVX-512.
+    unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(a), _mm512_set1_ps(SMALLEST)) }
+}
+
+/// The nearest bf16, ties to even, in the upper halves; the lower ones are anything.
+#[inline(always)]
+unsafe fn nearest(a: __m512) -> __m512i {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let bits = _mm512_castps_si512(a);
+        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+        let up = _mm512_mask_blend_epi32(nan, up, _mm512_set1_epi32(0x7fc0_0000));
+        _mm512_maskz_mov_epi32(kept(a), up)
+    }
+}
+
+/// The upper halves of all lanes.
+#[inline(always)]
+unsafe fn upper(a: __m512i) -> __m512i {
+    // SAFETY: the caller has AVX-512.
+    unsafe { _mm512_and_si512(a, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())) }
+}
+
+/// Where the elements of pairs are, if the even ones all come first.
+const INTERLEAVED: [u16; 32] = {
+    let mut at = [0; 32];
+    let mut lane = 0;
+    while lane < 16 {
+        (at[2 * lane as usize], at[2 * lane as usize + 1]) = (lane, 16 + lane);
+        lane += 1;
+    }
+    at
+};
 
 /// Halves, quarters, eighths.
 #[inline(always)]
@@ -40,10 +91,11 @@ unsafe fn sum8(a: __m256) -> f32 {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for With<BF16> {
     type F32 = __m512;
     type I32 = __m512i;
     type Codes = __m512i;
+    type Pairs = __m512i;
     type Acc4 = __m512i;
     type Acc8 = __m512i;
     const WIDE: bool = true;
@@ -53,7 +105,7 @@ impl Simd for Avx512 {
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { enabled(self, op) }
+        unsafe { if BF16 { enabled_bf16(With(()), op) } else { enabled(With(()), op) } }
     }
 
     #[inline(always)]
@@ -206,6 +258,62 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, a: __m512) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            let halves = if BF16 {
+                std::mem::transmute::<__m256bh, __m256i>(_mm512_maskz_cvtneps_pbh(kept(a), a))
+            } else {
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(nearest(a)))
+            };
+            _mm256_storeu_si256(p.cast(), halves);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u16) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u16, a: __m512i) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_storeu_si512(p.cast(), a) }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u16) -> __m512i {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn pairs(self, even: __m512, odd: __m512) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            if BF16 {
+                let kept = u32::from(kept(even)) | u32::from(kept(odd)) << 16;
+                let halves = _mm512_maskz_cvtne2ps_pbh(kept, odd, even);
+                let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
+                _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVED.as_ptr().cast()), halves)
+            } else {
+                _mm512_or_si512(upper(nearest(odd)), _mm512_srli_epi32::<16>(nearest(even)))
+            }
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            if BF16 {
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                let b = std::mem::transmute::<__m512i, __m512bh>(b);
+                return _mm512_dpbf16_ps(acc, a, b);
+            }
+            let (odd_a, odd_b) = (_mm512_castsi512_ps(upper(a)), _mm512_castsi512_ps(upper(b)));
+            let (a, b) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+            let acc = _mm512_fmadd_ps(odd_a, odd_b, acc);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), acc)
         }
     }
     #[inline(always)]

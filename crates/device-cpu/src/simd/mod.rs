@@ -18,7 +18,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Avx512;
+pub(crate) use avx512::{Avx512, Avx512Bf16};
 pub(crate) use portable::Portable;
 
 use crate::isa::Isa;
@@ -37,6 +37,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I32: Copy;
     /// 64 `u8`.
     type Codes: Copy;
+    /// Sixteen pairs of bf16: two consecutive elements of each of sixteen outputs.
+    type Pairs: Copy;
     /// Sixteen sums of at most 8 dot products of codes below 16.
     type Acc4: Copy;
     /// Sixteen sums of at most 8 dot products of codes below 256.
@@ -101,6 +103,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 upper halves of `f32` can be read from `p`.
     unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
     /// # Safety
+    /// 16 `bf16` can be written to `p`; they are rounded as
+    /// [`round_bf16`](tangor_device::rounding::round_bf16) does.
+    unsafe fn store_bf16(self, p: *mut u16, a: Self::F32);
+    /// # Safety
     /// 16 `i8` can be read from `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::F32;
     /// # Safety
@@ -112,6 +118,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 `i8` can be written to `p`; the lanes fit.
     unsafe fn store_i8(self, p: *mut i8, a: Self::I32);
+
+    /// # Safety
+    /// 32 bf16 can be read from `p`.
+    unsafe fn load_pairs(self, p: *const u16) -> Self::Pairs;
+    /// # Safety
+    /// 32 bf16 can be written to `p`.
+    unsafe fn store_pairs(self, p: *mut u16, a: Self::Pairs);
+    /// One pair for all lanes.
+    ///
+    /// # Safety
+    /// 2 bf16 can be read from `p`.
+    unsafe fn splat_pair(self, p: *const u16) -> Self::Pairs;
+    /// Pairs of an even and an odd element, rounded as
+    /// [`round_bf16`](tangor_device::rounding::round_bf16) does.
+    fn pairs(self, even: Self::F32, odd: Self::F32) -> Self::Pairs;
+    /// Adds the products of the odd elements and then those of the even ones, each rounded once:
+    /// `fma(a.even, b.even, fma(a.odd, b.odd, acc))`. Elements are zero or at least 2^-50, so
+    /// that whether tiny results are flushed to zero cannot matter.
+    fn dot_pairs(self, acc: Self::F32, a: Self::Pairs, b: Self::Pairs) -> Self::F32;
 
     /// Asks for the cache line at `p`, which need not exist.
     fn prefetch(self, p: *const u8);
@@ -154,6 +179,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 pub(crate) trait Op {
     /// What it gives.
     type Output;
+    /// Whether it multiplies pairs of bf16: processors that have instructions for those use them.
+    const PAIRS: bool = false;
     /// Does it.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -190,6 +217,11 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => {
+            if O::PAIRS
+                && let Some(simd) = Avx512Bf16::detect()
+            {
+                return simd.run(op);
+            }
             if let Some(simd) = Avx512::detect() {
                 return simd.run(op);
             }

@@ -3,6 +3,7 @@
 use super::{LANES, Op, Simd};
 use half::{bf16, f16};
 use std::array::from_fn;
+use tangor_device::rounding::round_bf16;
 
 /// Plain Rust.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ impl Simd for Portable {
     type F32 = F;
     type I32 = I;
     type Codes = [u8; 64];
+    /// The even elements and the odd ones.
+    type Pairs = [F; 2];
     type Acc4 = I;
     type Acc8 = I;
     const WIDE: bool = false;
@@ -167,6 +170,39 @@ impl Simd for Portable {
         // SAFETY: the caller has 16 elements at `p`.
         let bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
         bits.map(|x| bf16::from_bits(x).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, a: F) {
+        let halves = a.map(|x| bf16::from_f32(round_bf16(x)).to_bits());
+        // SAFETY: the caller has room for 16 elements at `p`.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(halves) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u16) -> [F; 2] {
+        // SAFETY: the caller has 32 elements at `p`.
+        let pairs = unsafe { p.cast::<[[u16; 2]; LANES]>().read_unaligned() };
+        [0, 1].map(|half| pairs.map(|pair| bf16::from_bits(pair[half]).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u16, a: [F; 2]) {
+        let half = |x: f32| bf16::from_f32(x).to_bits();
+        let pairs: [[u16; 2]; LANES] = from_fn(|i| [half(a[0][i]), half(a[1][i])]);
+        // SAFETY: the caller has room for 32 elements at `p`.
+        unsafe { p.cast::<[[u16; 2]; LANES]>().write_unaligned(pairs) }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u16) -> [F; 2] {
+        // SAFETY: the caller has 2 elements at `p`.
+        let pair = unsafe { p.cast::<[u16; 2]>().read_unaligned() };
+        pair.map(|x| [bf16::from_bits(x).to_f32(); LANES])
+    }
+    #[inline(always)]
+    fn pairs(self, even: F, odd: F) -> [F; 2] {
+        [even.map(round_bf16), odd.map(round_bf16)]
+    }
+    #[inline(always)]
+    fn dot_pairs(self, acc: F, a: [F; 2], b: [F; 2]) -> F {
+        self.fma(a[0], b[0], self.fma(a[1], b[1], acc))
     }
     #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> F {

@@ -71,15 +71,16 @@ impl Session {
     }
 }
 
-fn kinds() -> [(ModelKind, Activations, KvType); 5] {
+fn kinds() -> [(ModelKind, Activations, KvType); 6] {
     let w4 = |group, zeros, scales| Form::Grouped { bits: 4, group, scales, zeros };
     let kind = |form, window, softcap, fused| ModelKind { form, window, softcap, fused };
     let (int8, exact) = (Activations::Int8, Activations::F32);
     [
-        (kind(w4(32, Kind::Float, DType::F16), None, None, true), int8, KvType::F16),
+        (kind(w4(32, Kind::Float, DType::F16), None, None, true), int8, KvType::Bf16),
         (kind(w4(128, Kind::Packed, DType::F32), Some(23), None, false), int8, KvType::Int8),
         (kind(w4(16, Kind::Middle, DType::F16), None, Some(30.0), true), exact, KvType::F32),
         (kind(Form::Dense(DType::Bf16), None, None, false), int8, KvType::F16),
+        (kind(w4(64, Kind::Packed, DType::F16), Some(21), Some(25.0), false), int8, KvType::Bf16),
         (
             kind(
                 Form::Grouped { bits: 8, group: 32, scales: DType::F16, zeros: Kind::Middle },

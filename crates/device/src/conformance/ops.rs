@@ -20,6 +20,8 @@ mod tolerance {
     pub(super) const GATED: f64 = 2e-6;
     pub(super) const ATTENTION: f64 = 1e-5;
     pub(super) const ATTENTION_F16: f64 = 1e-3;
+    /// The exponentials of scores are rounded to bf16, too.
+    pub(super) const ATTENTION_BF16: f64 = 2e-2;
     pub(super) const ATTENTION_INT8: f64 = 2e-2;
 }
 
@@ -161,6 +163,7 @@ pub(super) fn check(device: &dyn Device) -> Vec<Line> {
     for (what, kv, allowed) in [
         ("attention f32", KvType::F32, tolerance::ATTENTION),
         ("attention f16", KvType::F16, tolerance::ATTENTION_F16),
+        ("attention bf16", KvType::Bf16, tolerance::ATTENTION_BF16),
         ("attention int8", KvType::Int8, tolerance::ATTENTION_INT8),
     ] {
         let mut checker = Checker::new(what, allowed);

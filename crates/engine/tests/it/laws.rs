@@ -21,6 +21,7 @@ fn cases() -> Vec<Case> {
         for (name, options) in [
             ("exact", exact()),
             ("int8, f16 cache", rounded(KvType::F16)),
+            ("int8, bf16 cache", rounded(KvType::Bf16)),
             ("int8, int8 cache", rounded(KvType::Int8)),
         ] {
             cases.push((format!("cpu {arch} {name}"), cpu(), graph.clone(), options));

@@ -144,15 +144,15 @@ fn several_models_live_side_by_side() {
 
 #[test]
 fn the_plan_and_the_devices_agree_on_the_size_of_the_cache() {
-    for kv in [KvType::F32, KvType::F16, KvType::Int8] {
+    for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8] {
         let model = load(&llama(), &oracle(), &rounded(kv));
         assert_eq!(model.memory().kv, model.plan().kv.bytes, "{kv:?}");
         // 4 sequences of 128 tokens, 2 layers of 2 x 2 heads of 16 elements.
         let elements = 4 * 128 * 2 * 2 * 2 * 16;
         let expected = match kv {
             KvType::F32 => elements * 4,
-            KvType::F16 => elements * 2,
-            KvType::Int8 => elements + elements / 32 * 4,
+            KvType::F16 | KvType::Bf16 => elements * 2,
+            KvType::Int8 => elements + elements / 32 * 2 + elements / 64 * 2,
         };
         assert_eq!(model.memory().kv, expected, "{kv:?}");
     }

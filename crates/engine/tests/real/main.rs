@@ -138,7 +138,7 @@ fn the_default_mode_gives_equal_bits_however_it_is_run() {
         .take(4)
         .map(|prompt| Request { max_tokens: Some(8), logprobs: Some(8), ..request(prompt) })
         .collect();
-    for kv in [KvType::F16, KvType::Int8] {
+    for kv in [KvType::F16, KvType::Bf16, KvType::Int8] {
         let options = LoadOptions { kv: Some(kv), ..LoadOptions::default() };
         let single = load(LoadOptions { max_sequences: 1, prefix_cache: false, ..options.clone() });
         let ask = |model: &Model, request: &Request| {

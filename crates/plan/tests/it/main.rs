@@ -170,7 +170,7 @@ fn the_cache_is_as_large_as_asked_and_never_larger_than_fits() {
     let plain = kv(asked.clone()).unwrap();
     assert_eq!((plain.context, plain.pages, plain.page_bytes), (2048, 256, page));
     let small = kv(PlanOptions { kv: KvType::Int8, ..asked.clone() }).unwrap();
-    assert_eq!(small.page_bytes, page / 2 + page / 2 / 32 * 4);
+    assert_eq!(small.page_bytes, page / 2 + page / 2 / 16 + page / 2 / 32);
     let bounded = kv(PlanOptions { kv_bytes: Some(100 * page + 5), ..asked.clone() }).unwrap();
     assert_eq!((bounded.context, bounded.pages), (2048, 100));
     let error = kv(PlanOptions { kv_bytes: Some(63 * page), ..asked.clone() }).unwrap_err();
