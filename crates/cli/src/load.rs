@@ -5,6 +5,7 @@ use crate::args::{
     SpeculateChoice, SpeculationOptions,
 };
 use crate::error::{Failure, Outcome};
+use crate::packed::Packed;
 use crate::progress::Progress;
 use crate::prompt::Turn;
 use crate::{interrupt, sampling, terminal};
@@ -161,7 +162,7 @@ pub(crate) fn speculative(
 ) -> Outcome<Loaded> {
     let (_, checkpoint) = open(model, global)?;
     let drafts = Drafts::open(speculation, Speculate::Auto, global)?;
-    load(model, &checkpoint, (options, &drafts), 1)
+    load(model, &checkpoint, (options, &drafts), 1, global)
 }
 
 /// What proposes tokens.
@@ -187,11 +188,17 @@ fn load(
     checkpoint: &Checkpoint,
     (options, drafts): (&ModelOptions, &Drafts),
     sequences: usize,
+    global: &Global,
 ) -> Outcome<Loaded> {
-    let devices = devices(options)?;
     let begin = Instant::now();
+    let devices = devices(options)?;
+    let packed = Packed::new(global)?;
     let mut progress = Progress::share(format!("loading {name}"));
-    let options = LoadOptions { speculate: drafts.speculate, ..load_options(options, sequences) };
+    let options = LoadOptions {
+        speculate: drafts.speculate,
+        packed: Some(packed.clone()),
+        ..load_options(options, sequences)
+    };
     let mut watch = |step: tangor_engine::Progress<'_>| progress.set_share(step.share);
     let model = match &drafts.model {
         None => Model::load(checkpoint, &devices, &options, &mut watch)?,
@@ -199,6 +206,7 @@ fn load(
     };
     let load_s = begin.elapsed().as_secs_f64();
     drop(progress);
+    packed.report();
     let kv = &model.plan().kv;
     if kv.context > kv.model_context {
         terminal::note(&format!(
@@ -228,23 +236,28 @@ pub(crate) fn model_or_shape(
     let Some(shape) = &which.shape else {
         let (_, checkpoint) = open(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
-        return Ok((load(which.name(), &checkpoint, (options, &drafts), spec.streams)?, work));
+        let drafts = (options, &drafts);
+        return Ok((load(which.name(), &checkpoint, drafts, spec.streams, global)?, work));
     };
+    let begin = Instant::now();
     let devices = devices(options)?;
+    let packed = Packed::new(global)?;
     let graph = random_graph(shape)?;
     let work = Work::of(&graph);
     let tokens = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let asked = LoadOptions {
         context: options.context.or(Some(tokens.min(graph.hyper.context))),
         speculate: drafts.speculate,
+        packed: Some(packed.clone()),
         ..load_options(options, spec.streams)
     };
-    let begin = Instant::now();
     let mut progress = Progress::share(format!("loading {shape}"));
     let model = Model::from_graph(graph, Text::default(), &devices, &asked, &mut |step| {
         progress.set_share(step.share);
     })?;
     let load_s = begin.elapsed().as_secs_f64();
+    drop(progress);
+    packed.report();
     Ok((Loaded { model, load_s, recommended: SamplingParams::default() }, work))
 }
 

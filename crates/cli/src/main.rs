@@ -13,6 +13,7 @@ mod describe;
 mod error;
 mod interrupt;
 mod load;
+mod packed;
 mod progress;
 mod prompt;
 mod sampling;

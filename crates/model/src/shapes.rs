@@ -61,15 +61,17 @@ pub fn config(name: &str) -> Result<Config, ImportError> {
 /// A graph of a configuration whose matrices, embedding and head included, are random codes in
 /// `layout`, and whose vectors are `f32`; the values are of a size that keeps activations near one.
 ///
-/// All matrices share one run of codes, so that a graph of billions of weights takes little memory.
-/// Speed is only measured on a device that copies weights into a layout of its own: one that reads
-/// them in place would read its cache.
+/// Large matrices repeat their first rows, and all share one run of codes, so that a graph of
+/// billions of weights takes little memory. Speed is only measured on a device that copies weights
+/// into a layout of its own: one that reads them in place would read its cache.
 ///
 /// # Errors
 /// If `layout` is not 4 or 8 bits in even groups, or the configuration's architecture is unknown.
 pub fn random_graph(config: &Config, layout: Layout, seed: u64) -> Result<Graph, ImportError> {
     let random = Random { layout, state: Cell::new(seed), codes: RefCell::default() };
-    Ok(pass::run_all(arch::graph(config, &random)?)?)
+    let mut graph = arch::graph(config, &random)?;
+    graph.identity = Some(format!("random {VERSION}, seed {seed}, {layout:?}, {config:?}"));
+    Ok(pass::run_all(graph)?)
 }
 
 /// Makes up whatever weight is asked for.
@@ -81,17 +83,20 @@ struct Random {
     codes: RefCell<Bytes>,
 }
 
+/// Raised whenever the same seed makes other weights.
+const VERSION: u32 = 1;
+
 /// Bytes of the random pattern that long arrays repeat.
 const PATTERN: usize = 1 << 16;
 
+/// Elements from which on a matrix repeats its first rows.
+const LARGE: usize = 1 << 20;
+
 impl Tensors for Random {
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
-        let made = match (rows, self.layout) {
-            (1, _) => self.vector(name, cols),
-            (_, Layout::Dense(dtype)) => self.dense(dtype, rows, cols),
-            (_, Layout::Quant { bits, group, offset }) => {
-                self.quantised((bits, group, offset), rows, cols)
-            }
+        let made = match rows {
+            1 => self.vector(name, cols),
+            _ => self.matrix(rows, cols),
         };
         made.map_err(|source| ImportError::Weight { name: name.to_owned(), source })
     }
@@ -103,6 +108,21 @@ impl Random {
         let middle = if name.ends_with("bias") { 0.0 } else { 1.0 };
         let values: Vec<f32> = (0..cols).map(|_| middle + 0.1 * self.unit()).collect();
         Weight::vector(&values)
+    }
+
+    fn matrix(&self, rows: usize, cols: usize) -> Result<Weight, WeightError> {
+        let first = rows.min((LARGE / cols.max(1)).max(1));
+        let made = match self.layout {
+            Layout::Dense(dtype) => self.dense(dtype, first, cols)?,
+            Layout::Quant { bits, group, offset } => {
+                self.quantised((bits, group, offset), first, cols)?
+            }
+        };
+        if first == rows {
+            return Ok(made);
+        }
+        let repeated = Weight::stack(&vec![&made; rows.div_ceil(first)])?;
+        repeated.slice_rows(0..rows)
     }
 
     fn dense(&self, dtype: DType, rows: usize, cols: usize) -> Result<Weight, WeightError> {
