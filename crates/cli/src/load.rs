@@ -12,7 +12,7 @@ use crate::{interrupt, sampling, terminal};
 use clap::Args;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 use tangor_engine::device::{Activations, Device, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
@@ -108,14 +108,25 @@ fn announce(step: &tangor_store::Progress<'_>) -> Progress {
 
 /// A model's files, fetched first where they have to be.
 pub(crate) fn open(model: &str, global: &Global) -> Outcome<(Installed, Checkpoint)> {
+    let (installed, checkpoint, _) = open_timed(model, global)?;
+    Ok((installed, checkpoint))
+}
+
+/// The same, and how long it took, fetching not counted.
+fn open_timed(model: &str, global: &Global) -> Outcome<(Installed, Checkpoint, Duration)> {
+    let mut begin = Instant::now();
     let store = store(global)?;
     let name = ModelName::parse(model)?;
     let installed = match store.resolve(&name)? {
         Some(installed) => installed,
-        None => pull(&store, &name)?,
+        None => {
+            let installed = pull(&store, &name)?;
+            begin = Instant::now();
+            installed
+        }
     };
     let checkpoint = store.open_checkpoint(&installed, &Limits::default())?;
-    Ok((installed, checkpoint))
+    Ok((installed, checkpoint, begin.elapsed()))
 }
 
 /// The graph of a model's files.
@@ -142,7 +153,7 @@ fn random_graph(name: &str) -> Outcome<Graph> {
 pub(crate) struct Loaded {
     /// The model.
     pub(crate) model: Arc<Model>,
-    /// Seconds that loading took, fetching not counted.
+    /// Seconds from the name to a model that is ready, fetching not counted.
     pub(crate) load_s: f64,
     /// How its publisher wants tokens to be chosen.
     pub(crate) recommended: SamplingParams,
@@ -160,9 +171,11 @@ pub(crate) fn speculative(
     speculation: &SpeculationOptions,
     global: &Global,
 ) -> Outcome<Loaded> {
-    let (_, checkpoint) = open(model, global)?;
+    let (_, checkpoint, opened) = open_timed(model, global)?;
     let drafts = Drafts::open(speculation, Speculate::Auto, global)?;
-    load(model, &checkpoint, (options, &drafts), 1, global)
+    let mut loaded = load(model, &checkpoint, (options, &drafts), 1, global)?;
+    loaded.load_s += opened.as_secs_f64();
+    Ok(loaded)
 }
 
 /// What proposes tokens.
@@ -234,10 +247,12 @@ pub(crate) fn model_or_shape(
         return Err(Failure::Usage("--draft needs a MODEL, not a --shape".into()));
     }
     let Some(shape) = &which.shape else {
-        let (_, checkpoint) = open(which.name(), global)?;
+        let (_, checkpoint, opened) = open_timed(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
         let drafts = (options, &drafts);
-        return Ok((load(which.name(), &checkpoint, drafts, spec.streams, global)?, work));
+        let mut loaded = load(which.name(), &checkpoint, drafts, spec.streams, global)?;
+        loaded.load_s += opened.as_secs_f64();
+        return Ok((loaded, work));
     };
     let begin = Instant::now();
     let devices = devices(options)?;
