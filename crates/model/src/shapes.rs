@@ -170,17 +170,17 @@ impl Random {
 
     /// `len` floats of magnitude `size`, within a tenth of it or, if `signed`, of either sign.
     fn floats(&self, dtype: DType, size: f32, len: usize, signed: bool) -> Bytes {
-        let pattern: Vec<u8> = (0..(PATTERN / dtype.size()).min(len))
-            .flat_map(|_| {
-                let unit = self.unit();
-                let value = if signed { 1.7 * unit * size } else { (1.0 + 0.1 * unit) * size };
-                match dtype {
-                    DType::F32 => value.to_le_bytes().to_vec(),
-                    DType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
-                    DType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-                }
-            })
-            .collect();
+        let count = (PATTERN / dtype.size()).min(len);
+        let mut pattern = Vec::with_capacity(count * dtype.size());
+        for _ in 0..count {
+            let unit = self.unit();
+            let value = if signed { 1.7 * unit * size } else { (1.0 + 0.1 * unit) * size };
+            match dtype {
+                DType::F32 => pattern.extend(value.to_le_bytes()),
+                DType::F16 => pattern.extend(f16::from_f32(value).to_le_bytes()),
+                DType::Bf16 => pattern.extend(bf16::from_f32(value).to_le_bytes()),
+            }
+        }
         repeat(&pattern, len.saturating_mul(dtype.size()))
     }
 

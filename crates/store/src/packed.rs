@@ -85,6 +85,9 @@ impl Store {
     /// is damaged is removed.
     #[must_use]
     pub fn find_packed(&self, model: &str, form: &str) -> Option<PackedEntry> {
+        if self.options.packed_bytes == 0 {
+            return None;
+        }
         let place = self.place(model, form);
         let file = sys::open_regular(&place.entry).ok()?;
         let map = tangor_formats::tensor::map_file_in_large_pages(&file).ok()?;

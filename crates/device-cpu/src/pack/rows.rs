@@ -2,7 +2,6 @@
 
 use super::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
 use half::f16;
-use tangor_device::tensor::DType;
 
 impl Packed {
     /// One row of the weight that was packed, with the bits that the weight itself gives.
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
     use crate::pool::Pool;
     use tangor_device::model::{Op, shapes};
-    use tangor_device::tensor::{Layout, Offset};
+    use tangor_device::tensor::{DType, Layout, Offset};
 
     #[test]
     fn a_row_of_a_packed_weight_is_the_weights_own() {
