@@ -32,25 +32,30 @@ pub(crate) struct Aligned {
 }
 
 impl Aligned {
-    /// `bytes` zeros, or `None` if there is no room.
+    /// `bytes` zeros for much that will be streamed, or `None` if there is no room.
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
-        if bytes == 0 {
-            return Some(Self::default());
-        }
-        let pieces = bytes.checked_next_multiple_of(LINE)?.checked_add(LINE)? / size_of::<Piece>();
-        let pieces: Box<[Piece]> = bytemuck::allocation::try_zeroed_slice_box(pieces).ok()?;
-        let skip = pieces.as_ptr().cast::<u8>().align_offset(LINE);
-        let mut memory = Self { pieces, skip, bytes };
+        let mut memory = Self::small(bytes)?;
         if bytes >= LARGE {
             system::prefer_large_pages(memory.get_mut(bytes));
         }
         Some(memory)
     }
 
+    /// `bytes` zeros, in pages of the usual size: parts of them may stay untouched.
+    fn small(bytes: usize) -> Option<Self> {
+        if bytes == 0 {
+            return Some(Self::default());
+        }
+        let pieces = bytes.checked_next_multiple_of(LINE)?.checked_add(LINE)? / size_of::<Piece>();
+        let pieces: Box<[Piece]> = bytemuck::allocation::try_zeroed_slice_box(pieces).ok()?;
+        let skip = pieces.as_ptr().cast::<u8>().align_offset(LINE);
+        Some(Self { pieces, skip, bytes })
+    }
+
     /// Makes room for at least `bytes`; what was there stays.
     pub(crate) fn reserve(&mut self, bytes: usize) {
         if bytes > self.bytes {
-            let Some(mut larger) = Self::zeroed(bytes) else {
+            let Some(mut larger) = Self::small(bytes) else {
                 std::alloc::handle_alloc_error(
                     Layout::array::<Piece>(bytes / 16).unwrap_or(Layout::new::<Piece>()),
                 )

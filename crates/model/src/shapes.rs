@@ -90,7 +90,7 @@ const VERSION: u32 = 1;
 const PATTERN: usize = 1 << 16;
 
 /// Elements from which on a matrix repeats its first rows.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 1 << 18;
 
 impl Tensors for Random {
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
