@@ -81,7 +81,7 @@ impl Default for LoadOptions {
             context: None,
             max_sequences: 16,
             max_alive: 256,
-            prefill_chunk: 512,
+            prefill_chunk: 256,
             kv_bytes: None,
             memory_limit: None,
             prefix_cache: true,

@@ -161,6 +161,12 @@ impl Store {
         }))
     }
 
+    /// Bytes that all entries together may take on the disk.
+    #[must_use]
+    pub fn packed_limit(&self) -> u64 {
+        self.options.packed_bytes
+    }
+
     /// All entries, those that were used longest ago first.
     #[must_use]
     pub fn packed(&self) -> Vec<PackedInfo> {
