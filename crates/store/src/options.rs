@@ -75,7 +75,8 @@ impl Default for StoreOptions {
 impl StoreOptions {
     /// The options that the environment asks for: `TANGOR_HOME`, `TANGOR_OFFLINE` or
     /// `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` (or the file in which the hub's own client keeps
-    /// it), `SSL_CERT_FILE`, `TANGOR_PACKED` (bytes, as `20G`; `off`). Proxies are taken from the usual variables.
+    /// it), `SSL_CERT_FILE`, `TANGOR_PACKED` (bytes, as `20G`; `off`). Proxies are taken from the
+    /// usual variables.
     #[must_use]
     pub fn from_env() -> Self {
         let mut options = Self::from_vars(|name| std::env::var(name).ok());

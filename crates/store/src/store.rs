@@ -200,9 +200,9 @@ impl Store {
         Ok(models)
     }
 
-    /// Removes a model, its packed weights, and what has arrived of one that is not complete. Programs that have it
-    /// open go on undisturbed where the system allows that, and keep it from being removed where it
-    /// does not. Returns the bytes of its files.
+    /// Removes a model, its packed weights, and what has arrived of one that is not complete.
+    /// Programs that have it open go on undisturbed where the system allows that, and keep it from
+    /// being removed where it does not. Returns the bytes of its files.
     ///
     /// # Errors
     /// [`StoreError::NotInstalled`], also for paths: the store does not touch what is not its own;

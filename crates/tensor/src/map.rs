@@ -20,9 +20,14 @@ pub struct FileChanged;
 /// Tells whether the files behind some maps have kept their promise. The default guards nothing.
 #[derive(Clone, Debug, Default)]
 pub struct MapGuard {
-    maps: Vec<Arc<sys::Watch>>,
-    /// Of each file, if it rested when it was mapped.
-    stamps: Vec<Option<Stamp>>,
+    maps: Vec<Guarded>,
+}
+
+/// A map, and the stamp of its file if that rested when it was mapped.
+#[derive(Clone, Debug)]
+struct Guarded {
+    watch: Arc<sys::Watch>,
+    stamp: Option<Stamp>,
 }
 
 impl MapGuard {
@@ -31,34 +36,29 @@ impl MapGuard {
     /// # Errors
     /// [`FileChanged`] if a file shrank or its medium failed.
     pub fn check(&self) -> Result<(), FileChanged> {
-        if self.maps.iter().any(|map| map.changed()) { Err(FileChanged) } else { Ok(()) }
+        if self.maps.iter().any(|map| map.watch.changed()) { Err(FileChanged) } else { Ok(()) }
     }
 
     /// One guard for all the maps of `guards`.
     #[must_use]
     pub fn join<'a>(guards: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut all = Self::default();
-        for guard in guards {
-            all.maps.extend(guard.maps.iter().cloned());
-            all.stamps.extend(guard.stamps.iter().cloned());
-        }
-        all
+        Self { maps: guards.into_iter().flat_map(|guard| guard.maps.iter().cloned()).collect() }
     }
 
     /// What names the content of the mapped files without reading it: equal for the same files
-    /// unchanged, on this machine. `None` if there are none, or one was written to so shortly before
-    /// it was mapped that its times would not show another write.
+    /// unchanged, on this machine. `None` if there are none, or one was written to so shortly
+    /// before it was mapped that its times would not show another write.
     #[must_use]
     pub fn identity(&self) -> Option<String> {
         let names: Option<Vec<String>> =
-            self.stamps.iter().map(|stamp| Some(stamp.as_ref()?.to_string())).collect();
+            self.maps.iter().map(|map| Some(map.stamp?.to_string())).collect();
         names.filter(|names| !names.is_empty()).map(|names| names.join(stamp::JOINT))
     }
 
-    /// Says that the mapped bytes will not be read again soon: they stop counting as this process's
-    /// memory. Reading them stays possible, and brings them back.
+    /// Says that the mapped bytes will not be read again soon: they stop counting as this
+    /// process's memory. Reading them stays possible, and brings them back.
     pub fn release(&self) {
-        self.maps.iter().for_each(|map| map.release());
+        self.maps.iter().for_each(|map| map.watch.release());
     }
 }
 
@@ -127,7 +127,7 @@ fn map(file: &File, large: bool) -> io::Result<(Bytes, MapGuard)> {
     }
     let watch = Arc::new(sys::Watch::new(&map)?);
     let stamp = Stamp::of(&metadata).filter(|stamp| stamp.rested(SystemTime::now()));
-    let guard = MapGuard { maps: vec![Arc::clone(&watch)], stamps: vec![stamp] };
+    let guard = MapGuard { maps: vec![Guarded { watch: Arc::clone(&watch), stamp }] };
     Ok((Bytes::from_owner(Mapped { map, watch }), guard))
 }
 
