@@ -15,9 +15,8 @@ static CONFIG: LazyLock<Option<GenaiConfig>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let source = MemorySource::new("m")
-        .with("model.onnx", data.to_vec())
-        .with("w.data", vec![7; 64]);
+    let source =
+        MemorySource::new("m").with("model.onnx", data.to_vec()).with("w.data", vec![7; 64]);
     let Ok(model) = OnnxModel::open(&source, "model.onnx", &Limits::default()) else { return };
     for tensor in &model.graph.initializers {
         let _ = (tensor.integers(), tensor.floats());

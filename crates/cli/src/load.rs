@@ -5,6 +5,7 @@ use crate::args::{
     SpeculateChoice, SpeculationOptions,
 };
 use crate::error::{Failure, Outcome};
+use crate::packed::Packed;
 use crate::progress::Progress;
 use crate::prompt::Turn;
 use crate::{interrupt, sampling, terminal};
@@ -12,7 +13,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 use tangor_engine::device::{Activations, Device, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
@@ -139,14 +140,25 @@ fn announce(step: &tangor_store::Progress<'_>) -> Progress {
 
 /// A model's files, fetched first where they have to be.
 pub(crate) fn open(model: &str, global: &Global) -> Outcome<(Installed, Checkpoint)> {
+    let (installed, checkpoint, _) = open_timed(model, global)?;
+    Ok((installed, checkpoint))
+}
+
+/// The same, and how long it took, fetching not counted.
+fn open_timed(model: &str, global: &Global) -> Outcome<(Installed, Checkpoint, Duration)> {
+    let mut begin = Instant::now();
     let store = store(global)?;
     let name = ModelName::parse(model)?;
     let installed = match store.resolve(&name)? {
         Some(installed) => installed,
-        None => pull(&store, &name)?,
+        None => {
+            let installed = pull(&store, &name)?;
+            begin = Instant::now();
+            installed
+        }
     };
     let checkpoint = store.open_checkpoint(&installed, &Limits::default())?;
-    Ok((installed, checkpoint))
+    Ok((installed, checkpoint, begin.elapsed()))
 }
 
 /// The graph of a model's files.
@@ -172,7 +184,7 @@ fn random_graph((name, weights): (&str, Mixture)) -> Outcome<Graph> {
 pub(crate) struct Loaded {
     /// The model.
     pub(crate) model: Arc<Model>,
-    /// Seconds that loading took, fetching not counted.
+    /// Seconds from the name to a model that is ready, fetching not counted.
     pub(crate) load_s: f64,
     /// How its publisher wants tokens to be chosen.
     pub(crate) recommended: SamplingParams,
@@ -190,9 +202,11 @@ pub(crate) fn speculative(
     speculation: &SpeculationOptions,
     global: &Global,
 ) -> Outcome<Loaded> {
-    let (_, checkpoint) = open(model, global)?;
+    let (_, checkpoint, opened) = open_timed(model, global)?;
     let drafts = Drafts::open(speculation, Speculate::Auto, global)?;
-    load(model, &checkpoint, (options, &drafts), 1)
+    let mut loaded = load(model, &checkpoint, (options, &drafts), 1, global)?;
+    loaded.load_s += opened.as_secs_f64();
+    Ok(loaded)
 }
 
 /// What proposes tokens.
@@ -218,11 +232,17 @@ fn load(
     checkpoint: &Checkpoint,
     (options, drafts): (&ModelOptions, &Drafts),
     sequences: usize,
+    global: &Global,
 ) -> Outcome<Loaded> {
-    let devices = devices(options)?;
     let begin = Instant::now();
+    let devices = devices(options)?;
+    let packed = Packed::new(global)?;
     let mut progress = Progress::share(format!("loading {name}"));
-    let options = LoadOptions { speculate: drafts.speculate, ..load_options(options, sequences) };
+    let options = LoadOptions {
+        speculate: drafts.speculate,
+        packed: Some(packed.clone()),
+        ..load_options(options, sequences)
+    };
     let mut watch = |step: tangor_engine::Progress<'_>| progress.set_share(step.share);
     let model = match &drafts.model {
         None => Model::load(checkpoint, &devices, &options, &mut watch)?,
@@ -230,6 +250,7 @@ fn load(
     };
     let load_s = begin.elapsed().as_secs_f64();
     drop(progress);
+    packed.report();
     let kv = &model.plan().kv;
     if kv.context > kv.model_context {
         terminal::note(&format!(
@@ -258,25 +279,32 @@ pub(crate) fn model_or_shape(
         return Err(Failure::Usage("--draft needs a MODEL, not a --shape".into()));
     }
     let Some((shape, weights)) = random else {
-        let (_, checkpoint) = open(which.name(), global)?;
+        let (_, checkpoint, opened) = open_timed(which.name(), global)?;
         let work = Work::of(&graph(&checkpoint)?);
-        return Ok((load(which.name(), &checkpoint, (options, &drafts), spec.streams)?, work));
+        let drafts = (options, &drafts);
+        let mut loaded = load(which.name(), &checkpoint, drafts, spec.streams, global)?;
+        loaded.load_s += opened.as_secs_f64();
+        return Ok((loaded, work));
     };
+    let begin = Instant::now();
     let devices = devices(options)?;
+    let packed = Packed::new(global)?;
     let graph = random_graph((shape, weights))?;
     let work = Work::of(&graph);
     let tokens = spec.depth.saturating_add(spec.prompt_tokens).saturating_add(spec.new_tokens);
     let asked = LoadOptions {
         context: options.context.or(Some(tokens.min(graph.hyper.context))),
         speculate: drafts.speculate,
+        packed: Some(packed.clone()),
         ..load_options(options, spec.streams)
     };
-    let begin = Instant::now();
     let mut progress = Progress::share(format!("loading {shape}"));
     let model = Model::from_graph(graph, Text::default(), &devices, &asked, &mut |step| {
         progress.set_share(step.share);
     })?;
     let load_s = begin.elapsed().as_secs_f64();
+    drop(progress);
+    packed.report();
     Ok((Loaded { model, load_s, recommended: SamplingParams::default() }, work))
 }
 

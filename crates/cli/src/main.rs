@@ -13,6 +13,7 @@ mod describe;
 mod error;
 mod interrupt;
 mod load;
+mod packed;
 mod peers;
 mod progress;
 mod prompt;

@@ -2,46 +2,68 @@
 
 use crate::system;
 use bytemuck::{AnyBitPattern, NoUninit, Zeroable};
+use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::ops::Range;
+use tangor_device::tensor::Bytes;
 
 /// Bytes from which on large pages are worth asking for.
 const LARGE: usize = 4 << 20;
 
-/// One cache line, and one AVX-512 register.
+/// A cache line, and an AVX-512 register.
+const LINE: usize = 64;
+
+/// What memory is asked for in. Allocators hand out zeros that are still the system's, and take no
+/// memory before they are written to, only at alignments that every allocation has.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(16))]
+struct Piece([u8; 16]);
 
 // SAFETY: bytes have no invalid patterns.
-unsafe impl Zeroable for Line {}
+unsafe impl Zeroable for Piece {}
 
-/// Bytes that start on a cache line; new ones are zero.
+/// Bytes that start on a cache line; new ones are zero, and take no memory before they are used.
 #[derive(Debug, Default)]
 pub(crate) struct Aligned {
-    lines: Vec<Line>,
+    pieces: Box<[Piece]>,
+    /// Bytes before the first cache line.
+    skip: usize,
     bytes: usize,
 }
 
 impl Aligned {
-    /// `bytes` zeros, or `None` if there is no room.
+    /// `bytes` zeros for much that will be streamed, or `None` if there is no room.
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
-        let lines = bytes.div_ceil(64);
-        let boxed = bytemuck::allocation::try_zeroed_slice_box(lines).ok()?;
-        let mut memory = Self { lines: Vec::from(boxed), bytes };
+        let mut memory = Self::small(bytes)?;
         if bytes >= LARGE {
             system::prefer_large_pages(memory.get_mut(bytes));
         }
         Some(memory)
     }
 
+    /// `bytes` zeros, in pages of the usual size: parts of them may stay untouched.
+    fn small(bytes: usize) -> Option<Self> {
+        if bytes == 0 {
+            return Some(Self::default());
+        }
+        let pieces = bytes.checked_next_multiple_of(LINE)?.checked_add(LINE)? / size_of::<Piece>();
+        let pieces: Box<[Piece]> = bytemuck::allocation::try_zeroed_slice_box(pieces).ok()?;
+        let skip = pieces.as_ptr().cast::<u8>().align_offset(LINE);
+        Some(Self { pieces, skip, bytes })
+    }
+
     /// Makes room for at least `bytes`; what was there stays.
     pub(crate) fn reserve(&mut self, bytes: usize) {
-        let lines = bytes.div_ceil(64);
-        if self.lines.len() < lines {
-            self.lines.resize(lines, Line([0; 64]));
+        if bytes > self.bytes {
+            let Some(mut larger) = Self::small(bytes) else {
+                std::alloc::handle_alloc_error(
+                    Layout::array::<Piece>(bytes / 16).unwrap_or(Layout::new::<Piece>()),
+                )
+            };
+            let old = self.bytes;
+            larger.get_mut::<u8>(old).copy_from_slice(self.get(old));
+            *self = larger;
         }
-        self.bytes = self.bytes.max(bytes);
     }
 
     /// Bytes.
@@ -50,11 +72,13 @@ impl Aligned {
     }
 
     pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.lines.as_ptr().cast()
+        // SAFETY: `skip` is within the memory, or zero where there is none.
+        unsafe { self.pieces.as_ptr().cast::<u8>().add(self.skip) }
     }
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
+        // SAFETY: as above.
+        unsafe { self.pieces.as_mut_ptr().cast::<u8>().add(self.skip) }
     }
 
     /// The first `len` elements.
@@ -70,6 +94,31 @@ impl Aligned {
         assert!(len * size_of::<T>() <= self.bytes && align_of::<T>() <= 64);
         // SAFETY: the memory is there, aligned, initialised and ours, and any bits are a `T`.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// Bytes that are only read: this process's own, or kept from an earlier one.
+#[derive(Debug)]
+pub(crate) enum Fixed {
+    /// Packed by this process.
+    Own(Aligned),
+    /// Kept elsewhere, from a cache line on; as a rule mapped.
+    Kept(Bytes),
+}
+
+impl Fixed {
+    /// Kept bytes, if they start on a cache line.
+    pub(crate) fn kept(bytes: Bytes) -> Option<Self> {
+        bytes.as_ptr().addr().is_multiple_of(LINE).then_some(Self::Kept(bytes))
+    }
+
+    /// All of them.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(memory) => memory.get(memory.len()),
+            Self::Kept(bytes) => bytes,
+        }
     }
 }
 

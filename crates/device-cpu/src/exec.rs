@@ -109,7 +109,8 @@ impl Runnable for CpuRunnable {
             output.clear();
             output.extend_from_slice(value);
         }
-        Ok(())
+        // Weights that are lost read as zeros.
+        program.guard.check().map_err(|_| DeviceError::WeightsChanged)
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -10,6 +10,7 @@ mod buffer;
 mod device;
 mod exec;
 mod isa;
+mod kept;
 mod kernels;
 mod kv;
 pub mod limits;

@@ -15,7 +15,7 @@
 //!
 //! Outputs are padded to 64 with zeros, inputs of quantised weights to 32.
 
-use crate::buffer::{Aligned, Shared};
+use crate::buffer::{Aligned, Fixed, Shared};
 use crate::pool::Pool;
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,9 @@ use tangor_device::tensor::{DType, Group, Layout, Offset, Weight};
 
 /// Outputs per panel.
 pub(crate) const PANEL: usize = 64;
+
+pub(crate) mod kept;
+mod rows;
 
 /// A weight packed for the kernels.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ pub(crate) struct PackedCodes {
     pub(crate) half: bool,
     pub(crate) offsets: Offsets,
     /// `(panels, records, record_bytes)`.
-    data: Aligned,
+    data: Fixed,
 }
 
 /// A dense weight in panels.
@@ -84,19 +87,21 @@ pub(crate) struct PackedDense {
     pub(crate) inputs: usize,
     pub(crate) dtype: DType,
     /// `(panels, inputs, 64)`.
-    data: Aligned,
+    data: Fixed,
 }
 
 impl Packed {
     /// Packs a weight on all threads of the pool.
     pub(crate) fn new(weight: &Weight, pool: &Pool) -> Result<Self, PackError> {
-        match weight.layout() {
+        let packed = match weight.layout() {
             Some(Layout::Dense(dtype)) => PackedDense::new(weight, dtype, pool).map(Self::Dense),
             Some(Layout::Quant { bits, group, offset }) => {
                 PackedCodes::new(weight, (bits, group, offset), pool).map(Self::Codes)
             }
             None => Err(PackError::Layout("rows of different layouts in one weight".into())),
-        }
+        };
+        weight.release_rows(0..weight.rows());
+        packed
     }
 
     /// Rows of the weight.
@@ -110,8 +115,8 @@ impl Packed {
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Codes(w) => w.data.len(),
-            Self::Dense(w) => w.data.len(),
+            Self::Codes(w) => w.data.bytes().len(),
+            Self::Dense(w) => w.data.bytes().len(),
         }
     }
 }
@@ -123,11 +128,7 @@ impl PackedCodes {
         pool: &Pool,
     ) -> Result<Self, PackError> {
         let (outputs, inputs) = (weight.rows(), weight.cols());
-        // Records that divide the padded row: longer groups are split, their scales repeated.
-        let record = gcd(group, inputs.next_multiple_of(GROUP));
-        if !record.is_multiple_of(GROUP / 2) || (bits != 4 && bits != 8) {
-            return Err(PackError::Layout(format!("groups of {group} weights of {bits} bits")));
-        }
+        let record = record_of(bits, group, inputs)?;
         let mut first = vec![Group::default(); inputs.div_ceil(group)];
         weight.row_codes(0, &mut vec![0; inputs], &mut first);
         // Assume the best form, and try a more general one when a row does not fit it.
@@ -144,7 +145,7 @@ impl PackedCodes {
                 group: record,
                 half,
                 offsets,
-                data: Aligned::default(),
+                data: Fixed::Own(Aligned::default()),
             };
             match packed.fill(weight, group, pool)? {
                 Fit::Fits => return Ok(packed),
@@ -174,8 +175,9 @@ impl PackedCodes {
                 Fit::NotHalf => not_half.store(true, Ordering::Relaxed),
                 Fit::NotUniform => not_uniform.store(true, Ordering::Relaxed),
             }
+            done_with(weight, panel);
         });
-        self.data = data;
+        self.data = Fixed::Own(data);
         Ok(match (not_half.into_inner(), not_uniform.into_inner()) {
             (true, _) => Fit::NotHalf,
             (_, true) => Fit::NotUniform,
@@ -262,7 +264,7 @@ impl PackedCodes {
 
     /// The records of one panel.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
-        &self.data.get(self.data.len())[index * self.panel_bytes()..][..self.panel_bytes()]
+        &self.data.bytes()[index * self.panel_bytes()..][..self.panel_bytes()]
     }
 }
 
@@ -274,29 +276,57 @@ impl PackedDense {
         let total = bytes.checked_mul(panels).ok_or(PackError::Memory(usize::MAX))?;
         let mut data = Aligned::zeroed(total).ok_or(PackError::Memory(total))?;
         let out = Shared::new(data.get_mut::<u8>(total));
+        let mut packed = Self { outputs, inputs, dtype, data: Fixed::Own(Aligned::default()) };
         pool.run(panels, |panel, _| {
             // SAFETY: every tile has a panel of its own.
             let out = unsafe { out.part(panel * bytes..(panel + 1) * bytes) };
-            let mut row = vec![0.0; inputs];
-            for column in 0..PANEL.min(outputs - panel * PANEL) {
-                weight.row_f32(panel * PANEL + column, &mut row);
-                let out = out.chunks_exact_mut(dtype.size()).skip(column).step_by(PANEL);
-                for (out, &x) in out.zip(&row) {
-                    match dtype {
-                        DType::F32 => out.copy_from_slice(&x.to_le_bytes()),
-                        DType::F16 => out.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                        DType::Bf16 => out.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
-                    }
+            packed.fill_panel(weight, panel, out);
+            done_with(weight, panel);
+        });
+        packed.data = Fixed::Own(data);
+        Ok(packed)
+    }
+
+    fn fill_panel(&self, weight: &Weight, panel: usize, out: &mut [u8]) {
+        let size = self.dtype.size();
+        let mut row = vec![0.0; self.inputs];
+        for column in 0..PANEL.min(self.outputs - panel * PANEL) {
+            weight.row_f32(panel * PANEL + column, &mut row);
+            for (out, &x) in out.chunks_exact_mut(size).skip(column).step_by(PANEL).zip(&row) {
+                match self.dtype {
+                    DType::F32 => out.copy_from_slice(&x.to_le_bytes()),
+                    DType::F16 => out.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
+                    DType::Bf16 => out.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
                 }
             }
-        });
-        Ok(Self { outputs, inputs, dtype, data })
+        }
     }
 
     /// `(inputs, 64)` elements of one panel.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
         let bytes = self.inputs * PANEL * self.dtype.size();
-        &self.data.get(self.data.len())[index * bytes..][..bytes]
+        &self.data.bytes()[index * bytes..][..bytes]
+    }
+}
+
+/// Inputs per record: they divide the padded row; longer groups are split, their scales repeated.
+fn record_of(bits: u8, group: usize, inputs: usize) -> Result<usize, PackError> {
+    let record = gcd(group, inputs.next_multiple_of(GROUP));
+    if !record.is_multiple_of(GROUP / 2) || (bits != 4 && bits != 8) {
+        return Err(PackError::Layout(format!("groups of {group} weights of {bits} bits")));
+    }
+    Ok(record)
+}
+
+/// Lets the rows of a panel go, and those of the panels around it: what was packed need not stay in
+/// memory twice.
+fn done_with(weight: &Weight, panel: usize) {
+    /// Panels whose rows go together: letting go costs a call of the system.
+    const TOGETHER: usize = 16;
+    let last = weight.rows().div_ceil(PANEL) - 1;
+    if panel % TOGETHER == TOGETHER - 1 || panel == last {
+        let first = panel / TOGETHER * TOGETHER * PANEL;
+        weight.release_rows(first..((panel + 1) * PANEL).min(weight.rows()));
     }
 }
 

@@ -1,20 +1,21 @@
 //! A segment made ready: its operations in order, its weights packed, and a slot of memory for
 //! every value. Values that are never needed at the same time share a slot.
 
+use crate::kept::{self, Keeper};
 use crate::pack::{PackError, Packed};
 use crate::pool::Pool;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tangor_device::model::ir::{Activation, Attention, Rows};
+use tangor_device::model::ir::{Activation, Attention, Node, Rows};
 use tangor_device::model::{Graph, Op, ValueId, WeightId};
 use tangor_device::rounding::{GROUP, group_before, group_of};
-use tangor_device::tensor::Weight;
+use tangor_device::tensor::{MapGuard, Weight};
 use tangor_device::{Activations, DeviceError, Prepare, Segment};
 
 /// What a step does; see [`Op`].
 #[derive(Debug)]
 pub(crate) enum Action {
-    Embed { table: Weight },
+    Embed { table: Table },
     RmsNorm { gain: Vec<f32>, eps: f32 },
     AddRmsNorm { gain: Vec<f32>, eps: f32 },
     Linear { weight: Arc<Packed>, bias: Option<Vec<f32>>, rounded: bool },
@@ -23,6 +24,25 @@ pub(crate) enum Action {
     Add,
     Scale(f32),
     SelectRows,
+}
+
+/// Where the rows of an embedding are.
+#[derive(Debug)]
+pub(crate) enum Table {
+    /// Where the checkpoint has them.
+    Stored(Weight),
+    /// In the panels of the output head, whose weight is the same.
+    Packed(Arc<Packed>),
+}
+
+impl Table {
+    /// One row.
+    pub(crate) fn row_f32(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Stored(weight) => weight.row_f32(row, out),
+            Self::Packed(weight) => weight.row_f32(row, out),
+        }
+    }
 }
 
 /// A value and where it is.
@@ -59,6 +79,8 @@ pub(crate) struct Program {
     pub(crate) rounded_slots: usize,
     /// Bytes of packed weights.
     pub(crate) weight_bytes: u64,
+    /// Fails once packed weights are lost.
+    pub(crate) guard: MapGuard,
 }
 
 /// Packs the weights of a segment and gives every value its place.
@@ -91,16 +113,27 @@ impl Compiler<'_> {
         let graph = self.segment.graph;
         let nodes = &graph.nodes[self.segment.nodes.clone()];
         let total: usize = nodes.iter().filter_map(|node| linear_of(graph, &node.op)).sum();
-        let (mut packed, mut done) = (HashMap::new(), 0);
+        let linears = linears(nodes);
+        let found = kept::find(self.segment, &linears);
+        let mut keeper = found.is_none().then(|| Keeper::new(self.segment, &linears));
+        let (mut packed, guard) = found.unwrap_or_default();
+        let mut done = 0;
         let mut steps = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let action = self.action(&node.name, &node.op, &mut packed)?;
+            let action = self.action(&node.name, &node.op, &mut packed, &mut keeper)?;
             let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
             steps.push(Step { action, reads: at(&node.inputs), writes: at(&node.outputs) });
             if let Some(size) = linear_of(graph, &node.op) {
                 done += size;
                 #[allow(clippy::cast_precision_loss)]
                 progress(done as f32 / total as f32);
+            }
+        }
+        keeper.into_iter().for_each(Keeper::finish);
+        for (step, node) in steps.iter_mut().zip(nodes) {
+            let Op::Embed { table } = &node.op else { continue };
+            if let Some(weight) = packed.get(table) {
+                step.action = Action::Embed { table: Table::Packed(Arc::clone(weight)) };
             }
         }
         let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
@@ -110,7 +143,8 @@ impl Compiler<'_> {
             outputs: at(&self.segment.outputs),
             slots: places.1,
             rounded_slots: places.2,
-            weight_bytes: packed.values().map(|w: &Arc<Packed>| w.bytes() as u64).sum(),
+            weight_bytes: packed.values().map(|w| w.bytes() as u64).sum(),
+            guard,
         })
     }
 
@@ -179,16 +213,19 @@ impl Compiler<'_> {
         node: &str,
         op: &Op,
         packed: &mut HashMap<WeightId, Arc<Packed>>,
+        keeper: &mut Option<Keeper>,
     ) -> Result<Action, DeviceError> {
         let graph = self.segment.graph;
         Ok(match op {
-            Op::Embed { table } => Action::Embed { table: graph.weight(*table).clone() },
+            Op::Embed { table } => {
+                Action::Embed { table: Table::Stored(graph.weight(*table).clone()) }
+            }
             Op::RmsNorm { gain, eps } => Action::RmsNorm { gain: vector(graph, *gain), eps: *eps },
             Op::AddRmsNorm { gain, eps } => {
                 Action::AddRmsNorm { gain: vector(graph, *gain), eps: *eps }
             }
             Op::Linear { weight, bias } => Action::Linear {
-                weight: self.pack(node, *weight, packed)?,
+                weight: self.pack(node, *weight, packed, keeper)?,
                 bias: bias.map(|bias| vector(graph, bias)),
                 rounded: self.rounds(op),
             },
@@ -213,6 +250,7 @@ impl Compiler<'_> {
         node: &str,
         id: WeightId,
         packed: &mut HashMap<WeightId, Arc<Packed>>,
+        keeper: &mut Option<Keeper>,
     ) -> Result<Arc<Packed>, DeviceError> {
         if let Some(weight) = packed.get(&id) {
             return Ok(Arc::clone(weight));
@@ -227,12 +265,23 @@ impl Compiler<'_> {
             },
         })?);
         packed.insert(id, Arc::clone(&weight));
+        keeper.iter_mut().for_each(|keeper| keeper.keep(&weight));
         Ok(weight)
     }
 
     fn refuse(&self, node: &str, why: String) -> DeviceError {
         DeviceError::Refused { device: self.device.to_owned(), node: node.to_owned(), why }
     }
+}
+
+/// The weights of all linears, in the order in which they are used first.
+fn linears(nodes: &[Node]) -> Vec<WeightId> {
+    let mut seen = HashSet::new();
+    let weight = |node: &Node| match node.op {
+        Op::Linear { weight, .. } => Some(weight),
+        _ => None,
+    };
+    nodes.iter().filter_map(weight).filter(|id| seen.insert(*id)).collect()
 }
 
 /// Elements of a linear's weight: what its packing costs.

@@ -9,6 +9,7 @@
 //! before it, and on nothing else: not on the other rows of the batch, the number of threads, or
 //! how a prompt was cut into chunks. Tests assert equal bits.
 
+use crate::PackedCache;
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
@@ -142,13 +143,21 @@ pub struct Segment<'a> {
     pub inputs: Vec<ValueId>,
     /// Values that go outside, in the order in which they are handed back.
     pub outputs: Vec<ValueId>,
+    /// Where packed weights are kept.
+    pub packed: Option<&'a dyn PackedCache>,
 }
 
 impl<'a> Segment<'a> {
     /// The whole graph as one segment: nothing in, the logits out.
     #[must_use]
     pub fn whole(graph: &'a Graph) -> Self {
-        Self { graph, nodes: 0..graph.nodes.len(), inputs: Vec::new(), outputs: vec![graph.logits] }
+        Self {
+            graph,
+            nodes: 0..graph.nodes.len(),
+            inputs: Vec::new(),
+            outputs: vec![graph.logits],
+            packed: None,
+        }
     }
 }
 
@@ -274,8 +283,8 @@ pub enum DeviceError {
         /// What does not fit, and the limit.
         why: String,
     },
-    /// The file behind the weights changed while they were read.
-    #[error("the model's file changed while it was loaded: load it again")]
+    /// The file behind the weights changed while they were in use.
+    #[error("the model's files changed while it was in use: load it again")]
     WeightsChanged,
 }
 

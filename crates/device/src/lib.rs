@@ -6,11 +6,13 @@
 pub mod conformance;
 mod contract;
 pub mod oracle;
+mod packed;
 pub mod rounding;
 
 pub use contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec,
     KvType, Logits, PageId, Prepare, Runnable, Segment, Span,
 };
+pub use packed::{PackedBytes, PackedCache, PackedKey, PackedWriter};
 pub use tangor_model as model;
 pub use tangor_tensor as tensor;

@@ -6,7 +6,9 @@ use crate::{EngineError, Memory, Progress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use tangor_device::{Batch, Device, KvCache, KvSpec, KvType, Prepare, Runnable, Segment, Span};
+use tangor_device::{
+    Batch, Device, KvCache, KvSpec, KvType, PackedCache, Prepare, Runnable, Segment, Span,
+};
 use tangor_plan::model::{Graph, Op, ValueId};
 use tangor_plan::{Plan, Stage};
 
@@ -44,7 +46,7 @@ impl Executor {
         graph: &Graph,
         plan: &Plan,
         devices: &[Arc<dyn Device>],
-        prepare: Prepare,
+        (prepare, packed): (Prepare, Option<&dyn PackedCache>),
         kv: KvType,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, EngineError> {
@@ -86,6 +88,7 @@ impl Executor {
                 let share = (index as f32 + share.clamp(0.0, 1.0)) / count as f32;
                 progress(Progress { device: &device.descriptor().name, share });
             };
+            let prepare = (prepare, packed);
             segments.push(Prepared::new(graph, range, (&**device, cache), prepare, &mut report)?);
         }
         let handover = Handover::new(&caches);
@@ -170,7 +173,7 @@ impl Prepared {
         graph: &Graph,
         range: Range<usize>,
         (device, cache): (&dyn Device, usize),
-        prepare: Prepare,
+        (prepare, packed): (Prepare, Option<&dyn PackedCache>),
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, EngineError> {
         let nodes = &graph.nodes[range.clone()];
@@ -187,8 +190,13 @@ impl Prepared {
                 _ => None,
             })
             .collect();
-        let segment =
-            Segment { graph, nodes: range, inputs: inputs.clone(), outputs: outputs.clone() };
+        let segment = Segment {
+            graph,
+            nodes: range,
+            inputs: inputs.clone(),
+            outputs: outputs.clone(),
+            packed,
+        };
         let runnable = device.prepare(&segment, prepare, progress)?;
         Ok(Self { cache, runnable, inputs, outputs, layers })
     }

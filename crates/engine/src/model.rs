@@ -14,7 +14,7 @@ use crate::stop::StopMatcher;
 use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
-use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, Prepare};
+use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, PackedCache, Prepare};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
@@ -69,6 +69,8 @@ pub struct LoadOptions {
     pub rates: Vec<(String, Rates)>,
     /// Whether tokens are proposed. Never changes a result.
     pub speculate: Speculate,
+    /// Keeps packed weights for the next load. Never changes a result.
+    pub packed: Option<Arc<dyn PackedCache>>,
 }
 
 impl Default for LoadOptions {
@@ -79,7 +81,7 @@ impl Default for LoadOptions {
             context: None,
             max_sequences: 16,
             max_alive: 256,
-            prefill_chunk: 512,
+            prefill_chunk: 256,
             kv_bytes: None,
             memory_limit: None,
             prefix_cache: true,
@@ -88,6 +90,7 @@ impl Default for LoadOptions {
             decode_device: None,
             rates: Vec::new(),
             speculate: Speculate::Auto,
+            packed: None,
         }
     }
 }
@@ -140,6 +143,7 @@ impl Model {
         let text = Text::of(checkpoint)?;
         let graph = import(checkpoint).map_err(|error| of_import(&error))?;
         let model = Self::from_graph(graph, text, devices, options, progress)?;
+        checkpoint.guard().release();
         checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
         Ok(model)
     }
@@ -164,6 +168,7 @@ impl Model {
         let (small, model) = (parts(draft)?, parts(checkpoint)?);
         let model = Self::from_graphs(model, small, devices, options, progress)?;
         for checkpoint in [checkpoint, draft] {
+            checkpoint.guard().release();
             checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
         }
         Ok(model)
@@ -261,7 +266,8 @@ impl Model {
             context: plan.kv.context,
             max_rows: plan.max_rows,
         };
-        let executor = Executor::new(graph, &plan, devices, prepare, kv, progress)?;
+        let packed = options.packed.as_deref();
+        let executor = Executor::new(graph, &plan, devices, (prepare, packed), kv, progress)?;
         let mut limits = Limits::of(&plan, graph);
         limits.prefix_cache = options.prefix_cache;
         Ok((plan, executor, limits))

@@ -211,7 +211,8 @@ impl Bench<'_> {
     ) -> Result<Vec<Vec<f64>>, Trouble> {
         let most = batches.iter().copied().max().unwrap_or(1);
         let nodes = 0..graph.nodes.len();
-        let segment = Segment { graph, nodes, inputs: vec![ValueId(0)], outputs: vec![] };
+        let segment =
+            Segment { graph, nodes, inputs: vec![ValueId(0)], outputs: vec![], packed: None };
         let prepare = Prepare { activations: Activations::Int8, context: most, max_rows: most };
         let mut runnable = self.device.prepare(&segment, prepare, &mut |_| {})?;
         let spec = KvSpec {
@@ -259,7 +260,13 @@ impl Bench<'_> {
         let width = (heads + 2 * kv_heads) * head_dim;
         let graph = attentions((heads, kv_heads, head_dim), layers, tokens)?;
         let nodes = 0..graph.nodes.len();
-        let segment = Segment { graph: &graph, nodes, inputs: vec![ValueId(0)], outputs: vec![] };
+        let segment = Segment {
+            graph: &graph,
+            nodes,
+            inputs: vec![ValueId(0)],
+            outputs: vec![],
+            packed: None,
+        };
         let prepare = Prepare { activations: Activations::Int8, context: tokens, max_rows: rows };
         let mut runnable = self.device.prepare(&segment, prepare, &mut |_| {})?;
         let page_tokens = PAGE_TOKENS;

@@ -5,7 +5,7 @@ use crate::gguf::split_set;
 use crate::hf::{CONFIG, HfCheckpoint};
 use crate::safetensors::INDEX;
 use crate::{ErrorKind, FormatError, Gguf, Limits, OgaCheckpoint, Result, Sidecars, Source};
-use tangor_tensor::MapGuard;
+use tangor_tensor::{MapGuard, Weight, WeightError};
 
 /// A checked model of any format.
 #[derive(Debug)]
@@ -82,6 +82,16 @@ impl Checkpoint {
         self.guard().check().map_err(|error| FormatError::changed(name, error))
     }
 
+    /// Spares reading every weight to see that it is a number: for files of which [`MapGuard`]'s
+    /// identity says that they are the ones whose weights were all read before.
+    pub fn assume_finite(&mut self) {
+        match self {
+            Self::Gguf(gguf) => gguf.assume_finite(),
+            Self::Hf(hf) => hf.assume_finite(),
+            Self::Oga(_) => {}
+        }
+    }
+
     /// Tokenizer, chat template and generation defaults of a folder; GGUF files have theirs in
     /// their metadata.
     #[must_use]
@@ -102,6 +112,16 @@ impl Checkpoint {
             Self::Oga(oga) => oga.guard(),
         }
     }
+}
+
+/// Reads a weight to see that it is a number, and leaves none of it in memory: whoever runs it will
+/// read it again, piece by piece.
+pub(crate) fn check_finite(weight: &Weight) -> std::result::Result<(), WeightError> {
+    let checked = weight.check_finite();
+    if weight.rows() > 1 {
+        weight.release_rows(0..weight.rows());
+    }
+    checked
 }
 
 fn guesses(mut files: Vec<String>, limits: &Limits) -> Result<Vec<Guess>> {

@@ -183,6 +183,9 @@ pub struct Graph {
     pub hyper: Hyper,
     /// Rotary embedding of all layers.
     pub rope: Rope,
+    /// Names the content of the weights: graphs of one identity have equal bytes behind equal names
+    /// and shapes. `None` where nothing is known that would tell.
+    pub identity: Option<String>,
     /// Weights by [`WeightId`].
     pub weights: Vec<NamedWeight>,
     /// Values by [`ValueId`].
@@ -200,6 +203,7 @@ impl Graph {
         Self {
             hyper,
             rope,
+            identity: None,
             weights: Vec::new(),
             values: Vec::new(),
             nodes: Vec::new(),

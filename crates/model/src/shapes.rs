@@ -64,14 +64,14 @@ pub fn config(name: &str) -> Result<Config, ImportError> {
 /// A graph of a configuration whose matrices, embedding and head included, are random codes in
 /// `layout`, and whose vectors are `f32`; the values are of a size that keeps activations near one.
 ///
-/// All matrices share one run of codes, so that a graph of billions of weights takes little memory.
-/// Speed is only measured on a device that copies weights into a layout of its own: one that reads
-/// them in place would read its cache.
+/// Large matrices repeat their first rows, and all share one run of codes, so that a graph of
+/// billions of weights takes little memory. Speed is only measured on a device that copies weights
+/// into a layout of its own: one that reads them in place would read its cache.
 ///
 /// # Errors
 /// If `layout` is not 4 or 8 bits in even groups, or the configuration's architecture is unknown.
 pub fn random_graph(config: &Config, layout: Layout, seed: u64) -> Result<Graph, ImportError> {
-    random(config, &|_, _| Form::Layout(layout), seed)
+    random(config, &format!("{layout:?}"), &|_, _| Form::Layout(layout), seed)
 }
 
 /// The same with the matrices stored as a file format has them, which may differ from one another.
@@ -79,17 +79,24 @@ pub fn random_graph(config: &Config, layout: Layout, seed: u64) -> Result<Graph,
 /// # Errors
 /// If the configuration's architecture is unknown.
 pub fn random_mixture(config: &Config, mixture: Mixture, seed: u64) -> Result<Graph, ImportError> {
-    random(config, &|name, cols| mixture.form(config, name, cols), seed)
+    random(config, &format!("{mixture:?}"), &|name, cols| mixture.form(config, name, cols), seed)
 }
 
-fn random(config: &Config, form: FormOf<'_>, seed: u64) -> Result<Graph, ImportError> {
+fn random(
+    config: &Config,
+    weights: &str,
+    form: FormOf<'_>,
+    seed: u64,
+) -> Result<Graph, ImportError> {
     let random = Random {
         form,
         state: Cell::new(seed),
         codes: RefCell::default(),
         blocks: RefCell::default(),
     };
-    Ok(pass::run_all(arch::graph(config, &random)?)?)
+    let mut graph = arch::graph(config, &random)?;
+    graph.identity = Some(format!("random {VERSION}, seed {seed}, {weights}, {config:?}"));
+    Ok(pass::run_all(graph)?)
 }
 
 /// The form of a matrix by its name and columns.
@@ -106,24 +113,20 @@ struct Random<'a> {
     blocks: RefCell<HashMap<(&'static str, usize), Bytes>>,
 }
 
+/// Raised whenever the same seed makes other weights.
+const VERSION: u32 = 1;
+
 /// Bytes of the random pattern that long arrays repeat.
 const PATTERN: usize = 1 << 16;
 
+/// Elements from which on a matrix repeats its first rows.
+const LARGE: usize = 1 << 18;
+
 impl Tensors for Random<'_> {
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ImportError> {
-        let made = match (rows, (self.form)(name, cols)) {
-            (1, _) => self.vector(name, cols),
-            (_, Form::Layout(Layout::Dense(dtype))) => self.dense(dtype, rows, cols),
-            (_, Form::Layout(Layout::Quant { bits, group, offset })) => {
-                let groups = rows.saturating_mul(cols.div_ceil(group.max(1)));
-                let zeros = self.zeros(bits, offset, groups);
-                self.quantised((bits, group), rows, cols, zeros)
-            }
-            (_, Form::ZeroPoints(group)) => {
-                let bytes = rows.saturating_mul(cols.div_ceil(group).div_ceil(2));
-                self.quantised((4, group), rows, cols, Zeros::Packed(self.zero_points(bytes)))
-            }
-            (_, Form::Blocks(format)) => self.blocks(format, rows, cols),
+        let made = match rows {
+            1 => self.vector(name, cols),
+            _ => self.matrix((self.form)(name, cols), rows, cols),
         };
         made.map_err(|source| ImportError::Weight { name: name.to_owned(), source })
     }
@@ -135,6 +138,29 @@ impl Random<'_> {
         let middle = if name.ends_with("bias") { 0.0 } else { 1.0 };
         let values: Vec<f32> = (0..cols).map(|_| middle + 0.1 * self.unit()).collect();
         Weight::vector(&values)
+    }
+
+    fn matrix(&self, form: Form, rows: usize, cols: usize) -> Result<Weight, WeightError> {
+        let first = rows.min((LARGE / cols.max(1)).max(1));
+        let made = match form {
+            Form::Layout(Layout::Dense(dtype)) => self.dense(dtype, first, cols)?,
+            Form::Layout(Layout::Quant { bits, group, offset }) => {
+                let groups = first.saturating_mul(cols.div_ceil(group.max(1)));
+                let zeros = self.zeros(bits, offset, groups);
+                self.quantised((bits, group), first, cols, zeros)?
+            }
+            Form::ZeroPoints(group) => {
+                let bytes = first.saturating_mul(cols.div_ceil(group).div_ceil(2));
+                let zeros = Zeros::Packed(self.zero_points(bytes));
+                self.quantised((4, group), first, cols, zeros)?
+            }
+            Form::Blocks(format) => self.blocks(format, first, cols)?,
+        };
+        if first == rows {
+            return Ok(made);
+        }
+        let repeated = Weight::stack(&vec![&made; rows.div_ceil(first)])?;
+        repeated.slice_rows(0..rows)
     }
 
     fn dense(&self, dtype: DType, rows: usize, cols: usize) -> Result<Weight, WeightError> {
@@ -216,17 +242,17 @@ impl Random<'_> {
 
     /// `len` floats of magnitude `size`, within a tenth of it or, if `signed`, of either sign.
     fn floats(&self, dtype: DType, size: f32, len: usize, signed: bool) -> Bytes {
-        let pattern: Vec<u8> = (0..(PATTERN / dtype.size()).min(len))
-            .flat_map(|_| {
-                let unit = self.unit();
-                let value = if signed { 1.7 * unit * size } else { (1.0 + 0.1 * unit) * size };
-                match dtype {
-                    DType::F32 => value.to_le_bytes().to_vec(),
-                    DType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
-                    DType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-                }
-            })
-            .collect();
+        let count = (PATTERN / dtype.size()).min(len);
+        let mut pattern = Vec::with_capacity(count * dtype.size());
+        for _ in 0..count {
+            let unit = self.unit();
+            let value = if signed { 1.7 * unit * size } else { (1.0 + 0.1 * unit) * size };
+            match dtype {
+                DType::F32 => pattern.extend(value.to_le_bytes()),
+                DType::F16 => pattern.extend(f16::from_f32(value).to_le_bytes()),
+                DType::Bf16 => pattern.extend(bf16::from_f32(value).to_le_bytes()),
+            }
+        }
         repeat(&pattern, len.saturating_mul(dtype.size()))
     }
 

@@ -11,6 +11,7 @@
 //! root/models/KEY/manifest.json  every file's length, digest and stamp
 //! root/models/KEY/files/…        the model, as other programs would expect it
 //! root/models/KEY/part/…         what has arrived so far, for the next pull to go on with
+//! root/packed/…                  packed weights, which can be made again (see `packed`)
 //! ```
 //! Before use, files whose length, times and inode are the recorded ones are believed; any others
 //! are hashed again ([`Store::verify`] hashes all). So ordinary damage (an edit, a truncation, a
@@ -26,6 +27,7 @@ mod incoming;
 mod manifest;
 mod name;
 mod options;
+mod packed;
 mod pull;
 mod select;
 mod source;
@@ -38,6 +40,7 @@ pub use crate::digest::Sha256Digest;
 pub use crate::error::{Result, StoreError};
 pub use crate::name::{HubName, ModelName};
 pub use crate::options::{Patience, Phase, Progress, StoreOptions, Token};
+pub use crate::packed::{PackedEntry, PackedInfo, PackedWriter};
 pub use crate::source::DirSource;
 pub use crate::store::{FileInfo, Installed, Origin, Store};
 pub use crate::sys::{Disk, DiskFile, RealDisk};

@@ -25,6 +25,8 @@ pub struct StoreOptions {
     pub pip: Vec<Vec<String>>,
     /// How long to put up with servers.
     pub patience: Patience,
+    /// Bytes that packed weights may take on the disk; 0: none are kept.
+    pub packed_bytes: u64,
     /// What is written to.
     pub disk: Arc<dyn Disk>,
 }
@@ -64,6 +66,7 @@ impl Default for StoreOptions {
             ca_file: None,
             pip: pip.into_iter().map(words).collect(),
             patience: Patience::default(),
+            packed_bytes: PACKED_BYTES,
             disk: Arc::new(RealDisk),
         }
     }
@@ -72,7 +75,8 @@ impl Default for StoreOptions {
 impl StoreOptions {
     /// The options that the environment asks for: `TANGOR_HOME`, `TANGOR_OFFLINE` or
     /// `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN` (or the file in which the hub's own client keeps
-    /// it), `SSL_CERT_FILE`. Proxies are taken from the usual variables.
+    /// it), `SSL_CERT_FILE`, `TANGOR_PACKED` (bytes, as `20G`; `off`). Proxies are taken from the
+    /// usual variables.
     #[must_use]
     pub fn from_env() -> Self {
         let mut options = Self::from_vars(|name| std::env::var(name).ok());
@@ -98,9 +102,28 @@ impl StoreOptions {
             endpoint: set("HF_ENDPOINT").unwrap_or(default.endpoint),
             token: set("HF_TOKEN").map(Token::new),
             ca_file: set("SSL_CERT_FILE").map(PathBuf::from),
+            packed_bytes: set("TANGOR_PACKED")
+                .and_then(|text| parse_bytes(&text))
+                .unwrap_or(default.packed_bytes),
             ..default
         }
     }
+}
+
+/// Bytes that packed weights may take unless told otherwise.
+const PACKED_BYTES: u64 = 20_000_000_000;
+
+/// `20G`, `500M`, `off`.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_uppercase();
+    if matches!(text.as_str(), "OFF" | "NO" | "FALSE") {
+        return Some(0);
+    }
+    let text = text.trim_end_matches('B');
+    let units = [("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];
+    let unit = units.into_iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)));
+    let (count, size) = unit.unwrap_or((text, 1));
+    count.trim().parse::<u64>().ok()?.checked_mul(size)
 }
 
 /// The token that the hub's own client has stored for this user.
@@ -216,5 +239,17 @@ mod tests {
         assert_eq!(options.token, Some(Token::new("hf_secret")));
         assert!(!format!("{options:?}").contains("secret"));
         assert!(!StoreOptions::from_vars(|_| None).offline);
+        for (text, bytes) in [
+            ("0", 0),
+            ("off", 0),
+            ("1000", 1000),
+            ("20G", 20_000_000_000),
+            (" 5 mb ", 5_000_000),
+            ("much", PACKED_BYTES),
+            ("99999999999999999999", PACKED_BYTES),
+        ] {
+            let vars = |name: &str| (name == "TANGOR_PACKED").then(|| text.to_owned());
+            assert_eq!(StoreOptions::from_vars(vars).packed_bytes, bytes, "{text:?}");
+        }
     }
 }

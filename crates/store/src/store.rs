@@ -200,9 +200,9 @@ impl Store {
         Ok(models)
     }
 
-    /// Removes a model, and what has arrived of one that is not complete. Programs that have it
-    /// open go on undisturbed where the system allows that, and keep it from being removed where it
-    /// does not. Returns the bytes of its files.
+    /// Removes a model, its packed weights, and what has arrived of one that is not complete.
+    /// Programs that have it open go on undisturbed where the system allows that, and keep it from
+    /// being removed where it does not. Returns the bytes of its files.
     ///
     /// # Errors
     /// [`StoreError::NotInstalled`], also for paths: the store does not touch what is not its own;
@@ -211,7 +211,10 @@ impl Store {
         let absent = || StoreError::NotInstalled(name.to_string());
         let entry = self.entry(name).filter(|entry| entry.is_dir()).ok_or_else(absent)?;
         let _lock = self.lock(name, &mut Watch::new(&mut |_| {}, cancel))?;
-        let bytes = folder_bytes(&entry);
+        let packed = Manifest::read(&entry, &name.to_string()).ok().flatten();
+        let packed = packed
+            .map_or_else(Vec::new, |manifest| self.packed_of(&installed(&entry, manifest, None)));
+        let bytes = folder_bytes(&entry) + self.remove_packed(&packed).unwrap_or(0);
         let disk = &*self.options.disk;
         Manifest::remove(disk, &entry)?;
         disk.remove_dir_all(&entry)
@@ -225,7 +228,12 @@ impl Store {
     /// [`StoreError::Format`], [`StoreError::Io`], [`StoreError::NotFound`].
     pub fn open_checkpoint(&self, model: &Installed, limits: &Limits) -> Result<Checkpoint> {
         let source = DirSource::open(&model.path)?;
-        Ok(Checkpoint::open(&source, source.file(), limits)?)
+        let mut checkpoint = Checkpoint::open(&source, source.file(), limits)?;
+        // Weights that were packed were all read before.
+        if checkpoint.guard().identity().is_some_and(|identity| self.has_packed(&identity)) {
+            checkpoint.assume_finite();
+        }
+        Ok(checkpoint)
     }
 
     /// The model's folder in the store; none for paths.

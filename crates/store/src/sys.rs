@@ -51,6 +51,12 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Bytes that may still be written below `path`, if the system tells.
     fn free_space(&self, path: &Path) -> Option<u64>;
+
+    /// Names the time since the machine was started, if the system does: as long as it stays the
+    /// same, what was written is there, made durable or not.
+    fn boot(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A file that is being written.
@@ -102,6 +108,11 @@ impl Disk for RealDisk {
 
     fn free_space(&self, path: &Path) -> Option<u64> {
         free_space(path)
+    }
+
+    fn boot(&self) -> Option<String> {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
     }
 }
 

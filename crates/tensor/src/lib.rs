@@ -11,10 +11,12 @@ mod bytes;
 mod dtype;
 mod map;
 pub mod quant;
+mod stamp;
 mod weight;
 
 pub use crate::bytes::{ByteLenError, byte_len, checked_product};
 pub use crate::dtype::DType;
-pub use crate::map::{FileChanged, MapGuard, map_file};
+pub use crate::map::{FileChanged, MapGuard, map_file, map_file_in_large_pages, release};
+pub use crate::stamp::Stamp;
 pub use crate::weight::{Group, Layout, Offset, RowOrder, Scales, Weight, WeightError, Zeros};
 pub use ::bytes::Bytes;

@@ -5,10 +5,12 @@
 //! out from [`MapGuard::check`] instead of dying; Windows refuses to truncate a mapped file. Faults
 //! anywhere else go to the handler that was there before.
 
+use crate::stamp::{self, Stamp};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The file behind a map was truncated or could not be read while it was mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +20,14 @@ pub struct FileChanged;
 /// Tells whether the files behind some maps have kept their promise. The default guards nothing.
 #[derive(Clone, Debug, Default)]
 pub struct MapGuard {
-    maps: Vec<Arc<sys::Watch>>,
+    maps: Vec<Guarded>,
+}
+
+/// A map, and the stamp of its file if that rested when it was mapped.
+#[derive(Clone, Debug)]
+struct Guarded {
+    watch: Arc<sys::Watch>,
+    stamp: Option<Stamp>,
 }
 
 impl MapGuard {
@@ -27,7 +36,7 @@ impl MapGuard {
     /// # Errors
     /// [`FileChanged`] if a file shrank or its medium failed.
     pub fn check(&self) -> Result<(), FileChanged> {
-        if self.maps.iter().any(|map| map.changed()) { Err(FileChanged) } else { Ok(()) }
+        if self.maps.iter().any(|map| map.watch.changed()) { Err(FileChanged) } else { Ok(()) }
     }
 
     /// One guard for all the maps of `guards`.
@@ -35,6 +44,28 @@ impl MapGuard {
     pub fn join<'a>(guards: impl IntoIterator<Item = &'a Self>) -> Self {
         Self { maps: guards.into_iter().flat_map(|guard| guard.maps.iter().cloned()).collect() }
     }
+
+    /// What names the content of the mapped files without reading it: equal for the same files
+    /// unchanged, on this machine. `None` if there are none, or one was written to so shortly
+    /// before it was mapped that its times would not show another write.
+    #[must_use]
+    pub fn identity(&self) -> Option<String> {
+        let names: Option<Vec<String>> =
+            self.maps.iter().map(|map| Some(map.stamp?.to_string())).collect();
+        names.filter(|names| !names.is_empty()).map(|names| names.join(stamp::JOINT))
+    }
+
+    /// Says that the mapped bytes will not be read again soon: they stop counting as this
+    /// process's memory. Reading them stays possible, and brings them back.
+    pub fn release(&self) {
+        self.maps.iter().for_each(|map| map.watch.release());
+    }
+}
+
+/// Says of `bytes` that they will not be read again soon (see [`MapGuard::release`]); does nothing
+/// with bytes that are not of a map.
+pub fn release(bytes: &[u8]) {
+    sys::release(bytes);
 }
 
 /// What keeps a map alive.
@@ -60,8 +91,21 @@ impl AsRef<[u8]> for Mapped {
 ///
 /// # Errors
 /// If it is not a regular file, is larger than the address space, or the system refuses.
-#[allow(unsafe_code)]
 pub fn map_file(file: &File) -> io::Result<(Bytes, MapGuard)> {
+    map(file, false)
+}
+
+/// As [`map_file`], of a file that is read from beginning to end again and again: in large pages,
+/// where the system has such pages for files.
+///
+/// # Errors
+/// As there.
+pub fn map_file_in_large_pages(file: &File) -> io::Result<(Bytes, MapGuard)> {
+    map(file, true)
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File, large: bool) -> io::Result<(Bytes, MapGuard)> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -76,8 +120,14 @@ pub fn map_file(file: &File) -> io::Result<(Bytes, MapGuard)> {
     // is what `Watch` is for where its pages vanish; whoever reads bytes out of it treats them as
     // untrusted at every read, so other values do no harm.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(file)? };
+    if large {
+        // A wish, and one that older systems do not know.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+    }
     let watch = Arc::new(sys::Watch::new(&map)?);
-    let guard = MapGuard { maps: vec![Arc::clone(&watch)] };
+    let stamp = Stamp::of(&metadata).filter(|stamp| stamp.rested(SystemTime::now()));
+    let guard = MapGuard { maps: vec![Guarded { watch: Arc::clone(&watch), stamp }] };
     Ok((Bytes::from_owner(Mapped { map, watch }), guard))
 }
 
@@ -98,7 +148,11 @@ mod sys {
         }
 
         pub(super) fn retire(&self) {}
+
+        pub(super) fn release(&self) {}
     }
+
+    pub(super) fn release(_bytes: &[u8]) {}
 }
 
 #[cfg(unix)]
@@ -128,6 +182,9 @@ mod sys {
     }
 
     static TABLE: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
+
+    /// Slots from the first one that were ever used.
+    static USED: AtomicUsize = AtomicUsize::new(0);
 
     /// Which slots belong to a [`Watch`]; held while a slot is written.
     static CLAIMED: Mutex<[bool; SLOTS]> = Mutex::new([false; SLOTS]);
@@ -180,6 +237,7 @@ mod sys {
                 .position(|claimed| !claimed)
                 .ok_or_else(|| io::Error::other(format!("more than {SLOTS} mapped files")))?;
             claimed[slot] = true;
+            USED.fetch_max(slot + 1, SeqCst);
             TABLE[slot].changed.store(false, SeqCst);
             TABLE[slot].set(map.as_ptr().addr(), map.len());
             Ok(Self { slot })
@@ -187,6 +245,15 @@ mod sys {
 
         pub(super) fn changed(&self) -> bool {
             TABLE[self.slot].changed.load(SeqCst)
+        }
+
+        /// Gives all pages of the map back.
+        pub(super) fn release(&self) {
+            let _claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+            let slot = &TABLE[self.slot];
+            let (start, len) = (slot.start.load(Relaxed), slot.len.load(Relaxed));
+            // While the lock is held a map that has not retired cannot go.
+            give_back(start, start + len);
         }
 
         /// Stops watching; what has happened so far is kept.
@@ -202,6 +269,34 @@ mod sys {
             TABLE[self.slot].set(0, 0);
             claimed[self.slot] = false;
         }
+    }
+
+    /// Gives the pages of a part of a map back; bytes elsewhere stay as they are.
+    pub(super) fn release(bytes: &[u8]) {
+        let (from, to) = (bytes.as_ptr().addr(), bytes.as_ptr().addr() + bytes.len());
+        let _claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+        // A map that is borrowed keeps its slot.
+        let found = TABLE[..USED.load(SeqCst)].iter().find_map(|slot| slot.covers(from));
+        if let Some((start, len)) = found.filter(|(start, len)| to <= start + len) {
+            let page = page_bytes();
+            give_back(from & !(page - 1), to.next_multiple_of(page).min(start + len));
+        }
+    }
+
+    /// Drops the pages `from..to` of a live map; `from` is where a page starts.
+    fn give_back(from: usize, to: usize) {
+        if from < to {
+            let at = std::ptr::with_exposed_provenance_mut(from);
+            // SAFETY: the range lies in a live read-only map of a file that stays alive during the
+            // call. Its pages come back from the file, with what it holds, when they are read
+            // again, so whoever reads them at the same time sees no difference.
+            unsafe { libc::madvise(at, to - from, libc::MADV_DONTNEED) };
+        }
+    }
+
+    fn page_bytes() -> usize {
+        // SAFETY: has no preconditions.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
     }
 
     fn install() -> io::Result<()> {
@@ -247,7 +342,7 @@ mod sys {
         unsafe {
             let errno = errno_location();
             let saved = *errno;
-            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
+            let page = page_bytes();
             let first = address & !(page - 1);
             let at = std::ptr::with_exposed_provenance_mut(first);
             let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANON;
@@ -379,6 +474,43 @@ mod tests {
             }
         });
         assert_eq!(guard.check(), Err(FileChanged));
+    }
+
+    #[test]
+    fn released_bytes_come_back() {
+        let content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        let (bytes, guard) = map_file(&file_of(&content)).unwrap();
+        let (large, _) = map_file_in_large_pages(&file_of(&content)).unwrap();
+        assert_eq!((&bytes[..], &large[..]), (&content[..], &content[..]));
+        release(&bytes[5000..700_000]);
+        release(&bytes[bytes.len() - 1..]);
+        release(&content);
+        assert_eq!(&bytes[..], &content[..]);
+        guard.release();
+        assert_eq!(&bytes[..], &content[..]);
+        drop(bytes);
+        guard.release();
+        assert_eq!(guard.check(), Ok(()));
+    }
+
+    #[test]
+    fn only_files_that_rest_have_an_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, b"weights").unwrap();
+        let map = || map_file(&File::open(&path).unwrap()).unwrap().1;
+        assert_eq!(map().identity(), None, "it was written just now");
+        assert_eq!(MapGuard::default().identity(), None);
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        let first = map();
+        assert!(first.identity().is_some());
+        assert_eq!(first.identity(), map().identity());
+        let both = MapGuard::join([&first, &map()]).identity().unwrap();
+        let one = first.identity().unwrap();
+        assert_eq!(both.split(stamp::JOINT).collect::<Vec<_>>(), [&one, &one]);
+        std::fs::write(&path, b"widgets").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        assert_ne!(first.identity(), map().identity());
     }
 
     #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! A weight matrix, whatever its file stored it as.
 
 use crate::quant::BlockFormat;
-use crate::{DType, byte_len, checked_product};
+use crate::{DType, byte_len, checked_product, release};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -343,6 +343,24 @@ impl Weight {
         self.parts.iter().try_for_each(|part| part.stored.check_finite(part.cols, &part.rows))
     }
 
+    /// Says of some rows that they will not be read again soon: where they are mapped, they stop
+    /// counting as this process's memory. Reading them stays possible.
+    ///
+    /// # Panics
+    /// If the range is past the end.
+    pub fn release_rows(&self, range: Range<usize>) {
+        assert!(range.end <= self.rows, "{range:?} of a weight of {} rows", self.rows);
+        let mut first = 0;
+        for part in self.parts.iter() {
+            let (start, end) = (range.start.max(first), range.end.min(first + part.rows.len()));
+            if start < end {
+                let base = part.rows.start;
+                part.stored.release(part.cols, base + (start - first)..base + (end - first));
+            }
+            first += part.rows.len();
+        }
+    }
+
     /// One row as `f32`. For quantised weights each element is computed as its [`Layout`] says, in
     /// `f32`, with one rounding per operation.
     ///
@@ -475,6 +493,21 @@ impl Stored {
                     Zeros::Float(dtype, _) => groups * dtype.size(),
                 };
                 groups * (group * usize::from(*bits) / 8 + scales.dtype.size()) + zeros
+            }
+        }
+    }
+
+    /// Reordered rows lie in the same heads, whose other rows are read soon before or after.
+    fn release(&self, cols: usize, rows: Range<usize>) {
+        let of = |bytes: &Bytes, row: usize| release(&bytes[rows.start * row..rows.end * row]);
+        match self {
+            Self::Dense { bytes, .. } | Self::Blocks { bytes, .. } => {
+                of(bytes, self.row_bytes(cols));
+            }
+            Self::Grouped { bits, group, codes, scales, .. } => {
+                let groups = cols.div_ceil(*group);
+                of(codes, groups * (group * usize::from(*bits) / 8));
+                of(&scales.bytes, groups * scales.dtype.size());
             }
         }
     }

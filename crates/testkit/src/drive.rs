@@ -36,6 +36,21 @@ impl Driver {
     /// If the device refuses it.
     #[must_use]
     pub fn new(device: &dyn Device, graph: &Graph, activations: Activations, kv: KvType) -> Self {
+        Self::of(device, &Segment::whole(graph), activations, kv)
+    }
+
+    /// Prepares a segment that is a whole graph.
+    ///
+    /// # Panics
+    /// If the device refuses it.
+    #[must_use]
+    pub fn of(
+        device: &dyn Device,
+        segment: &Segment<'_>,
+        activations: Activations,
+        kv: KvType,
+    ) -> Self {
+        let graph = segment.graph;
         let hyper = &graph.hyper;
         let spec = KvSpec {
             layers: hyper.layers,
@@ -47,9 +62,8 @@ impl Driver {
         };
         let context = PAGES as usize * PAGE_TOKENS;
         let options = Prepare { activations, context, max_rows: context };
-        let runnable = device
-            .prepare(&Segment::whole(graph), options, &mut |_| {})
-            .expect("the device prepares the graph");
+        let runnable =
+            device.prepare(segment, options, &mut |_| {}).expect("the device prepares the graph");
         let kv = device.kv_cache(&spec).expect("the device makes a cache");
         Self { runnable, kv, graph: graph.clone(), taken: 0 }
     }

@@ -101,7 +101,15 @@ impl GgufVocab {
         };
         let byte_level = pre.is_some_and(|p| p.byte_level);
         let add_space = is_spm && self.add_space_prefix.unwrap_or(true);
-        let vocab = Vocab::new(&self.entries(byte_level), add_space, false)?;
+        // Half of the time each, for a vocabulary of hundreds of thousands.
+        let this = &self;
+        let (vocab, pipeline) = std::thread::scope(|scope| {
+            let vocab = scope.spawn(|| Vocab::new(&this.entries(byte_level), add_space, false));
+            let pipeline = pre.as_ref().map(|pre| this.pipeline(pre)).transpose();
+            (vocab.join(), pipeline)
+        });
+        let vocab = vocab.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let pipeline = pipeline?;
         let added = AddedTokens::new(self.added_tokens())?;
         let eos = self.end_ids();
         let default_bos = pre.is_none_or(|p| p.add_bos);
@@ -111,9 +119,9 @@ impl GgufVocab {
         };
         let templates = self.chat_template.take().map(|t| ("default".to_owned(), t));
         let (bos, main_eos, unk, pad) = (self.bos, self.eos, self.unk, self.pad);
-        let model = match pre {
+        let model = match pipeline {
             None => Model::Spm(self.into_spm(add_space)),
-            Some(pre) => Model::Pipeline(Box::new(self.into_pipeline(&pre)?)),
+            Some(pipeline) => Model::Pipeline(Box::new(pipeline)),
         };
         Ok(Parts {
             vocab,
@@ -298,11 +306,11 @@ impl GgufVocab {
         Spm::new(pieces, bytes, unk, add_space)
     }
 
-    fn into_pipeline(self, pre: &pretokenize::Pre) -> Result<Pipeline> {
+    fn pipeline(&self, pre: &pretokenize::Pre) -> Result<Pipeline> {
         let mut ids = tokenizers::models::bpe::Vocab::with_capacity(self.tokens.len());
-        for (id, text) in (0u32..).zip(self.tokens) {
+        for (id, text) in (0u32..).zip(&self.tokens) {
             if !text.is_empty() {
-                ids.entry(text).or_insert(id);
+                ids.entry(text.clone()).or_insert(id);
             }
         }
         // A merge whose parts or result are no tokens cannot apply; llama.cpp skips it as well.

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, check_limit};
 use crate::limits;
+use std::sync::OnceLock;
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub(crate) struct Vocab {
     texts: Packed,
     bytes: Packed,
     kinds: Vec<Kind>,
-    /// Ids in the order of their texts, for lookup.
-    by_text: Vec<u32>,
+    /// Ids in the order of their texts, for lookup; made when something is looked up.
+    by_text: OnceLock<Vec<u32>>,
     /// A space that encoding put before the text is taken off when decoding.
     pub(crate) strip_space: bool,
     /// Tokens are words without their spaces, which decoding puts between them.
@@ -44,20 +45,11 @@ impl Entry {
 impl Vocab {
     pub(crate) fn new(entries: &[Entry], strip_space: bool, spaced: bool) -> Result<Self> {
         check_limit("the highest token id", entries.len(), limits::TOKEN_ID)?;
-        let mut by_text = Vec::with_capacity(entries.len());
-        for (id, entry) in (0u32..).zip(entries) {
-            if !entry.text.is_empty() {
-                by_text.push(id);
-            }
-        }
-        let texts = Packed::new(entries.iter().map(|e| e.text.as_bytes()));
-        by_text.sort_by(|&a, &b| texts.get(a).cmp(&texts.get(b)).then(a.cmp(&b)));
-        by_text.dedup_by(|later, first| texts.get(*later) == texts.get(*first));
         Ok(Self {
             bytes: Packed::new(entries.iter().map(|e| e.bytes.as_slice())),
             kinds: entries.iter().map(|e| e.kind).collect(),
-            texts,
-            by_text,
+            texts: Packed::new(entries.iter().map(|e| e.text.as_bytes())),
+            by_text: OnceLock::new(),
             strip_space,
             spaced,
         })
@@ -85,10 +77,19 @@ impl Vocab {
 
     /// Id of the token with exactly this text; the lowest where several have it.
     pub(crate) fn id(&self, text: &str) -> Option<u32> {
-        let at = self
-            .by_text
-            .binary_search_by(|&id| self.texts.get(id).unwrap_or_default().cmp(text.as_bytes()));
-        at.ok().and_then(|at| self.by_text.get(at)).copied()
+        let by_text = self.by_text.get_or_init(|| self.sorted());
+        let own = |id: u32| self.texts.get(id).unwrap_or_default();
+        let at = by_text.binary_search_by(|&id| own(id).cmp(text.as_bytes()));
+        at.ok().and_then(|at| by_text.get(at)).copied()
+    }
+
+    fn sorted(&self) -> Vec<u32> {
+        let texts = &self.texts;
+        let named = |id: &u32| texts.get(*id).is_some_and(|text| !text.is_empty());
+        let mut ids: Vec<u32> = (0u32..).take(self.len()).filter(named).collect();
+        ids.sort_by(|&a, &b| texts.get(a).cmp(&texts.get(b)).then(a.cmp(&b)));
+        ids.dedup_by(|later, first| texts.get(*later) == texts.get(*first));
+        ids
     }
 }
 

@@ -2,13 +2,15 @@
 
 use crate::args::Global;
 use crate::error::Outcome;
+use crate::progress::Progress;
 use crate::{load, sys, terminal};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use tangor_device_cpu::Isa;
 use tangor_eval::MachineLimits;
-use tangor_store::Store;
+use tangor_store::{ModelName, Store, StoreError};
 
 /// Say what this machine offers and whether everything is in order
 #[derive(Debug, Args)]
@@ -16,6 +18,10 @@ pub(crate) struct Options {
     /// Measure what the processor and its memory can do (a second or two)
     #[arg(long)]
     measure: bool,
+
+    /// Read every byte of the models and of packed weights, to see whether they are what they were
+    #[arg(long)]
+    verify: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -44,6 +50,9 @@ struct StoreReport {
     path: PathBuf,
     models: usize,
     bytes: u64,
+    /// Entries with packed weights.
+    packed: usize,
+    packed_bytes: u64,
     disk_free_bytes: Option<u64>,
 }
 
@@ -64,12 +73,15 @@ struct Problem {
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let store = load::store(global)?;
-    let report = report(&store, options.measure)?;
+    let report = report(&store, options)?;
     if options.json { terminal::json(&report) } else { print(&report) }
 }
 
-fn report(store: &Store, measure: bool) -> Outcome<Report> {
+fn report(store: &Store, options: &Options) -> Outcome<Report> {
     let mut problems = Vec::new();
+    if options.verify {
+        verify(store, &mut problems);
+    }
     let python = sys::python();
     let pip = python.as_ref().and_then(|(command, _)| sys::pip(command));
     if pip.is_none() {
@@ -86,7 +98,7 @@ fn report(store: &Store, measure: bool) -> Outcome<Report> {
             todo: "models run, slowly; a processor with AVX2 is several times faster".into(),
         });
     }
-    let measured = measure.then(load::measure_default).transpose()?;
+    let measured = options.measure.then(load::measure_default).transpose()?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         processor: sys::processor(),
@@ -97,7 +109,7 @@ fn report(store: &Store, measure: bool) -> Outcome<Report> {
         pip,
         store: store_report,
         measured,
-        limits: limits(),
+        limits: limits(store),
         problems,
     })
 }
@@ -125,14 +137,44 @@ fn store_report(store: &Store, problems: &mut Vec<Problem>) -> StoreReport {
         });
     }
     let bytes = models.iter().map(|model| model.bytes).sum();
-    StoreReport { path, models: models.len(), bytes, disk_free_bytes }
+    let packed = store.packed();
+    let packed_bytes = packed.iter().map(|entry| entry.bytes).sum();
+    let (models, packed) = (models.len(), packed.len());
+    StoreReport { path, models, bytes, packed, packed_bytes, disk_free_bytes }
+}
+
+/// Reads all that the store holds.
+fn verify(store: &Store, problems: &mut Vec<Problem>) {
+    let problem = |error: &StoreError, todo: &str| Problem {
+        what: error.to_string(),
+        todo: error.hint().unwrap_or_else(|| todo.to_owned()),
+    };
+    for model in store.list().unwrap_or_default() {
+        let mut progress = Progress::transfer(format!("verifying {}", model.name));
+        let mut watch = |step: &tangor_store::Progress<'_>| {
+            progress.set(step.done, step.total.unwrap_or(0));
+        };
+        let checked = ModelName::parse(&model.name)
+            .and_then(|name| store.verify(&name, &mut watch, &AtomicBool::new(false)));
+        problems.extend(checked.err().map(|error| problem(&error, "fetch it again")));
+    }
+    let _progress = Progress::spinner("verifying packed weights");
+    for entry in store.packed() {
+        if let Err(error) = store.verify_packed(&entry) {
+            let what = error.to_string();
+            let todo = "nothing: the next start packs the weights again".into();
+            problems.push(Problem { what, todo });
+        }
+    }
 }
 
 /// The bounds that somebody may run into.
-fn limits() -> Vec<Limit> {
+fn limits(store: &Store) -> Vec<Limit> {
     let load = tangor_engine::LoadOptions::default();
     let limit = |name, value: usize, what| Limit { name, value: value as u64, what };
+    let packed = store.packed_limit();
     vec![
+        Limit { name: "packed_bytes", value: packed, what: "bytes of packed weights on the disk" },
         limit("max_sequences", load.max_sequences, "sequences that run at once"),
         limit("max_alive", load.max_alive, "sequences that may be alive at once"),
         limit("prefill_chunk", load.prefill_chunk, "rows of prompts per step"),
@@ -174,6 +216,7 @@ fn print(report: &Report) -> Outcome {
                 terminal::bytes(store.bytes)
             ),
         ),
+        ("packed", format!("{}, to be made again at will", terminal::bytes(store.packed_bytes))),
         ("disk", format!("{} free", bytes(store.disk_free_bytes))),
         ("python", report.python.clone().unwrap_or_else(|| "not found".into())),
         ("pip", report.pip.clone().unwrap_or_else(|| "not found".into())),

@@ -5,6 +5,7 @@ use crate::error::Outcome;
 use crate::load;
 use crate::terminal;
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tangor_store::{Installed, Origin};
@@ -12,7 +13,8 @@ use tangor_store::{Installed, Origin};
 /// List the models in the store
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Print one JSON object: models[{name, origin, path, files, bytes, digest, pulled_at, damage}]
+    /// Print one JSON object: models[{name, origin, path, files, bytes, digest, pulled_at, damage,
+    /// packed_bytes}]
     #[arg(long)]
     json: bool,
 }
@@ -20,8 +22,12 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let store = load::store(global)?;
     let models = store.list()?;
+    let packed =
+        |model: &Installed| -> u64 { store.packed_of(model).iter().map(|entry| entry.bytes).sum() };
     if options.json {
-        return terminal::json(&json!({ "models": models }));
+        let listed: Vec<Listed<'_>> =
+            models.iter().map(|model| Listed { model, packed_bytes: packed(model) }).collect();
+        return terminal::json(&json!({ "models": listed }));
     }
     if models.is_empty() {
         terminal::note(&format!("no models in {} yet", store.root().display()));
@@ -29,11 +35,15 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         return Ok(());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut table = terminal::columns(&["NAME", "SIZE", "PULLED", "SOURCE"], &[1]);
+    let mut table = terminal::columns(&["NAME", "SIZE", "PACKED", "PULLED", "SOURCE"], &[1, 2]);
     for model in &models {
         let pulled = model.pulled_at.map_or_else(|| "-".into(), |then| age(now, then));
         let size = terminal::bytes(model.bytes);
-        table.add_row([model.name.clone(), size, pulled, source(model)]);
+        let packed = match packed(model) {
+            0 => "-".into(),
+            bytes => terminal::bytes(bytes),
+        };
+        table.add_row([model.name.clone(), size, packed, pulled, source(model)]);
     }
     terminal::table(&table)?;
     for model in &models {
@@ -43,6 +53,14 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A model with what its packed weights take.
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    model: &'a Installed,
+    packed_bytes: u64,
 }
 
 /// Where a model came from, in a word.

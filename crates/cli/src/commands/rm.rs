@@ -7,14 +7,19 @@ use crate::terminal;
 use clap::Args;
 use serde_json::json;
 use std::sync::atomic::AtomicBool;
-use tangor_store::ModelName;
+use tangor_store::{ModelName, Store, StoreError};
 
 /// Remove models from the store
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Names of the models, as `tangor list` shows them
-    #[arg(value_name = "MODEL", required = true)]
+    #[arg(value_name = "MODEL", required_unless_present = "packed")]
     models: Vec<String>,
+
+    /// Remove packed weights only, those of all models if none is named: the next start packs them
+    /// again
+    #[arg(long)]
+    packed: bool,
 
     /// Print one JSON object: removed[{name, bytes}]
     #[arg(long)]
@@ -27,8 +32,18 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let names: Vec<ModelName> =
         options.models.iter().map(|text| ModelName::parse(text)).collect::<Result<_, _>>()?;
     let mut removed = Vec::new();
+    if options.packed && names.is_empty() {
+        let bytes = store.remove_packed(&store.packed())?;
+        if options.json {
+            return terminal::json(&json!({ "removed": [{ "name": null, "bytes": bytes }] }));
+        }
+        return terminal::line(&format!("removed packed weights, {}", terminal::bytes(bytes)));
+    }
     for name in names {
-        let bytes = store.remove(&name, &AtomicBool::new(false))?;
+        let bytes = match options.packed {
+            true => remove_packed(&store, &name)?,
+            false => store.remove(&name, &AtomicBool::new(false))?,
+        };
         if !options.json {
             terminal::line(&format!("removed {name}, {}", terminal::bytes(bytes)))?;
         }
@@ -38,4 +53,11 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         terminal::json(&json!({ "removed": removed }))?;
     }
     Ok(())
+}
+
+/// Removes what was packed of a model that is there, in the store or elsewhere.
+fn remove_packed(store: &Store, name: &ModelName) -> Outcome<u64> {
+    let absent = || StoreError::NotInstalled(name.to_string());
+    let model = store.resolve(name)?.ok_or_else(absent)?;
+    Ok(store.remove_packed(&store.packed_of(&model))?)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod model;
+mod packed;
 mod usage;
 
 use assert_cmd::Command;

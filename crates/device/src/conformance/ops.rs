@@ -62,6 +62,7 @@ impl Case {
             nodes,
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
+            packed: None,
         };
         let options = Prepare { activations: self.activations, context: 256, max_rows: self.rows };
         let mut runnable = device.prepare(&segment, options, &mut |_| {})?;

@@ -7,6 +7,7 @@ mod quantization;
 pub use self::config::{HfConfig, RopeScaling};
 pub use self::quantization::{Quantization, Scheme};
 
+use crate::checkpoint::check_finite;
 use crate::safetensors::{ArrayInfo, ElementType, SafeTensors};
 use crate::{FormatError, Limits, Result, Sidecars, Source, json};
 use tangor_tensor::{DType, MapGuard, Weight};
@@ -21,6 +22,8 @@ pub struct HfCheckpoint {
     arrays: SafeTensors,
     sidecars: Sidecars,
     quantization: Option<Quantization>,
+    /// Whether every number is known to be finite.
+    finite: bool,
 }
 
 impl HfCheckpoint {
@@ -38,7 +41,7 @@ impl HfCheckpoint {
         let config = HfConfig::from_json(raw, limits)?;
         let arrays = SafeTensors::open(source, limits)?;
         let sidecars = Sidecars::read(source, limits)?;
-        let this = Self { config, arrays, sidecars, quantization };
+        let this = Self { config, arrays, sidecars, quantization, finite: false };
         this.check_vocab()?;
         Ok(this)
     }
@@ -106,8 +109,14 @@ impl HfCheckpoint {
                 return Err(FormatError::missing(self.arrays.name(), message));
             }
         };
-        weight.check_finite().map_err(|error| FormatError::weight(subject(), error))?;
+        if !self.finite {
+            check_finite(&weight).map_err(|error| FormatError::weight(subject(), error))?;
+        }
         Ok(weight)
+    }
+
+    pub(crate) fn assume_finite(&mut self) {
+        self.finite = true;
     }
 
     fn dense(&self, array: &ArrayInfo) -> Result<Weight> {

@@ -25,11 +25,13 @@ pub fn import(checkpoint: &Checkpoint) -> Result<Graph, ImportError> {
 /// # Errors
 /// As [`import`].
 pub fn as_written(checkpoint: &Checkpoint) -> Result<Graph, ImportError> {
-    match checkpoint {
+    let mut graph = match checkpoint {
         Checkpoint::Gguf(gguf) => gguf::graph(gguf),
         Checkpoint::Hf(checkpoint) => hf::graph(checkpoint),
         Checkpoint::Oga(checkpoint) => onnx::graph(&checkpoint.model, &checkpoint.genai),
-    }
+    }?;
+    graph.identity = checkpoint.guard().identity();
+    Ok(graph)
 }
 
 /// Which tensors of a file a graph took: a model with others is not what its file says it is, and

@@ -46,7 +46,8 @@ struct Rewrite<'a> {
 
 impl<'a> Rewrite<'a> {
     fn new(from: &'a Graph) -> Self {
-        let to = Graph::new(from.hyper.clone(), from.rope.clone());
+        let mut to = Graph::new(from.hyper.clone(), from.rope.clone());
+        to.identity.clone_from(&from.identity);
         Self { from, to, values: HashMap::new() }
     }
 

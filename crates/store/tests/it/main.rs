@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod hub;
 mod local;
+mod packed;
 #[cfg(unix)]
 mod process;
 mod server;

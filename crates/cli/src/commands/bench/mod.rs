@@ -120,8 +120,10 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         &spec,
         global,
     )?;
-    let limits = load::measure(&options.model_options)?;
     let report = measure(&loaded.model, &spec)?;
+    let peak_rss_bytes = sys::peak_rss_bytes();
+    // Last, as measuring the memory takes more of it than some models do.
+    let limits = load::measure(&options.model_options)?;
     let kv = loaded.model.plan().kv.dtype;
     let share = of_limit(&work, kv, &spec, &report, &limits);
     let report = Report {
@@ -134,7 +136,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         depth: spec.depth,
         streams: spec.streams,
         load_s: loaded.load_s,
-        peak_rss_bytes: sys::peak_rss_bytes(),
+        peak_rss_bytes,
         limits,
         of_limit: share,
         device: loaded.device_names(),

@@ -1,0 +1,125 @@
+//! Single rows out of panels: a table that is packed for the output head serves the embedding too.
+
+use super::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
+use half::f16;
+
+impl Packed {
+    /// One row of the weight that was packed, with the bits that the weight itself gives.
+    pub(crate) fn row_f32(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Codes(w) => w.row_f32(row, out),
+            Self::Dense(w) => w.row_f32(row, out),
+        }
+    }
+}
+
+impl PackedCodes {
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let (panel, column) = (self.panel(row / PANEL), row % PANEL);
+        let (scales_at, size) = (self.code_bytes(), self.scale_bytes());
+        let offsets_at = scales_at + PANEL * size;
+        let records = panel.chunks_exact(self.record_bytes());
+        for (out, record) in out.chunks_mut(self.group).zip(records) {
+            let number = |at: usize| {
+                let bytes = &record[at + column * size..][..size];
+                match self.half {
+                    true => f16::from_bits(bytemuck::pod_read_unaligned(bytes)).to_f32(),
+                    false => bytemuck::pod_read_unaligned(bytes),
+                }
+            };
+            let scale = number(scales_at);
+            let code = |index: usize| f32::from(self.code(record, column, index));
+            let zero = match self.offsets {
+                Offsets::Uniform(zero) => zero,
+                Offsets::Zero => record[offsets_at + column],
+                Offsets::Min => {
+                    let min = number(offsets_at);
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = scale * code(index) + min;
+                    }
+                    continue;
+                }
+            };
+            for (index, out) in out.iter_mut().enumerate() {
+                *out = scale * (code(index) - f32::from(zero));
+            }
+        }
+    }
+
+    /// The code of input `index` of a record.
+    fn code(&self, record: &[u8], column: usize, index: usize) -> u8 {
+        if self.bits == 4 {
+            let byte = record[index / 8 * 4 * PANEL + column * 4 + index % 4];
+            byte >> (index % 8 / 4 * 4) & 15
+        } else {
+            record[index / 4 * 4 * PANEL + column * 4 + index % 4]
+        }
+    }
+}
+
+impl PackedDense {
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let (panel, column) = (self.panel(row / PANEL), row % PANEL);
+        let size = self.dtype.size();
+        let elements = panel.chunks_exact(size).skip(column).step_by(PANEL);
+        for (out, element) in out.iter_mut().zip(elements) {
+            self.dtype.widen(element, std::slice::from_mut(out));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Pool;
+    use tangor_device::model::{Op, shapes};
+    use tangor_device::tensor::{DType, Layout, Offset};
+
+    #[test]
+    fn a_row_of_a_packed_weight_is_the_weights_own() {
+        let quant = |bits, group, offset| Layout::Quant { bits, group, offset };
+        let pool = Pool::new(2, false);
+        for layout in [
+            Layout::Dense(DType::F32),
+            Layout::Dense(DType::F16),
+            Layout::Dense(DType::Bf16),
+            quant(4, 16, Offset::Zero),
+            quant(4, 32, Offset::Min),
+            quant(4, 128, Offset::Min),
+            quant(8, 32, Offset::Zero),
+            quant(8, 64, Offset::Min),
+        ] {
+            let config = shapes::config("smollm2-135m").unwrap();
+            let graph = shapes::random_graph(&config, layout, 3).unwrap();
+            let linears = graph.nodes.iter().filter_map(|node| match &node.op {
+                Op::Linear { weight, .. } => Some(graph.weight(*weight)),
+                _ => None,
+            });
+            for weight in linears.take(4) {
+                let weight = weight.slice_rows(0..weight.rows().min(150)).unwrap();
+                let packed = Packed::new(&weight, &pool).unwrap();
+                let again = Packed::kept(&weight, &packed.form(), copy(packed.data())).unwrap();
+                let (mut own, mut other) = (vec![0.0; weight.cols()], vec![0.0; weight.cols()]);
+                for row in 0..weight.rows() {
+                    weight.row_f32(row, &mut own);
+                    for packed in [&packed, &again] {
+                        other.fill(f32::NAN);
+                        packed.row_f32(row, &mut other);
+                        let bits =
+                            |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&own), bits(&other), "{layout:?}, row {row}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same bytes elsewhere, from a cache line on.
+    fn copy(bytes: &[u8]) -> tangor_device::tensor::Bytes {
+        let longer = [&[0; 64], bytes].concat();
+        let skip = longer.as_ptr().align_offset(64);
+        let mut longer = longer;
+        longer.copy_within(64.., skip);
+        tangor_device::tensor::Bytes::from(longer).slice(skip..skip + bytes.len())
+    }
+}
