@@ -1,7 +1,7 @@
 //! What a cache of packed weights gives back to the device: an index and data with any edits.
 //!
-//! `count`, then so many edits of the index (`operation`, `place`, `byte`), then bytes that take the
-//! place of the data's first ones; an odd count cuts the data off behind them.
+//! `count`, then so many edits of the index (`operation`, `place`, `byte`), then bytes that take
+//! the place of the data's first ones; an odd count cuts the data off behind them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
