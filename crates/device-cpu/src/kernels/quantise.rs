@@ -251,8 +251,8 @@ fn round_wide<S: Simd>(
 ) -> [[i32; 2]; 2] {
     assert!(high.len() == GROUP && low.len() == GROUP);
     let steps = s.splat(WIDE_STEPS / amax);
-    let mut sums = [[0; 2]; 2];
-    for half in 0..2 {
+    let (mut lows, mut highs) = ([0; 2], [0; 2]);
+    for (half, (low_sum, high_sum)) in lows.iter_mut().zip(&mut highs).enumerate() {
         // SAFETY: every array holds 32 elements, two vectors.
         unsafe {
             let x = s.load(x.as_ptr().add(half * LANES));
@@ -263,11 +263,11 @@ fn round_wide<S: Simd>(
             let digit = s.to_i32(digit);
             s.store_i8(high.as_mut_ptr().add(half * LANES), digit);
             s.store_i8(low.as_mut_ptr().add(half * LANES), rest);
-            sums[0][half] = s.sum_i32(rest);
-            sums[1][half] = s.sum_i32(digit);
+            *low_sum = s.sum_i32(rest);
+            *high_sum = s.sum_i32(digit);
         }
     }
-    sums
+    [lows, highs]
 }
 
 /// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and

@@ -93,19 +93,22 @@ impl Neighbours {
 impl Lines for Neighbours {
     #[inline(always)]
     unsafe fn x(self, r: usize) -> *const i8 {
-        // SAFETY: as the caller's; likewise below.
+        // SAFETY: as the caller's.
         unsafe { self.x.add(r * self.group) }
     }
     #[inline(always)]
     unsafe fn scale(self, r: usize) -> f32 {
+        // SAFETY: as the caller's.
         unsafe { *self.scales.add(r) }
     }
     #[inline(always)]
     unsafe fn offset(self, r: usize) -> f32 {
+        // SAFETY: as the caller's.
         unsafe { *self.offsets.add(r) }
     }
     #[inline(always)]
     unsafe fn y(self, r: usize) -> *mut f32 {
+        // SAFETY: as the caller's.
         unsafe { self.y.add(r * PANEL) }
     }
 }
@@ -122,19 +125,22 @@ pub(super) struct Line {
 impl Lines for *const Line {
     #[inline(always)]
     unsafe fn x(self, r: usize) -> *const i8 {
-        // SAFETY: as the caller's; likewise below.
+        // SAFETY: as the caller's.
         unsafe { (*self.add(r)).x }
     }
     #[inline(always)]
     unsafe fn scale(self, r: usize) -> f32 {
+        // SAFETY: as the caller's.
         unsafe { (*self.add(r)).scale }
     }
     #[inline(always)]
     unsafe fn offset(self, r: usize) -> f32 {
+        // SAFETY: as the caller's.
         unsafe { (*self.add(r)).offset }
     }
     #[inline(always)]
     unsafe fn y(self, r: usize) -> *mut f32 {
+        // SAFETY: as the caller's.
         unsafe { (*self.add(r)).y }
     }
 }
@@ -369,8 +375,8 @@ unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
     unsafe {
         let mut bias = [0_i32; R];
         if KIND == UNIFORM {
-            for r in 0..R {
-                bias[r] = lines.offset(r).to_bits().cast_signed();
+            for (r, bias) in bias.iter_mut().enumerate() {
+                *bias = lines.offset(r).to_bits().cast_signed();
             }
         }
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
