@@ -48,6 +48,7 @@ impl Simd for Avx512 {
     type Acc8 = __m512i;
     const WIDE: bool = true;
     const LONG_SUMS: bool = true;
+    const SHIFT8: i32 = 0;
     const ROWS: usize = 6;
 
     #[inline]

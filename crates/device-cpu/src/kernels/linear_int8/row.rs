@@ -132,7 +132,7 @@ impl Row8<'_> {
                     let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
                     let sums = x.sums().as_ptr().add(2 * group);
                     let sum = if SHORT { *sums.add(step % 2) } else { *sums + *sums.add(1) };
-                    let bias = if KIND == UNIFORM { -zero * sum } else { 0 };
+                    let bias = (C::SHIFT - zero) * sum;
                     let digits = x.codes().as_ptr().add(input);
                     let mut total = dots::<S, C, SHORT, V>(s, codes, digits, width, bias);
                     if *x.wide().as_ptr().add(group) != 0 {

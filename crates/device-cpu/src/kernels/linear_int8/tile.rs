@@ -41,6 +41,8 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
+    /// What [`Codes::dot`] takes every code less.
+    const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -58,6 +60,7 @@ pub(super) struct Eight;
 impl<S: Simd> Codes<S> for FourInBytes {
     type Acc = S::Acc4;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -81,6 +84,7 @@ impl<S: Simd> Codes<S> for FourInBytes {
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
     const EIGHT: usize = 4 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -105,6 +109,7 @@ impl<S: Simd> Codes<S> for Four {
 impl<S: Simd> Codes<S> for Eight {
     type Acc = S::Acc8;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = S::SHIFT8;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc8 {
         s.start8(bias)
@@ -300,6 +305,7 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
 ) {
     // SAFETY: all pointers stay within the step's record, rows and block.
     unsafe {
+        let zero = if let Offsets::Uniform(zero) = step.kind { i32::from(zero) } else { 0 };
         let mut sums = [0_i32; R];
         let mut bias = [0_i32; R];
         for r in 0..R {
@@ -308,9 +314,7 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                     sums[r] += *step.x_sums.add(2 * r + half);
                 }
             }
-            if let Offsets::Uniform(zero) = step.kind {
-                bias[r] = -i32::from(zero) * sums[r];
-            }
+            bias[r] = (C::SHIFT - zero) * sums[r];
         }
         let dots = dots::<S, C, R, V>(s, step, first, step.x, bias);
         let x_scales: [f32; R] = *step.x_scales.cast();
