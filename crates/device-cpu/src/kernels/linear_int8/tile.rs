@@ -5,6 +5,7 @@
 
 use crate::pack::{Offsets, PANEL};
 use crate::simd::{LANES, Simd, unroll};
+use std::ops::Range;
 use tangor_device::rounding::LONGEST;
 
 /// What a tile reads besides its place in the block: one step of one panel's record.
@@ -178,11 +179,12 @@ pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize,
             step.x_scales = step.x_scales.add(row);
             step.x_sums = step.x_sums.add(2 * row);
             let block = block.add(row * PANEL);
+            let rows = Rows::<R>::new::<S, C>(&step);
             if S::WIDE {
-                tile::<S, C, R, 4>(s, &step, 0, block);
+                tile::<S, C, R, 4>(s, &step, &rows, 0, block);
             } else {
                 for column in 0..4 {
-                    tile::<S, C, R, 1>(s, &step, column, block);
+                    tile::<S, C, R, 1>(s, &step, &rows, column, block);
                 }
             }
         }
@@ -205,6 +207,44 @@ pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize,
     }
 }
 
+/// What a tile's rows have in common for all outputs.
+struct Rows<const R: usize> {
+    /// What their integer sums start at.
+    bias: [i32; R],
+    scales: [f32; R],
+    /// What zero points or minima are multiplied by: sums of activations, for minima scaled.
+    sums: [f32; R],
+    /// Whether any of them has a second digit.
+    wide: bool,
+}
+
+impl<const R: usize> Rows<R> {
+    /// # Safety
+    /// `step` points at `R` rows.
+    #[inline(always)]
+    #[allow(clippy::cast_precision_loss)]
+    unsafe fn new<S: Simd, C: Codes<S>>(step: &Step) -> Self {
+        let zero = if let Offsets::Uniform(zero) = step.kind { i32::from(zero) } else { 0 };
+        // SAFETY: as the caller's.
+        let (scales, wide): ([f32; R], [u8; R]) =
+            unsafe { (*step.x_scales.cast(), *step.wide.cast()) };
+        let mut rows = Self { bias: [0; R], scales, sums: [0.0; R], wide: wide != [0; R] };
+        for r in 0..R {
+            let mut sum = 0;
+            for (half, wanted) in step.sums.into_iter().enumerate() {
+                if wanted {
+                    // SAFETY: as the caller's.
+                    sum += unsafe { *step.x_sums.add(2 * r + half) };
+                }
+            }
+            rows.bias[r] = (C::SHIFT - zero) * sum;
+            let scaled = step.kind == Offsets::Min;
+            rows.sums[r] = if scaled { scales[r] * sum as f32 } else { sum as f32 };
+        }
+        rows
+    }
+}
+
 /// `R` rows by `V` vectors of outputs, from vector `first`.
 ///
 /// # Safety
@@ -213,20 +253,21 @@ pub(super) unsafe fn tiles<S: Simd, C: Codes<S>>(s: S, step: &Step, rows: usize,
 unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     s: S,
     step: &Step,
+    rows: &Rows<R>,
     first: usize,
     block: *mut f32,
 ) {
     // SAFETY: as the caller's; `high` has room for `R` rows of `V` vectors.
     unsafe {
-        let wide: [u8; R] = *step.wide.cast();
-        if wide == [0; R] {
-            return tile_of_digits::<S, C, R, V, false>(s, step, first, std::ptr::null(), block);
+        if !rows.wide {
+            let high = std::ptr::null();
+            return tile_of_digits::<S, C, R, V, false>(s, step, rows, first, high, block);
         }
         // 128 times the dot products of the high digits. Only the rows that have some: most have
         // none.
         let mut high = [[[0_i32; LANES]; V]; R];
         for r in 0..R {
-            if wide[r] != 0 {
+            if *step.wide.add(r) != 0 {
                 let x = step.high.add(r * step.group);
                 let dots = dots::<S, C, 1, V>(s, step, first, x, [0]);
                 unroll!(v < V, {
@@ -234,7 +275,8 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
                 });
             }
         }
-        tile_of_digits::<S, C, R, V, true>(s, step, first, high.as_ptr().cast(), block);
+        let high = high.as_ptr().cast();
+        tile_of_digits::<S, C, R, V, true>(s, step, rows, first, high, block);
     }
 }
 
@@ -250,43 +292,91 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
     x: *const i8,
     bias: [i32; R],
 ) -> [[S::I32; V]; R] {
-    let mut totals = [[s.to_i32(s.splat(0.0)); V]; R];
     let at_once = if S::LONG_SUMS { step.eights } else { SHORT_SUM };
-    let mut from = 0;
-    while from < step.eights {
-        let bias = if from == 0 { bias } else { [0; R] };
-        let mut acc = [[C::start(s, 0); V]; R];
-        for r in 0..R {
-            acc[r] = [C::start(s, bias[r]); V];
+    // SAFETY: as the caller's.
+    unsafe {
+        let mut totals = sums::<S, C, R, V>(s, step, first, x, 0..step.eights.min(at_once), bias);
+        let mut from = at_once;
+        while from < step.eights {
+            let eights = from..from + at_once;
+            let more = sums::<S, C, R, V>(s, step, first, x, eights, [0; R]);
+            unroll!(r < R, {
+                unroll!(v < V, {
+                    totals[r][v] = s.add_i32(totals[r][v], more[r][v]);
+                });
+            });
+            from += at_once;
         }
-        let to = (from + at_once).min(step.eights);
-        for eight in from..to {
-            // SAFETY: all pointers stay within the step's record and rows.
-            unsafe {
-                let codes = step.codes.add(eight * C::EIGHT + first * 64);
-                for half in 0..2 {
-                    let mut w = [C::load(s, codes, half); V];
-                    unroll!(v < V, {
-                        w[v] = C::load(s, codes.add(v * 64), half);
-                    });
-                    unroll!(r < R, {
-                        let x = x.add(r * step.group + eight * 8 + half * 4);
-                        unroll!(v < V, {
-                            acc[r][v] = C::dot(s, acc[r][v], w[v], x);
-                        });
-                    });
-                }
+        totals
+    }
+}
+
+/// [`dots`] of so many eights of inputs as accumulators hold: an even number.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn sums<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    x: *const i8,
+    eights: Range<usize>,
+    bias: [i32; R],
+) -> [[S::I32; V]; R] {
+    let mut acc = [[C::start(s, 0); V]; R];
+    for r in 0..R {
+        acc[r] = [C::start(s, bias[r]); V];
+    }
+    let mut eight = eights.start;
+    while eight < eights.end {
+        // SAFETY: all pointers stay within the step's record and rows.
+        unsafe {
+            add_eight::<S, C, R, V>(s, step, first, x, eight, &mut acc);
+            if !S::WIDE {
+                add_eight::<S, C, R, V>(s, step, first, x, eight + 1, &mut acc);
             }
         }
-        unroll!(r < R, {
-            unroll!(v < V, {
-                let sum = C::total(s, acc[r][v], bias[r]);
-                totals[r][v] = if from == 0 { sum } else { s.add_i32(totals[r][v], sum) };
-            });
-        });
-        from = to;
+        eight += if S::WIDE { 1 } else { 2 };
     }
+    let mut totals = [[s.to_i32(s.splat(0.0)); V]; R];
+    unroll!(r < R, {
+        unroll!(v < V, {
+            totals[r][v] = C::total(s, acc[r][v], bias[r]);
+        });
+    });
     totals
+}
+
+/// Adds the products of eight inputs.
+///
+/// # Safety
+/// As [`dots`].
+#[inline(always)]
+unsafe fn add_eight<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
+    s: S,
+    step: &Step,
+    first: usize,
+    x: *const i8,
+    eight: usize,
+    acc: &mut [[C::Acc; V]; R],
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        let codes = step.codes.add(eight * C::EIGHT + first * 64);
+        for half in 0..2 {
+            let mut w = [C::load(s, codes, half); V];
+            unroll!(v < V, {
+                w[v] = C::load(s, codes.add(v * 64), half);
+            });
+            unroll!(r < R, {
+                let x = x.add(r * step.group + eight * 8 + half * 4);
+                unroll!(v < V, {
+                    acc[r][v] = C::dot(s, acc[r][v], w[v], x);
+                });
+            });
+        }
+    }
 }
 
 /// [`tile`] of activations with one digit or, if `WIDE`, two: `high` holds what the second one
@@ -295,29 +385,17 @@ unsafe fn dots<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-#[allow(clippy::cast_precision_loss)]
 unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, const WIDE: bool>(
     s: S,
     step: &Step,
+    rows: &Rows<R>,
     first: usize,
     high: *const i32,
     block: *mut f32,
 ) {
     // SAFETY: all pointers stay within the step's record, rows and block.
     unsafe {
-        let zero = if let Offsets::Uniform(zero) = step.kind { i32::from(zero) } else { 0 };
-        let mut sums = [0_i32; R];
-        let mut bias = [0_i32; R];
-        for r in 0..R {
-            for (half, wanted) in step.sums.into_iter().enumerate() {
-                if wanted {
-                    sums[r] += *step.x_sums.add(2 * r + half);
-                }
-            }
-            bias[r] = (C::SHIFT - zero) * sums[r];
-        }
-        let dots = dots::<S, C, R, V>(s, step, first, step.x, bias);
-        let x_scales: [f32; R] = *step.x_scales.cast();
+        let dots = dots::<S, C, R, V>(s, step, first, step.x, rows.bias);
         unroll!(v < V, {
             let column = (first + v) * LANES;
             let scale = scale(s, step.half, step.scales, column);
@@ -327,7 +405,7 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                     let y = block.add(r * PANEL);
                     let high = high.wrapping_add((r * V + v) * LANES);
                     let dot = s.mul(both::<S, WIDE>(s, dots[r][v], high), scale);
-                    s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                    s.store(y, s.fma(dot, s.splat(rows.scales[r]), s.load(y)));
                 }),
                 Offsets::Zero => {
                     let zero = s.load_u8(step.offsets.add(column));
@@ -335,8 +413,8 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                         let y = block.add(r * PANEL);
                         let high = high.wrapping_add((r * V + v) * LANES);
                         let dot = both::<S, WIDE>(s, dots[r][v], high);
-                        let dot = s.mul(s.fnma(zero, s.splat(sums[r] as f32), dot), scale);
-                        s.store(y, s.fma(dot, s.splat(x_scales[r]), s.load(y)));
+                        let dot = s.mul(s.fnma(zero, s.splat(rows.sums[r]), dot), scale);
+                        s.store(y, s.fma(dot, s.splat(rows.scales[r]), s.load(y)));
                     });
                 }
                 Offsets::Min => {
@@ -346,9 +424,8 @@ unsafe fn tile_of_digits<S: Simd, C: Codes<S>, const R: usize, const V: usize, c
                         let high = high.wrapping_add((r * V + v) * LANES);
                         let dot = both::<S, WIDE>(s, dots[r][v], high);
                         let dot = s.mul(dot, scale);
-                        let out = s.fma(dot, s.splat(x_scales[r]), s.load(y));
-                        let sum = x_scales[r] * sums[r] as f32;
-                        s.store(y, s.fma(min, s.splat(sum), out));
+                        let out = s.fma(dot, s.splat(rows.scales[r]), s.load(y));
+                        s.store(y, s.fma(min, s.splat(rows.sums[r]), out));
                     });
                 }
             }

@@ -30,7 +30,7 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     unsafe fn total8(acc: Self::Acc8, bias: i32) -> I;
 }
 
-/// `sdot`: sums in 32 bits. Six rows take 24 of 32 registers, and codes 4.
+/// `sdot`: sums in 32 bits. Five rows take 20 of 32 registers, codes 4, activations the others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dotprod;
 
@@ -61,7 +61,7 @@ impl Dots for Dotprod {
     type Acc4 = I;
     type Acc8 = I;
     const LONG_SUMS: bool = true;
-    const ROWS: usize = 6;
+    const ROWS: usize = 5;
 
     #[inline]
     fn detect() -> bool {
