@@ -229,7 +229,7 @@ impl<const R: usize> Rows<R> {
         let (scales, wide): ([f32; R], [u8; R]) =
             unsafe { (*step.x_scales.cast(), *step.wide.cast()) };
         let mut rows = Self { bias: [0; R], scales, sums: [0.0; R], wide: wide != [0; R] };
-        for r in 0..R {
+        for (r, scale) in scales.into_iter().enumerate() {
             let mut sum = 0;
             for (half, wanted) in step.sums.into_iter().enumerate() {
                 if wanted {
@@ -239,7 +239,7 @@ impl<const R: usize> Rows<R> {
             }
             rows.bias[r] = (C::SHIFT - zero) * sum;
             let scaled = step.kind == Offsets::Min;
-            rows.sums[r] = if scaled { scales[r] * sum as f32 } else { sum as f32 };
+            rows.sums[r] = if scaled { scale * sum as f32 } else { sum as f32 };
         }
         rows
     }
@@ -266,12 +266,12 @@ unsafe fn tile<S: Simd, C: Codes<S>, const R: usize, const V: usize>(
         // 128 times the dot products of the high digits. Only the rows that have some: most have
         // none.
         let mut high = [[[0_i32; LANES]; V]; R];
-        for r in 0..R {
+        for (r, high) in high.iter_mut().enumerate() {
             if *step.wide.add(r) != 0 {
                 let x = step.high.add(r * step.group);
                 let dots = dots::<S, C, 1, V>(s, step, first, x, [0]);
                 unroll!(v < V, {
-                    s.store_i32(high[r][v].as_mut_ptr(), s.times_128(dots[0][v]));
+                    s.store_i32(high[v].as_mut_ptr(), s.times_128(dots[0][v]));
                 });
             }
         }
