@@ -257,8 +257,8 @@ fn greatest<S: Simd>(s: S, x: &[f32; GROUP]) -> f32 {
     unsafe { s.greatest_abs(s.load(x.as_ptr()), s.load(x.as_ptr().add(LANES))) }
 }
 
-/// Rounds 32 elements of a wide group whose greatest magnitude is `amax`; gives the group's scale and
-/// the sums of the halves.
+/// Rounds 32 elements of a wide group whose greatest magnitude is `amax`; gives the group's scale
+/// and the sums of the halves.
 ///
 /// # Safety
 /// 32 digits can be written to `high` and to `low`.
@@ -287,8 +287,8 @@ unsafe fn round_wide<S: Simd>(
     }
 }
 
-/// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and the
-/// sums of the halves.
+/// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and
+/// the sums of the halves.
 ///
 /// # Safety
 /// 32 codes can be written to `codes`.
