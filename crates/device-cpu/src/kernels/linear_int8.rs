@@ -34,7 +34,7 @@ pub(crate) use row::{HALF, HALVES, Row8};
 pub(super) use tile::scale;
 use tile::{
     Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, Unpacked, ZERO,
-    neighbours, offset, unpack,
+    neighbours, offset,
 };
 
 /// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
@@ -66,38 +66,29 @@ impl Op for Linear8<'_> {
         assert_eq!(x.groups(), w.inputs.div_ceil(x.group()), "activations do not fit the weight");
         assert!(self.rows.end <= x.rows() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
-        match (w.bits == 4, self.rows.len() < UNPACK) {
-            (true, true) => self.of_codes::<S, Four>(s),
-            (true, false) => self.of_codes::<S, FourInBytes>(s),
-            (false, _) => self.of_codes::<S, Eight>(s),
+        let few = self.rows.len() < UNPACK;
+        match (w.bits == 4, few) {
+            (true, true) => self.panel::<S, Four>(s, few),
+            (true, false) if !S::LONG_SUMS => self.panel::<S, FourInBytes>(s, few),
+            _ => self.panel::<S, Eight>(s, few),
         }
     }
 }
 
 impl Linear8<'_> {
-    #[inline(always)]
-    fn of_codes<S: Simd, C: Codes<S>>(&self, s: S) {
-        match self.weight.offsets {
-            Offsets::Uniform(_) => self.panel::<S, C, UNIFORM>(s),
-            Offsets::Zero => self.panel::<S, C, ZERO>(s),
-            Offsets::Min => self.panel::<S, C, MIN>(s),
-        }
-    }
-
     /// All steps of the panel.
     #[inline(always)]
-    fn panel<S: Simd, C: Codes<S>, const KIND: u8>(&self, s: S) {
+    fn panel<S: Simd, C: Codes<S>>(&self, s: S, few: bool) {
         let (w, x) = (self.weight, self.x);
         // Only the rows that there are get written, zeros included.
         let mut block = MaybeUninit::<Block>::uninit();
         let sums = block.as_mut_ptr().cast::<f32>();
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
-        let mut bytes = Unpacked::uninit();
+        let mut unpacked = MaybeUninit::<Unpacked>::uninit();
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
-        let few = self.rows.len() < UNPACK;
         for (index, record) in w.panel(self.panel).chunks_exact(w.record_bytes()).enumerate() {
             if few {
                 ask_ahead(s, record, 0, PANEL * 4);
@@ -108,17 +99,14 @@ impl Linear8<'_> {
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
                 unsafe {
-                    let lines = digits.low::<KIND>(offsets, sums);
-                    if C::UNPACKED {
-                        unpack(s, step.codes, step.eights, &mut bytes);
-                        step.codes = bytes.as_ptr();
+                    let lines = digits.low(step.kind, offsets, sums);
+                    let mut whole = 0;
+                    if !few {
+                        step = step.unpack(s, w.bits, unpacked.as_mut_ptr());
+                        whole = neighbours::<S, C>(s, &step, lines, digits.rows);
                     }
-                    let whole = match few {
-                        true => 0,
-                        false => neighbours::<S, C, KIND>(s, &step, lines, digits.rows),
-                    };
-                    let count = digits.list::<KIND>(lines, whole, list);
-                    tile::list::<S, C, KIND>(s, &step, list, count);
+                    let count = digits.list(step.kind, lines, whole, list);
+                    tile::list::<S, C>(s, &step, list, count);
                 }
             }
         }
@@ -137,18 +125,21 @@ impl Linear8<'_> {
             scales: scales.as_ptr(),
             offsets: scales[PANEL * w.scale_bytes()..].as_ptr(),
             half: w.half,
+            kind: match w.offsets {
+                Offsets::Uniform(_) => UNIFORM,
+                Offsets::Zero => ZERO,
+                Offsets::Min => MIN,
+            },
             eights: w.step(self.x.group()) / 8,
         }
     }
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits(&self, input: usize) -> Digits {
+    fn digits(&self, input: usize) -> Digits<'_> {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
-        let first_half = input.is_multiple_of(GROUP);
-        let wanted = |half: bool| if half { -1 } else { 0 };
         let codes = at * group + input % group;
         Digits {
             rows: self.rows.len(),
@@ -156,11 +147,12 @@ impl Linear8<'_> {
             zero: w.offsets.zero(),
             low: x.codes()[codes..].as_ptr(),
             high: x.high()[codes..].as_ptr(),
-            wide: x.wide()[at..].as_ptr(),
+            wide: x.wide_rows(input / group, &self.rows),
+            first: self.rows.start,
             scales: x.scales()[at..].as_ptr(),
             sums: x.sums()[at..].as_ptr(),
             high_sums: x.high_sums()[at..].as_ptr(),
-            halves: [wanted(first_half), wanted(width >= GROUP || !first_half)],
+            half: (width < GROUP).then_some(input / width % 2),
         }
     }
 
@@ -185,7 +177,7 @@ impl Linear8<'_> {
 struct Block(#[allow(dead_code)] [[f32; PANEL]; BLOCK]);
 
 /// The activations of one step, row by row.
-struct Digits {
+struct Digits<'a> {
     rows: usize,
     /// From row to row.
     group: usize,
@@ -195,38 +187,58 @@ struct Digits {
     low: *const i8,
     /// Likewise.
     high: *const i8,
-    /// `(rows)`: 1 where the group is wide.
-    wide: *const u8,
+    /// The rows whose group is wide, counted from `first` rows before these.
+    wide: &'a [u32],
+    first: usize,
     /// `(rows)`.
     scales: *const f32,
     /// `(rows)`: of the low digits, both halves.
     sums: *const [i32; 2],
     /// Of the high ones, where the group is wide.
     high_sums: *const [i32; 2],
-    /// All ones for the halves that belong to the step, else zeros.
-    halves: [i32; 2],
+    /// The half that the step is, if it is not a whole group.
+    half: Option<usize>,
 }
 
-impl Digits {
-    #[inline(always)]
-    fn sum(&self, halves: [i32; 2]) -> i32 {
-        (halves[0] & self.halves[0]) + (halves[1] & self.halves[1])
-    }
-
+impl Digits<'_> {
     /// The low digits of all rows; writes their `offsets`.
     ///
     /// # Safety
     /// The rows are there, and room for their offsets.
     #[inline(always)]
-    unsafe fn low<const KIND: u8>(&self, offsets: *mut f32, y: *mut f32) -> Neighbours {
-        for row in 0..self.rows {
-            // SAFETY: as the caller's.
-            unsafe {
-                let (scale, sum) = (*self.scales.add(row), self.sum(*self.sums.add(row)));
-                *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+    unsafe fn low(&self, kind: u8, offsets: *mut f32, y: *mut f32) -> Neighbours {
+        // SAFETY: as the caller's.
+        unsafe {
+            match kind {
+                UNIFORM => self.offsets::<UNIFORM>(offsets),
+                ZERO => self.offsets::<ZERO>(offsets),
+                _ => self.offsets::<MIN>(offsets),
             }
         }
         Neighbours { x: self.low, group: self.group, scales: self.scales, offsets, y }
+    }
+
+    /// Offsets of the low digits of all rows: loops without branches, so that they become loops
+    /// over vectors.
+    ///
+    /// # Safety
+    /// As [`Digits::low`].
+    #[inline(always)]
+    unsafe fn offsets<const KIND: u8>(&self, offsets: *mut f32) {
+        // SAFETY: as the caller's.
+        unsafe {
+            if let Some(half) = self.half {
+                for row in 0..self.rows {
+                    let (scale, sum) = (*self.scales.add(row), (*self.sums.add(row))[half]);
+                    *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+                }
+            } else {
+                for row in 0..self.rows {
+                    let (scale, [a, b]) = (*self.scales.add(row), *self.sums.add(row));
+                    *offsets.add(row) = offset::<KIND>(self.zero, scale, a + b);
+                }
+            }
+        }
     }
 
     /// Lists the low digits of rows `from..`, then the high digits of all rows that have some.
@@ -234,7 +246,7 @@ impl Digits {
     /// # Safety
     /// The rows are there, and room for twice as many lines.
     #[inline(always)]
-    unsafe fn list<const KIND: u8>(&self, low: Neighbours, from: usize, list: *mut Line) -> usize {
+    unsafe fn list(&self, kind: u8, low: Neighbours, from: usize, list: *mut Line) -> usize {
         let mut count = 0;
         // SAFETY: as the caller's.
         unsafe {
@@ -244,25 +256,18 @@ impl Digits {
                 list.add(count).write(Line { x, y, scale, offset });
                 count += 1;
             }
-            let mut row = 0;
-            while row < self.rows {
-                // Most rows have none.
-                let eight = self.wide.add(row).cast::<[u8; 8]>();
-                if row + 8 <= self.rows && *eight == [0; 8] {
-                    row += 8;
-                    continue;
-                }
-                let end = self.rows.min(row + 8);
-                while row < end {
-                    if *self.wide.add(row) != 0 {
-                        let (scale, sum) = (128.0 * low.scale(row), *self.high_sums.add(row));
-                        let offset = offset::<KIND>(self.zero, scale, self.sum(sum));
-                        let (x, y) = (self.high.add(row * self.group), low.y(row));
-                        list.add(count).write(Line { x, y, scale, offset });
-                        count += 1;
-                    }
-                    row += 1;
-                }
+            for &row in self.wide {
+                let row = row as usize - self.first;
+                let (scale, sums) = (128.0 * low.scale(row), *self.high_sums.add(row));
+                let sum = self.half.map_or(sums[0] + sums[1], |half| sums[half]);
+                let offset = match kind {
+                    UNIFORM => offset::<UNIFORM>(self.zero, scale, sum),
+                    ZERO => offset::<ZERO>(self.zero, scale, sum),
+                    _ => offset::<MIN>(self.zero, scale, sum),
+                };
+                let (x, y) = (self.high.add(row * self.group), low.y(row));
+                list.add(count).write(Line { x, y, scale, offset });
+                count += 1;
             }
         }
         count

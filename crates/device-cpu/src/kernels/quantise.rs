@@ -7,6 +7,7 @@
 
 use crate::buffer::{Aligned, Shared};
 use crate::simd::{LANES, Op, Simd};
+use std::ops::Range;
 use tangor_device::rounding::{GROUP, TINY, WIDE_STEPS, wide_limit};
 
 /// Rows from which on groups lie further apart than there are rows.
@@ -37,6 +38,10 @@ pub(crate) struct Rows8 {
     sums: Aligned,
     /// `(groups, stride, 2)` `i32`: of the high digits where a group is wide, else anything.
     high_sums: Aligned,
+    /// `(groups, rows)` `u32`: the rows whose group is wide, in order.
+    wide_rows: Aligned,
+    /// `(groups)` `u32`: how many they are.
+    wide_counts: Aligned,
 }
 
 impl Rows8 {
@@ -52,6 +57,8 @@ impl Rows8 {
         self.scales.reserve(count * 4);
         self.sums.reserve(count * 8);
         self.high_sums.reserve(count * 8);
+        self.wide_rows.reserve(self.groups * rows * 4);
+        self.wide_counts.reserve(self.groups * 4);
     }
 
     /// Rows.
@@ -114,6 +121,31 @@ impl Rows8 {
         self.high_sums.get(self.stride * self.groups)
     }
 
+    /// Those of `rows` whose group `group` is wide, in order; they must have been listed.
+    #[inline(always)]
+    pub(crate) fn wide_rows(&self, group: usize, rows: &Range<usize>) -> &[u32] {
+        let all = self.wide_rows.get::<u32>(self.groups * self.rows);
+        let count = self.wide_counts.get::<u32>(self.groups)[group] as usize;
+        let all = &all[group * self.rows..][..count];
+        if rows.len() == self.rows {
+            return all;
+        }
+        let before = |end: usize| all.partition_point(|&row| (row as usize) < end);
+        &all[before(rows.start)..before(rows.end)]
+    }
+
+    /// To be listed group by group, by several threads, once all rows are written.
+    pub(crate) fn lister(&mut self) -> Lister<'_> {
+        let (count, rows) = (self.stride * self.groups, self.rows);
+        Lister {
+            rows,
+            stride: self.stride,
+            wide: self.wide.get(count),
+            wide_rows: Shared::new(self.wide_rows.get_mut(self.groups * rows)),
+            wide_counts: Shared::new(self.wide_counts.get_mut(self.groups)),
+        }
+    }
+
     /// To be written row by row, by several threads.
     pub(crate) fn writer(&mut self) -> Writer<'_> {
         let count = self.stride * self.groups;
@@ -133,10 +165,44 @@ impl Rows8 {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.codes, &self.high, &self.wide, &self.scales, &self.sums, &self.high_sums]
-            .iter()
-            .map(|buffer| buffer.len())
-            .sum()
+        let digits = [&self.codes, &self.high, &self.scales, &self.sums, &self.high_sums];
+        let wide = [&self.wide, &self.wide_rows, &self.wide_counts];
+        digits.into_iter().chain(wide).map(Aligned::len).sum()
+    }
+}
+
+/// Lists which rows of a [`Rows8`] are wide: looked up once, and not by every panel of a linear.
+#[derive(Debug)]
+pub(crate) struct Lister<'a> {
+    rows: usize,
+    stride: usize,
+    wide: &'a [u8],
+    wide_rows: Shared<'a, u32>,
+    wide_counts: Shared<'a, u32>,
+}
+
+impl Lister<'_> {
+    /// Lists those of one group.
+    ///
+    /// # Safety
+    /// Nobody else lists the same group at the same time.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) unsafe fn group(&self, group: usize) {
+        let wide = &self.wide[group * self.stride..][..self.rows];
+        // SAFETY: the caller has this group to itself.
+        let (list, count) = unsafe {
+            (
+                self.wide_rows.part(group * self.rows..(group + 1) * self.rows),
+                self.wide_counts.part(group..group + 1),
+            )
+        };
+        // Every row is written, and stays if it counts: no branch depends on what is wide.
+        let mut listed = 0;
+        for (row, &wide) in wide.iter().enumerate() {
+            list[listed] = row as u32;
+            listed += usize::from(wide);
+        }
+        count[0] = listed as u32;
     }
 }
 

@@ -6,7 +6,6 @@
 
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
-use std::mem::MaybeUninit;
 use tangor_device::rounding::LONGEST;
 
 /// One step of one panel's record: the inputs whose products are summed as integers.
@@ -16,11 +15,14 @@ pub(super) struct Step {
     pub(super) scales: *const u8,
     pub(super) offsets: *const u8,
     pub(super) half: bool,
+    /// [`UNIFORM`], [`ZERO`] or [`MIN`].
+    pub(super) kind: u8,
     /// Eights of inputs: those of the activations' groups, or 2 where the weight's have 16.
     pub(super) eights: usize,
 }
 
-/// What a weight's offsets are, as a constant: see [`Offsets`].
+/// What a weight's offsets are, for constants and for what is decided once per tile: see
+/// [`Offsets`](crate::pack::Offsets).
 pub(super) const UNIFORM: u8 = 0;
 /// A zero point per group and output.
 pub(super) const ZERO: u8 = 1;
@@ -153,8 +155,6 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
-    /// Whether they are unpacked into a buffer first.
-    const UNPACKED: bool = false;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -164,34 +164,10 @@ pub(super) trait Codes<S: Simd> {
 
 /// 4 bits, packed.
 pub(super) struct Four;
-/// 4 bits, each in a byte.
+/// 4 bits, each in a byte: for instruction sets that sum products of small codes faster.
 pub(super) struct FourInBytes;
-/// 8 bits.
+/// 8 bits, or fewer in a byte each.
 pub(super) struct Eight;
-
-impl<S: Simd> Codes<S> for FourInBytes {
-    type Acc = S::Acc4;
-    const EIGHT: usize = 8 * PANEL;
-    const UNPACKED: bool = true;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc4 {
-        s.start4(bias)
-    }
-    #[inline(always)]
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
-        // SAFETY: as the caller's; the second four inputs follow the first.
-        unsafe { s.codes(at.add(half * 4 * PANEL)) }
-    }
-    #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
-        // SAFETY: as the caller's.
-        unsafe { s.dot4(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
-        s.total4(acc, bias)
-    }
-}
 
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
@@ -205,6 +181,29 @@ impl<S: Simd> Codes<S> for Four {
         // SAFETY: as the caller's.
         let both = unsafe { s.codes(at) };
         if half == 0 { s.low(both) } else { s.high(both) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
+
+impl<S: Simd> Codes<S> for FourInBytes {
+    type Acc = S::Acc4;
+    const EIGHT: usize = 8 * PANEL;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's; the second four inputs follow the first.
+        unsafe { s.codes(at.add(half * 4 * PANEL)) }
     }
     #[inline(always)]
     unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
@@ -240,38 +239,61 @@ impl<S: Simd> Codes<S> for Eight {
     }
 }
 
-/// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
+/// A step as tiles of many rows read it, whatever the weight is stored in.
 #[repr(align(64))]
-pub(super) struct Unpacked(MaybeUninit<[u8; LONGEST * PANEL]>);
+pub(super) struct Unpacked {
+    /// One code per byte: `(inputs / 4, 64, 4)`.
+    codes: [u8; LONGEST * PANEL],
+    scales: [f32; PANEL],
+    mins: [f32; PANEL],
+}
 
-impl Unpacked {
-    pub(super) fn uninit() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-
-    pub(super) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr().cast()
+impl Step {
+    /// The same step with codes in bytes and scales and minima in `f32`, which `out` holds where
+    /// the record does not.
+    ///
+    /// # Safety
+    /// The record is there, with codes of `bits` bits, and so is `out`, which need not hold
+    /// anything.
+    #[inline(always)]
+    pub(super) unsafe fn unpack<S: Simd>(mut self, s: S, bits: u8, out: *mut Unpacked) -> Self {
+        assert!(self.eights * 8 <= LONGEST);
+        // SAFETY: the caller's; no reference is made to what holds nothing.
+        unsafe {
+            if bits == 4 {
+                let codes = (&raw mut (*out).codes).cast::<u8>();
+                for at in 0..self.eights * (PANEL / LANES) {
+                    let (eight, vector) = (at / 4, at % 4);
+                    let both = s.codes(self.codes.add(at * 64));
+                    let low = codes.add((eight * 8 + vector) * 64);
+                    s.put_codes(low, s.low(both));
+                    s.put_codes(low.add(4 * 64), s.high(both));
+                }
+                self.codes = codes;
+            }
+            if self.half {
+                self.scales = widen(s, self.scales, (&raw mut (*out).scales).cast());
+                if self.kind == MIN {
+                    self.offsets = widen(s, self.offsets, (&raw mut (*out).mins).cast());
+                }
+                self.half = false;
+            }
+        }
+        self
     }
 }
 
-/// Unpacks `eights` times eight inputs.
+/// 64 IEEE halves as `f32`.
 ///
 /// # Safety
-/// They are there.
+/// They are there, and room for them.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out: &mut Unpacked) {
-    assert!(eights * 8 <= LONGEST);
-    for eight in 0..eights {
-        for vector in 0..PANEL / LANES {
-            // SAFETY: within the step's codes, and within the buffer.
-            unsafe {
-                let both = s.codes(codes.add((eight * 4 + vector) * 64));
-                let out = out.0.as_mut_ptr().cast::<u8>().add((eight * 8 + vector) * 64);
-                s.put_codes(out, s.low(both));
-                s.put_codes(out.add(4 * 64), s.high(both));
-            }
-        }
+unsafe fn widen<S: Simd>(s: S, from: *const u8, to: *mut f32) -> *const u8 {
+    for column in (0..PANEL).step_by(LANES) {
+        // SAFETY: as the caller's.
+        unsafe { s.store(to.add(column), s.load_f16(from.add(2 * column).cast())) };
     }
+    to.cast()
 }
 
 /// Adds one step to `count` lines of a list, in order: a row may have several.
@@ -279,7 +301,7 @@ pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out:
 /// # Safety
 /// They are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
+pub(super) unsafe fn list<S: Simd, C: Codes<S>>(
     s: S,
     step: &Step,
     lines: *const Line,
@@ -294,12 +316,12 @@ pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
         unsafe {
             let lines = lines.add(done);
             match rows {
-                6 if S::ROWS >= 6 => panel::<S, C, _, KIND, 6>(s, step, lines),
-                5 if S::ROWS >= 5 => panel::<S, C, _, KIND, 5>(s, step, lines),
-                4 if S::ROWS >= 4 => panel::<S, C, _, KIND, 4>(s, step, lines),
-                3 if S::ROWS >= 3 => panel::<S, C, _, KIND, 3>(s, step, lines),
-                2 if S::ROWS >= 2 => panel::<S, C, _, KIND, 2>(s, step, lines),
-                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
+                6 if S::ROWS >= 6 => panel::<S, C, _, 6>(s, step, lines),
+                5 if S::ROWS >= 5 => panel::<S, C, _, 5>(s, step, lines),
+                4 if S::ROWS >= 4 => panel::<S, C, _, 4>(s, step, lines),
+                3 if S::ROWS >= 3 => panel::<S, C, _, 3>(s, step, lines),
+                2 if S::ROWS >= 2 => panel::<S, C, _, 2>(s, step, lines),
+                _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
         done += rows;
@@ -311,7 +333,7 @@ pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
 /// # Safety
 /// The rows are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
+pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>>(
     s: S,
     step: &Step,
     lines: Neighbours,
@@ -323,10 +345,10 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
         unsafe {
             let lines = lines.from(row);
             match S::ROWS {
-                6 => panel::<S, C, _, KIND, 6>(s, step, lines),
-                4 => panel::<S, C, _, KIND, 4>(s, step, lines),
-                3 => panel::<S, C, _, KIND, 3>(s, step, lines),
-                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
+                6 => panel::<S, C, _, 6>(s, step, lines),
+                4 => panel::<S, C, _, 4>(s, step, lines),
+                3 => panel::<S, C, _, 3>(s, step, lines),
+                _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
         row += S::ROWS;
@@ -339,18 +361,14 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const KIND: u8, const R: usize>(
-    s: S,
-    step: &Step,
-    lines: L,
-) {
+unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
     // SAFETY: as the caller's; a panel has four vectors.
     unsafe {
         if S::WIDE {
-            tile::<S, C, L, KIND, R, 4>(s, step, 0, lines);
+            tile::<S, C, L, R, 4>(s, step, 0, lines);
         } else {
             for column in 0..4 {
-                tile::<S, C, L, KIND, R, 1>(s, step, column, lines);
+                tile::<S, C, L, R, 1>(s, step, column, lines);
             }
         }
     }
@@ -361,12 +379,8 @@ unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const KIND: u8, const R: usize>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
-    s: S,
-    step: &Step,
-    first: usize,
-    lines: L,
-) where
+unsafe fn tile<S, C, L, const R: usize, const V: usize>(s: S, step: &Step, first: usize, lines: L)
+where
     S: Simd,
     C: Codes<S>,
     L: Lines,
@@ -374,32 +388,40 @@ unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
     // SAFETY: all pointers stay within the step's record and lines.
     unsafe {
         let mut bias = [0_i32; R];
-        if KIND == UNIFORM {
-            for (r, bias) in bias.iter_mut().enumerate() {
-                *bias = lines.offset(r).to_bits().cast_signed();
-            }
+        for (r, bias) in bias.iter_mut().enumerate() {
+            let offset = lines.offset(r).to_bits().cast_signed();
+            *bias = if step.kind == UNIFORM { offset } else { 0 };
         }
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
         unroll!(v < V, {
             let column = (first + v) * LANES;
             let scale = scale(s, step.half, step.scales, column);
-            let offset = match KIND {
-                ZERO => s.load_u8(step.offsets.add(column)),
-                MIN => self::scale(s, step.half, step.offsets, column),
-                _ => scale,
-            };
-            unroll!(r < R, {
-                let y = lines.y(r).add(column);
-                let mut dot = s.to_f32(dots[r][v]);
-                if KIND == ZERO {
-                    dot = s.fnma(offset, s.splat(lines.offset(r)), dot);
+            // What it takes to get from one dot product to its sum differs, and is decided once.
+            match step.kind {
+                UNIFORM => unroll!(r < R, {
+                    let y = lines.y(r).add(column);
+                    let dot = s.mul(s.to_f32(dots[r][v]), scale);
+                    s.store(y, s.fma(dot, s.splat(lines.scale(r)), s.load(y)));
+                }),
+                ZERO => {
+                    let zero = s.load_u8(step.offsets.add(column));
+                    unroll!(r < R, {
+                        let y = lines.y(r).add(column);
+                        let dot = s.fnma(zero, s.splat(lines.offset(r)), s.to_f32(dots[r][v]));
+                        let dot = s.mul(dot, scale);
+                        s.store(y, s.fma(dot, s.splat(lines.scale(r)), s.load(y)));
+                    });
                 }
-                let mut sum = s.fma(s.mul(dot, scale), s.splat(lines.scale(r)), s.load(y));
-                if KIND == MIN {
-                    sum = s.fma(offset, s.splat(lines.offset(r)), sum);
+                _ => {
+                    let min = self::scale(s, step.half, step.offsets, column);
+                    unroll!(r < R, {
+                        let y = lines.y(r).add(column);
+                        let dot = s.mul(s.to_f32(dots[r][v]), scale);
+                        let sum = s.fma(dot, s.splat(lines.scale(r)), s.load(y));
+                        s.store(y, s.fma(min, s.splat(lines.offset(r)), sum));
+                    });
                 }
-                s.store(y, sum);
-            });
+            }
         });
     }
 }
