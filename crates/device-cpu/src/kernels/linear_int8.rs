@@ -104,7 +104,7 @@ impl Linear8<'_> {
             }
             for start in (0..w.group).step_by(w.step(x.group())) {
                 let mut step = self.step(record, start);
-                let digits = self.digits(index * w.group + start);
+                let digits = self.digits::<S, C>(index * w.group + start);
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
                 unsafe {
@@ -143,7 +143,7 @@ impl Linear8<'_> {
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits(&self, input: usize) -> Digits {
+    fn digits<S: Simd, C: Codes<S>>(&self, input: usize) -> Digits {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
@@ -153,7 +153,7 @@ impl Linear8<'_> {
         Digits {
             rows: self.rows.len(),
             group,
-            zero: w.offsets.zero(),
+            zero: w.offsets.zero() - C::SHIFT,
             low: x.codes()[codes..].as_ptr(),
             high: x.high()[codes..].as_ptr(),
             wide: x.wide()[at..].as_ptr(),
@@ -189,7 +189,7 @@ struct Digits {
     rows: usize,
     /// From row to row.
     group: usize,
-    /// The weight's zero point, if it has one for all.
+    /// See [`offset`].
     zero: i32,
     /// `(rows, group)`, at the step's first input.
     low: *const i8,

@@ -100,6 +100,7 @@ impl<const BF16: bool> Simd for With<BF16> {
     type Acc8 = __m512i;
     const WIDE: bool = true;
     const LONG_SUMS: bool = true;
+    const SHIFT8: i32 = 0;
     const ROWS: usize = 6;
 
     #[inline]

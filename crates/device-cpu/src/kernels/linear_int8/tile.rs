@@ -29,7 +29,8 @@ pub(super) const MIN: u8 = 2;
 
 /// What the digits of one row and step, whose `sum` is given, add beside their products: for
 /// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
-/// [`MIN`] what minima are multiplied with.
+/// [`MIN`] what minima are multiplied with. `zero` is the weight's zero point, if it has one for
+/// all, less [`Codes::SHIFT`].
 #[inline(always)]
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
@@ -37,6 +38,32 @@ pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
         UNIFORM => f32::from_bits((-zero * sum).cast_unsigned()),
         ZERO => sum as f32,
         _ => scale * sum as f32,
+    }
+}
+
+/// What the sum of a line's products starts at, so that what [`Codes::SHIFT`] takes off the codes
+/// does not show; `x` are the step's `inputs` digits.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(super) unsafe fn bias<S: Simd, C: Codes<S>>(
+    kind: u8,
+    offset: f32,
+    x: *const i8,
+    inputs: usize,
+) -> i32 {
+    match kind {
+        UNIFORM => offset.to_bits().cast_signed(),
+        _ if C::SHIFT == 0 => 0,
+        // A sum of so few digits is exact.
+        ZERO => C::SHIFT * offset as i32,
+        _ => {
+            // SAFETY: as the caller's.
+            let x = unsafe { std::slice::from_raw_parts(x, inputs) };
+            C::SHIFT * x.iter().map(|&x| i32::from(x)).sum::<i32>()
+        }
     }
 }
 
@@ -155,6 +182,8 @@ pub(super) trait Codes<S: Simd> {
     const EIGHT: usize;
     /// Whether they are unpacked into a buffer first.
     const UNPACKED: bool = false;
+    /// What [`Codes::dot`] takes every code less.
+    const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -173,6 +202,7 @@ impl<S: Simd> Codes<S> for FourInBytes {
     type Acc = S::Acc4;
     const EIGHT: usize = 8 * PANEL;
     const UNPACKED: bool = true;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -196,6 +226,7 @@ impl<S: Simd> Codes<S> for FourInBytes {
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
     const EIGHT: usize = 4 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -220,6 +251,7 @@ impl<S: Simd> Codes<S> for Four {
 impl<S: Simd> Codes<S> for Eight {
     type Acc = S::Acc8;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = S::SHIFT8;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc8 {
         s.start8(bias)
@@ -324,8 +356,10 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
             let lines = lines.from(row);
             match S::ROWS {
                 6 => panel::<S, C, _, KIND, 6>(s, step, lines),
+                5 => panel::<S, C, _, KIND, 5>(s, step, lines),
                 4 => panel::<S, C, _, KIND, 4>(s, step, lines),
                 3 => panel::<S, C, _, KIND, 3>(s, step, lines),
+                2 => panel::<S, C, _, KIND, 2>(s, step, lines),
                 _ => panel::<S, C, _, KIND, 1>(s, step, lines),
             }
         }
@@ -374,10 +408,8 @@ unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
     // SAFETY: all pointers stay within the step's record and lines.
     unsafe {
         let mut bias = [0_i32; R];
-        if KIND == UNIFORM {
-            for (r, bias) in bias.iter_mut().enumerate() {
-                *bias = lines.offset(r).to_bits().cast_signed();
-            }
+        for (r, bias) in bias.iter_mut().enumerate() {
+            *bias = self::bias::<S, C>(KIND, lines.offset(r), lines.x(r), 8 * step.eights);
         }
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
         unroll!(v < V, {
