@@ -5,7 +5,7 @@ use crate::simd;
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set that the kernels are compiled for; the best one comes first.
+/// An instruction set that the kernels are compiled for; those that should be faster come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
@@ -33,16 +33,16 @@ impl Isa {
         Self::Portable,
     ];
 
-    /// Those that this processor can run, the best one first. Never empty.
+    /// Those that this processor can run, in the order of [`Self::ALL`]. Never empty.
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The best one that this processor can run.
+    /// The fastest one on this processor, as [`speeds`](crate::speeds) has measured.
     #[must_use]
     pub fn best() -> Self {
-        Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        crate::speeds().first().map_or(Self::Portable, |speed| speed.isa)
     }
 
     /// Whether this processor can run it.
