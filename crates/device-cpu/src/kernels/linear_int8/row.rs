@@ -80,9 +80,9 @@ impl Row8<'_> {
                         self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
                     }
                     (false, _) => {
-                        for vector in 0..count / LANES {
+                        for vector in (0..count / LANES).step_by(2) {
                             let sums = sums.as_mut_ptr().add(vector * LANES);
-                            self.vectors::<S, C, KIND, SHORT, 1>(s, panel, first + vector, sums);
+                            self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first + vector, sums);
                         }
                     }
                 }
