@@ -123,6 +123,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 IEEE halves can be written to `p`.
     unsafe fn store_f16(self, p: *mut u16, a: Self::F32);
+    /// The sums of the first and of the last 16 of 32 `i8`.
+    ///
+    /// # Safety
+    /// 32 `i8` can be read from `p`.
+    unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
+        // SAFETY: as the caller's.
+        let halves = unsafe { p.cast::<[[i8; LANES]; 2]>().read_unaligned() };
+        halves.map(|half| half.iter().map(|&x| i32::from(x)).sum())
+    }
     /// # Safety
     /// 16 `i8` can be written to `p`; the lanes fit.
     unsafe fn store_i8(self, p: *mut i8, a: Self::I32);

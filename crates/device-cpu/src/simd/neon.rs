@@ -361,6 +361,11 @@ impl<D: Dots> Simd for Neon<D> {
         }
     }
     #[inline(always)]
+    unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe { [vaddlvq_s8(vld1q_s8(p)).into(), vaddlvq_s8(vld1q_s8(p.add(16))).into()] }
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, a: I) {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe {

@@ -219,6 +219,7 @@ impl Op for Integers {
                 for index in 0..4 {
                     put(s, &mut out, s.code_f32(w, index));
                 }
+                out.extend(s.sum_i8(pattern.as_ptr().cast()).map(i32::cast_unsigned));
                 put(s, &mut out, s.load_u8(pattern.as_ptr()));
                 put(s, &mut out, s.load_i8(pattern.as_ptr().cast()));
                 for digits in &digits {
