@@ -69,7 +69,9 @@ impl Op for Linear8<'_> {
         let few = self.rows.len() < UNPACK;
         match (w.bits == 4, few) {
             (true, true) => self.panel::<S, Four>(s, few),
-            (true, false) if !S::LONG_SUMS => self.panel::<S, FourInBytes>(s, few),
+            (true, false) if !S::LONG_SUMS || S::SHIFT8 != 0 => {
+                self.panel::<S, FourInBytes>(s, few)
+            }
             _ => self.panel::<S, Eight>(s, few),
         }
     }
@@ -95,7 +97,7 @@ impl Linear8<'_> {
             }
             for start in (0..w.group).step_by(w.step(x.group())) {
                 let mut step = self.step(record, start);
-                let digits = self.digits(index * w.group + start);
+                let digits = self.digits::<S, C>(index * w.group + start);
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
                 unsafe {
@@ -136,7 +138,7 @@ impl Linear8<'_> {
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits(&self, input: usize) -> Digits<'_> {
+    fn digits<S: Simd, C: Codes<S>>(&self, input: usize) -> Digits<'_> {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
@@ -144,7 +146,7 @@ impl Linear8<'_> {
         Digits {
             rows: self.rows.len(),
             group,
-            zero: w.offsets.zero(),
+            zero: w.offsets.zero() - C::SHIFT,
             low: x.codes()[codes..].as_ptr(),
             high: x.high()[codes..].as_ptr(),
             wide: x.wide_rows(input / group, &self.rows),
@@ -181,7 +183,7 @@ struct Digits<'a> {
     rows: usize,
     /// From row to row.
     group: usize,
-    /// The weight's zero point, if it has one for all.
+    /// See [`offset`].
     zero: i32,
     /// `(rows, group)`, at the step's first input.
     low: *const i8,

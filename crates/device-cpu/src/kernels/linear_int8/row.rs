@@ -4,7 +4,7 @@
 //! a tile of one row computes, in the same order.
 
 use super::tile::{Codes, Eight, Four, MIN, UNIFORM, ZERO, offset, scale};
-use super::{GROUP, put_row};
+use super::{GROUP, put_row, tile};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
 use crate::pack::{Offsets, PANEL, PackedCodes};
@@ -80,9 +80,9 @@ impl Row8<'_> {
                         self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
                     }
                     (false, _) => {
-                        for vector in 0..count / LANES {
+                        for vector in (0..count / LANES).step_by(2) {
                             let sums = sums.as_mut_ptr().add(vector * LANES);
-                            self.vectors::<S, C, KIND, SHORT, 1>(s, panel, first + vector, sums);
+                            self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first + vector, sums);
                         }
                     }
                 }
@@ -110,6 +110,7 @@ impl Row8<'_> {
     ) {
         let (w, x) = (self.weight, self.x);
         let width = if SHORT { GROUP / 2 } else { x.group() };
+        let zero = w.offsets.zero() - C::SHIFT;
         let mut y = [s.splat(0.0); V];
         // The step's number in the row.
         let mut step = 0;
@@ -130,13 +131,13 @@ impl Row8<'_> {
                     let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
                     let scale = *x.scales().as_ptr().add(group);
                     let sum = sum_of::<SHORT>(*x.sums().as_ptr().add(group), step);
-                    let offset = self::offset::<KIND>(w.offsets.zero(), scale, sum);
+                    let offset = self::offset::<KIND>(zero, scale, sum);
                     let digits = x.codes().as_ptr().add(input);
                     part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
                     if *x.wide().as_ptr().add(group) != 0 {
                         let scale = 128.0 * scale;
                         let sum = sum_of::<SHORT>(*x.high_sums().as_ptr().add(group), step);
-                        let offset = self::offset::<KIND>(w.offsets.zero(), scale, sum);
+                        let offset = self::offset::<KIND>(zero, scale, sum);
                         let digits = x.high().as_ptr().add(input);
                         part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
                     }
@@ -185,7 +186,7 @@ impl Part {
     ) {
         // SAFETY: as the caller's.
         unsafe {
-            let bias = if KIND == UNIFORM { offset.to_bits().cast_signed() } else { 0 };
+            let bias = tile::bias::<S, C>(KIND, offset, digits, self.width);
             let dots = dots::<S, C, SHORT, V>(s, self.codes, digits, self.width, bias);
             unroll!(v < V, {
                 let column = self.column + v * LANES;

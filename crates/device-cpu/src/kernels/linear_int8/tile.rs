@@ -31,7 +31,8 @@ pub(super) const MIN: u8 = 2;
 
 /// What the digits of one row and step, whose `sum` is given, add beside their products: for
 /// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
-/// [`MIN`] what minima are multiplied with.
+/// [`MIN`] what minima are multiplied with. `zero` is the weight's zero point, if it has one for
+/// all, less [`Codes::SHIFT`].
 #[inline(always)]
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
@@ -39,6 +40,32 @@ pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
         UNIFORM => f32::from_bits((-zero * sum).cast_unsigned()),
         ZERO => sum as f32,
         _ => scale * sum as f32,
+    }
+}
+
+/// What the sum of a line's products starts at, so that what [`Codes::SHIFT`] takes off the codes
+/// does not show; `x` are the step's `inputs` digits.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(super) unsafe fn bias<S: Simd, C: Codes<S>>(
+    kind: u8,
+    offset: f32,
+    x: *const i8,
+    inputs: usize,
+) -> i32 {
+    match kind {
+        UNIFORM => offset.to_bits().cast_signed(),
+        _ if C::SHIFT == 0 => 0,
+        // A sum of so few digits is exact.
+        ZERO => C::SHIFT * offset as i32,
+        _ => {
+            // SAFETY: as the caller's.
+            let x = unsafe { std::slice::from_raw_parts(x, inputs) };
+            C::SHIFT * x.iter().map(|&x| i32::from(x)).sum::<i32>()
+        }
     }
 }
 
@@ -155,6 +182,8 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
+    /// What [`Codes::dot`] takes every code less.
+    const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -172,6 +201,7 @@ pub(super) struct Eight;
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
     const EIGHT: usize = 4 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -196,6 +226,7 @@ impl<S: Simd> Codes<S> for Four {
 impl<S: Simd> Codes<S> for FourInBytes {
     type Acc = S::Acc4;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -219,6 +250,7 @@ impl<S: Simd> Codes<S> for FourInBytes {
 impl<S: Simd> Codes<S> for Eight {
     type Acc = S::Acc8;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = S::SHIFT8;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc8 {
         s.start8(bias)
@@ -346,8 +378,10 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>>(
             let lines = lines.from(row);
             match S::ROWS {
                 6 => panel::<S, C, _, 6>(s, step, lines),
+                5 => panel::<S, C, _, 5>(s, step, lines),
                 4 => panel::<S, C, _, 4>(s, step, lines),
                 3 => panel::<S, C, _, 3>(s, step, lines),
+                2 => panel::<S, C, _, 2>(s, step, lines),
                 _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
@@ -389,8 +423,7 @@ where
     unsafe {
         let mut bias = [0_i32; R];
         for (r, bias) in bias.iter_mut().enumerate() {
-            let offset = lines.offset(r).to_bits().cast_signed();
-            *bias = if step.kind == UNIFORM { offset } else { 0 };
+            *bias = self::bias::<S, C>(step.kind, lines.offset(r), lines.x(r), 8 * step.eights);
         }
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
         unroll!(v < V, {
