@@ -64,7 +64,7 @@ pub(crate) struct Options {
 
     /// Print one JSON object: ttft_s, prefill_tps, decode_tps (medians), runs[{the same, drafted,
     /// accepted}], load_s, peak_rss_bytes, limits{int8_ops_per_s, read_bytes_per_s},
-    /// of_limit{prefill, decode}, isa, isa_ops_per_s (what it was chosen by), device, model, weights
+    /// of_limit{prefill, decode}, isa, isa_ops_per_s (what chose it), device, model, weights
     #[arg(long)]
     json: bool,
 
