@@ -21,20 +21,21 @@
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
-use crate::pack::{Offsets, PANEL, PackedCodes};
+use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::rounding::GROUP;
 
+mod codes;
 mod row;
 mod tile;
+pub(super) use codes::{FOUR, Unpacked};
 use row::ask_ahead;
 pub(crate) use row::{HALF, HALVES, Row8};
-pub(super) use tile::scale;
 use tile::{
-    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, Unpacked, ZERO,
-    neighbours, offset, unpack,
+    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, ZERO, neighbours,
+    offset,
 };
 
 /// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
@@ -93,25 +94,30 @@ impl Linear8<'_> {
         let sums = block.as_mut_ptr().cast::<f32>();
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
-        let mut bytes = Unpacked::uninit();
+        let mut unpacked = Unpacked::uninit();
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
         let few = self.rows.len() < UNPACK;
-        for (index, record) in w.panel(self.panel).chunks_exact(w.record_bytes()).enumerate() {
+        let as_stored = w.bits == 8 || (w.bits == 4 && few);
+        for index in 0..w.blocks() * w.records {
+            let record = w.record(self.panel, index);
             if few {
-                ask_ahead(s, record, 0, PANEL * 4);
+                ask_ahead(s, record.codes, 0, PANEL * 4);
+            }
+            if w.scales == Scales::Units {
+                unpacked.fill_numbers(s, w, &record);
             }
             for start in (0..w.group).step_by(w.step(x.group())) {
-                let mut step = self.step(record, start);
+                let mut step = self.step(&record, &unpacked, start);
                 let digits = self.digits(index * w.group + start);
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
                 unsafe {
                     let lines = digits.low::<KIND>(offsets, sums);
-                    if C::UNPACKED {
-                        unpack(s, step.codes, step.eights, &mut bytes);
-                        step.codes = bytes.as_ptr();
+                    if !as_stored {
+                        unpacked.fill_codes(s, w, &record, start, step.eights * 8);
+                        step.codes = unpacked.codes();
                     }
                     let whole = match few {
                         true => 0,
@@ -128,15 +134,16 @@ impl Linear8<'_> {
 
     /// The step that starts at input `start` of a record.
     #[inline(always)]
-    fn step(&self, record: &[u8], start: usize) -> Step {
+    fn step(&self, record: &Record<'_>, unpacked: &Unpacked, start: usize) -> Step {
         let w = self.weight;
-        let codes = &record[start * PANEL * usize::from(w.bits) / 8..];
-        let scales = &record[w.code_bytes()..];
+        let codes = &record.codes[start * PANEL * usize::from(w.bits) / 8..];
+        let units = w.scales == Scales::Units;
+        let minima = units && w.offsets == Offsets::Min;
         Step {
             codes: codes.as_ptr(),
-            scales: scales.as_ptr(),
-            offsets: scales[PANEL * w.scale_bytes()..].as_ptr(),
-            half: w.half,
+            scales: if units { unpacked.scales().cast() } else { record.scales.as_ptr() },
+            offsets: if minima { unpacked.offsets().cast() } else { record.offsets.as_ptr() },
+            half: w.scales == Scales::F16,
             eights: w.step(self.x.group()) / 8,
         }
     }

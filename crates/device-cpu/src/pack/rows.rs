@@ -1,6 +1,6 @@
 //! Single rows out of panels: a table that is packed for the output head serves the embedding too.
 
-use super::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
+use super::{Offsets, PANEL, Packed, PackedCodes, PackedDense, Scales, code};
 use half::f16;
 
 impl Packed {
@@ -16,43 +16,43 @@ impl Packed {
 impl PackedCodes {
     fn row_f32(&self, row: usize, out: &mut [f32]) {
         let (panel, column) = (self.panel(row / PANEL), row % PANEL);
-        let (scales_at, size) = (self.code_bytes(), self.scale_bytes());
-        let offsets_at = scales_at + PANEL * size;
-        let records = panel.chunks_exact(self.record_bytes());
-        for (out, record) in out.chunks_mut(self.group).zip(records) {
-            let number = |at: usize| {
-                let bytes = &record[at + column * size..][..size];
-                match self.half {
-                    true => f16::from_bits(bytemuck::pod_read_unaligned(bytes)).to_f32(),
-                    false => bytemuck::pod_read_unaligned(bytes),
-                }
-            };
-            let scale = number(scales_at);
-            let code = |index: usize| f32::from(self.code(record, column, index));
-            let zero = match self.offsets {
-                Offsets::Uniform(zero) => zero,
-                Offsets::Zero => record[offsets_at + column],
-                Offsets::Min => {
-                    let min = number(offsets_at);
-                    for (index, out) in out.iter_mut().enumerate() {
-                        *out = scale * code(index) + min;
-                    }
-                    continue;
-                }
-            };
-            for (index, out) in out.iter_mut().enumerate() {
-                *out = scale * (code(index) - f32::from(zero));
+        let blocks = panel.chunks_exact(self.block_bytes());
+        for (out, block) in out.chunks_mut(self.group * self.records).zip(blocks) {
+            let (header, records) = block.split_at(self.header_bytes());
+            let records = records.chunks_exact(self.record_bytes());
+            for (out, record) in out.chunks_mut(self.group).zip(records) {
+                self.group_f32(header, record, column, out);
             }
         }
     }
 
-    /// The code of input `index` of a record.
-    fn code(&self, record: &[u8], column: usize, index: usize) -> u8 {
-        if self.bits == 4 {
-            let byte = record[index / 8 * 4 * PANEL + column * 4 + index % 4];
-            byte >> (index % 8 / 4 * 4) & 15
-        } else {
-            record[index / 4 * 4 * PANEL + column * 4 + index % 4]
+    /// One output's weights of one record.
+    fn group_f32(&self, header: &[u8], record: &[u8], column: usize, out: &mut [f32]) {
+        let (scales, offsets) = record[self.code_bytes()..].split_at(PANEL * self.scale_bytes());
+        let half = |at: &[u8]| f16::from_le_bytes([at[2 * column], at[2 * column + 1]]).to_f32();
+        // `factor`: the place of its factors in the header.
+        let number = |at: &[u8], factor: usize| match self.scales {
+            Scales::F16 => half(at),
+            Scales::F32 => bytemuck::pod_read_unaligned(&at[4 * column..][..4]),
+            Scales::Units => {
+                half(&header[factor * 2 * PANEL..]) * f32::from(at[column].cast_signed())
+            }
+        };
+        let scale = number(scales, 0);
+        let codes = (0..).map(|index| f32::from(code(self.bits, record, column, index)));
+        let zero = match self.offsets {
+            Offsets::Uniform(zero) => zero,
+            Offsets::Zero => offsets[column],
+            Offsets::Min => {
+                let min = number(offsets, 1);
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = scale * code + min;
+                }
+                return;
+            }
+        };
+        for (out, code) in out.iter_mut().zip(codes) {
+            *out = scale * (code - f32::from(zero));
         }
     }
 }

@@ -6,8 +6,6 @@
 
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
-use std::mem::MaybeUninit;
-use tangor_device::rounding::LONGEST;
 
 /// One step of one panel's record: the inputs whose products are summed as integers.
 #[derive(Clone, Copy)]
@@ -153,8 +151,6 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
-    /// Whether they are unpacked into a buffer first.
-    const UNPACKED: bool = false;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -172,7 +168,6 @@ pub(super) struct Eight;
 impl<S: Simd> Codes<S> for FourInBytes {
     type Acc = S::Acc4;
     const EIGHT: usize = 8 * PANEL;
-    const UNPACKED: bool = true;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -237,40 +232,6 @@ impl<S: Simd> Codes<S> for Eight {
     #[inline(always)]
     fn total(s: S, acc: S::Acc8, bias: i32) -> S::I32 {
         s.total8(acc, bias)
-    }
-}
-
-/// One step's codes, each in a byte: `(inputs / 4, 64, 4)`.
-#[repr(align(64))]
-pub(super) struct Unpacked(MaybeUninit<[u8; LONGEST * PANEL]>);
-
-impl Unpacked {
-    pub(super) fn uninit() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-
-    pub(super) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr().cast()
-    }
-}
-
-/// Unpacks `eights` times eight inputs.
-///
-/// # Safety
-/// They are there.
-#[inline(always)]
-pub(super) unsafe fn unpack<S: Simd>(s: S, codes: *const u8, eights: usize, out: &mut Unpacked) {
-    assert!(eights * 8 <= LONGEST);
-    for eight in 0..eights {
-        for vector in 0..PANEL / LANES {
-            // SAFETY: within the step's codes, and within the buffer.
-            unsafe {
-                let both = s.codes(codes.add((eight * 4 + vector) * 64));
-                let out = out.0.as_mut_ptr().cast::<u8>().add((eight * 8 + vector) * 64);
-                s.put_codes(out, s.low(both));
-                s.put_codes(out.add(4 * 64), s.high(both));
-            }
-        }
     }
 }
 
@@ -462,12 +423,7 @@ unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
 /// # Safety
 /// They are there.
 #[inline(always)]
-pub(in crate::kernels) unsafe fn scale<S: Simd>(
-    s: S,
-    half: bool,
-    at: *const u8,
-    column: usize,
-) -> S::F32 {
+unsafe fn scale<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
     // SAFETY: as the caller's.
     unsafe {
         if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }
