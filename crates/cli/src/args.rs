@@ -109,7 +109,7 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) context: Option<usize>,
 
-    /// Instruction set of the CPU kernels, for tests and comparisons [default: the best there is]
+    /// Instruction set of the CPU kernels, for comparisons [default: the fastest, measured]
     #[arg(long, env = "TANGOR_ISA", hide_env_values = true, value_name = "ISA")]
     pub(crate) isa: Option<String>,
 }

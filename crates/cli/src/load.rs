@@ -11,6 +11,7 @@ use crate::prompt::Turn;
 use crate::{interrupt, sampling, terminal};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -317,10 +318,30 @@ fn cpu(options: &ModelOptions) -> Outcome<CpuDevice> {
     cpu_with(options.threads, options.isa.as_deref())
 }
 
-/// The processor with so many threads and an instruction set by name; `None`: the best there is.
+/// The processor with so many threads and an instruction set by name; `None`: the fastest.
 pub(crate) fn cpu_with(threads: Option<usize>, isa: Option<&str>) -> Outcome<CpuDevice> {
     let isa: Option<Isa> = isa.map(str::parse).transpose()?;
     Ok(CpuDevice::new(CpuOptions { threads, isa, ..CpuOptions::default() })?)
+}
+
+/// The name of the instruction set that the options lead to, and the speeds that it was chosen by:
+/// none if it was asked for.
+pub(crate) fn isa(options: &ModelOptions) -> Outcome<(&'static str, IsaSpeeds)> {
+    let asked: Option<Isa> = options.isa.as_deref().map(str::parse).transpose()?;
+    Ok(match asked {
+        Some(isa) => (isa.name(), IsaSpeeds::new()),
+        None => (Isa::best().name(), isa_speeds()),
+    })
+}
+
+/// Measured speeds of instruction sets, by name: 8-bit operations per second of one thread in the
+/// kernel of prompts. Sets that were not measured are missing.
+pub(crate) type IsaSpeeds = BTreeMap<&'static str, f64>;
+
+/// Those that this process has chosen by.
+pub(crate) fn isa_speeds() -> IsaSpeeds {
+    let named = |speed: &tangor_device_cpu::Speed| Some((speed.isa.name(), speed.ops_per_s?));
+    tangor_device_cpu::speeds().iter().filter_map(named).collect()
 }
 
 /// What the processor and its memory can do at most, measured in about a second.

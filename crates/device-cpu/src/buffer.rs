@@ -140,6 +140,12 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Where it begins.
+    #[inline(always)]
+    pub(crate) fn start(&self) -> *mut T {
+        self.start
+    }
+
     /// The part `range`.
     ///
     /// # Safety

@@ -16,7 +16,7 @@ use tangor_device::{
 pub struct CpuOptions {
     /// Threads; `None`: as many as the system lets this process use at a time.
     pub threads: Option<usize>,
-    /// Instruction set; `None`: the best that the processor has.
+    /// Instruction set; `None`: the fastest that the processor has, measured once per process.
     pub isa: Option<Isa>,
     /// Whether every thread stays on one processor. Helps on a machine that has nothing else to do.
     pub pin: bool,

@@ -170,6 +170,18 @@ impl Run<'_> {
             let x = &x[rows.start * width..rows.end * width];
             dispatch(self.isa, Quantise { x, width, first: rows.start, out });
         });
+        self.list_wide(&mut rounded[slot]);
+    }
+
+    /// Lists the wide rows of a value that is written: tiles of several rows ask for them.
+    fn list_wide(&self, x: &mut Rows8) {
+        let (rows, groups) = (x.rows(), x.groups());
+        if rows < 2 {
+            return;
+        }
+        let lister = x.lister();
+        // SAFETY: every group is listed once.
+        self.over_rows(groups, rows, |range| range.for_each(|at| unsafe { lister.group(at) }));
     }
 
     fn step(&self, step: &Step, memory: &mut Memory, kv: &mut CpuKv) -> Result<(), DeviceError> {
@@ -280,7 +292,8 @@ impl Run<'_> {
                 });
             }
         }
-        if let (Some(slot), Some(rounded)) = (rounded_slot, rounded) {
+        if let (Some(slot), Some(mut rounded)) = (rounded_slot, rounded) {
+            self.list_wide(&mut rounded);
             memory.rounded[slot] = rounded;
         }
         for (place, slot) in step.writes.iter().zip(taken) {

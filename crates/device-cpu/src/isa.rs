@@ -1,33 +1,48 @@
 //! Which instructions the processor has.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::simd;
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set that the kernels are compiled for; the best one comes first.
+/// An instruction set that the kernels are compiled for; those that should be faster come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512Vnni,
+    /// x86-64 with AVX2, FMA, F16C and AVX-VNNI.
+    AvxVnni,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// 64-bit Arm with NEON and its dot products.
+    NeonDotprod,
+    /// 64-bit Arm with NEON.
+    Neon,
     /// Plain Rust, on any processor.
     Portable,
 }
 
 impl Isa {
     /// Every instruction set.
-    pub const ALL: [Self; 3] = [Self::Avx512Vnni, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 6] = [
+        Self::Avx512Vnni,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::NeonDotprod,
+        Self::Neon,
+        Self::Portable,
+    ];
 
-    /// Those that this processor can run, the best one first. Never empty.
+    /// Those that this processor can run, in the order of [`Self::ALL`]. Never empty.
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The best one that this processor can run.
+    /// The fastest one on this processor, as [`speeds`](crate::speeds) has measured.
     #[must_use]
     pub fn best() -> Self {
-        Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        crate::speeds().first().map_or(Self::Portable, |speed| speed.isa)
     }
 
     /// Whether this processor can run it.
@@ -35,11 +50,19 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => crate::simd::Avx512::detect().is_some(),
+            Self::Avx512Vnni => simd::Avx512::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => crate::simd::Avx2::detect().is_some(),
+            Self::AvxVnni => simd::Avx2::<simd::Vnni>::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => simd::Avx2::<simd::Maddubs>::detect().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512Vnni | Self::Avx2 => false,
+            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => simd::Neon::<simd::Dotprod>::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => simd::Neon::<simd::Widening>::detect().is_some(),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::NeonDotprod | Self::Neon => false,
             Self::Portable => true,
         }
     }
@@ -49,7 +72,10 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Vnni => "avx512",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx2 => "avx2",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::Neon => "neon",
             Self::Portable => "portable",
         }
     }
@@ -61,9 +87,14 @@ impl fmt::Display for Isa {
     }
 }
 
+/// All names, separated by commas.
+fn names() -> String {
+    Isa::ALL.map(Isa::name).join(", ")
+}
+
 /// A name that is no instruction set's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no instruction set is called {0:?} (there are avx512, avx2 and portable)")]
+#[error("no instruction set is called {0:?} (there are {names})", names = names())]
 pub struct UnknownIsa(String);
 
 impl FromStr for Isa {

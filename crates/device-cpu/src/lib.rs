@@ -7,6 +7,7 @@
 //! rows into batches.
 
 mod buffer;
+mod choice;
 mod device;
 mod exec;
 mod isa;
@@ -20,6 +21,7 @@ mod program;
 mod simd;
 mod system;
 
+pub use choice::{Speed, speeds};
 pub use device::{CpuDevice, CpuError, CpuOptions, MAX_THREADS};
 pub use isa::{Isa, UnknownIsa};
 pub use pool::Pool;

@@ -373,6 +373,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_thread_keeps_nobody_from_its_share() {
+        let pool = Pool::new(2, false);
+        let (tiles, held) = (64, AtomicBool::new(false));
+        let done = AtomicUsize::new(0);
+        pool.run(tiles, |_, _| {
+            if !held.swap(true, Ordering::SeqCst) {
+                // Until all others are done, by the other thread.
+                while done.load(Ordering::SeqCst) < tiles - 1 {
+                    thread::yield_now();
+                }
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+        });
+        assert_eq!(done.into_inner(), tiles);
+    }
+
+    #[test]
     fn a_loop_sees_what_the_loop_before_it_wrote() {
         let pool = Pool::new(3, false);
         let cells: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();

@@ -80,13 +80,13 @@ pub fn group_before(graph: &Graph, value: ValueId) -> Option<usize> {
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
 pub fn wide_limit(greatest: impl Iterator<Item = f32>) -> f32 {
-    let (mut sum, mut count) = (0.0_f32, 0_usize);
+    // Four sums, so that additions do not wait for each other.
+    let (mut sums, mut count) = ([0.0_f32; 4], 0_usize);
     for amax in greatest {
-        if amax.is_finite() {
-            sum += amax * amax;
-        }
+        sums[count % 4] += if amax.is_finite() { amax * amax } else { 0.0 };
         count += 1;
     }
+    let sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     (sum / count.max(1) as f32).sqrt() * WIDE_OVER_RMS
 }
 

@@ -35,6 +35,7 @@ struct Report {
     processor: sys::Processor,
     isa: &'static str,
     isas: Vec<&'static str>,
+    isa_ops_per_s: load::IsaSpeeds,
     memory: sys::Memory,
     python: Option<String>,
     pip: Option<String>,
@@ -104,6 +105,7 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
         processor: sys::processor(),
         isa: Isa::best().name(),
         isas,
+        isa_ops_per_s: load::isa_speeds(),
         memory: sys::memory(),
         python: python.map(|(command, version)| format!("{command} {version}")),
         pip,
@@ -183,6 +185,16 @@ fn limits(store: &Store) -> Vec<Limit> {
     ]
 }
 
+/// The instruction set in use, and what each of this processor's does per thread.
+fn kernels(report: &Report) -> String {
+    let measured = |isa: &&str| match report.isa_ops_per_s.get(isa) {
+        Some(ops) => format!("{isa} {:.2} T int8 operations/s", ops / 1e12),
+        None => (*isa).to_owned(),
+    };
+    let isas: Vec<String> = report.isas.iter().map(measured).collect();
+    format!("{} (this processor can run {})", report.isa, isas.join(", "))
+}
+
 fn print(report: &Report) -> Outcome {
     let unknown = || "unknown".to_owned();
     let bytes = |value: Option<u64>| value.map_or_else(unknown, terminal::bytes);
@@ -203,7 +215,7 @@ fn print(report: &Report) -> Outcome {
     let mut rows = vec![
         ("tangor", report.version.to_owned()),
         ("processor", processor.model.clone().unwrap_or_else(unknown)),
-        ("kernels", format!("{} (this processor can run {})", report.isa, report.isas.join(", "))),
+        ("kernels", kernels(report)),
         ("threads", threads),
         ("memory", ram),
         ("gpu, npu", "none: no device of these kinds is built in yet".to_owned()),

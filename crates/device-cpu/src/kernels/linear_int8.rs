@@ -16,8 +16,9 @@
 //! A tile is up to 6 lines x 64 outputs: 24 accumulators, 4 registers of weights, and activations
 //! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights stay in
 //! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
-//! what is left is listed: the last rows, and the high digits. Codes of 4 bits are unpacked in
-//! registers for few rows, where memory is the limit, and once per block into a buffer for many.
+//! what is left is listed: the last rows, and the high digits. For many rows
+//! codes and numbers are unpacked once per block into a buffer, in the one form that tiles read; for
+//! few, where memory is the limit, codes of 4 bits are unpacked in registers.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -67,27 +68,21 @@ impl Op for Linear8<'_> {
         assert_eq!(x.groups(), w.inputs.div_ceil(x.group()), "activations do not fit the weight");
         assert!(self.rows.end <= x.rows() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
-        match (w.bits == 4, self.rows.len() < UNPACK) {
-            (true, true) => self.of_codes::<S, Four>(s),
-            (true, false) => self.of_codes::<S, FourInBytes>(s),
-            (false, _) => self.of_codes::<S, Eight>(s),
+        let few = self.rows.len() < UNPACK;
+        match (w.bits == 4, few) {
+            (true, true) => self.panel::<S, Four>(s, few),
+            (true, false) if !S::LONG_SUMS || S::SHIFT8 != 0 => {
+                self.panel::<S, FourInBytes>(s, few)
+            }
+            _ => self.panel::<S, Eight>(s, few),
         }
     }
 }
 
 impl Linear8<'_> {
-    #[inline(always)]
-    fn of_codes<S: Simd, C: Codes<S>>(&self, s: S) {
-        match self.weight.offsets {
-            Offsets::Uniform(_) => self.panel::<S, C, UNIFORM>(s),
-            Offsets::Zero => self.panel::<S, C, ZERO>(s),
-            Offsets::Min => self.panel::<S, C, MIN>(s),
-        }
-    }
-
     /// All steps of the panel.
     #[inline(always)]
-    fn panel<S: Simd, C: Codes<S>, const KIND: u8>(&self, s: S) {
+    fn panel<S: Simd, C: Codes<S>>(&self, s: S, few: bool) {
         let (w, x) = (self.weight, self.x);
         // Only the rows that there are get written, zeros included.
         let mut block = MaybeUninit::<Block>::uninit();
@@ -98,33 +93,35 @@ impl Linear8<'_> {
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
-        let few = self.rows.len() < UNPACK;
+        // Tiles read codes of 8 bits, and of 4 if they are few, as they are; and numbers as they
+        // are if they are few and have no factors.
         let as_stored = w.bits == 8 || (w.bits == 4 && few);
+        let widened = !few || w.scales == Scales::Units;
         for index in 0..w.blocks() * w.records {
             let record = w.record(self.panel, index);
             if few {
                 ask_ahead(s, record.codes, 0, PANEL * 4);
             }
-            if w.scales == Scales::Units {
+            if widened {
                 unpacked.fill_numbers(s, w, &record);
             }
             for start in (0..w.group).step_by(w.step(x.group())) {
-                let mut step = self.step(&record, &unpacked, start);
-                let digits = self.digits(index * w.group + start);
+                let mut step = self.step(&record, widened.then_some(&unpacked), start);
+                if !as_stored {
+                    unpacked.fill_codes(s, w, &record, start, step.eights * 8);
+                    step.codes = unpacked.codes();
+                }
+                let digits = self.digits::<S, C>(index * w.group + start);
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
                 unsafe {
-                    let lines = digits.low::<KIND>(offsets, sums);
-                    if !as_stored {
-                        unpacked.fill_codes(s, w, &record, start, step.eights * 8);
-                        step.codes = unpacked.codes();
+                    let lines = digits.low(step.kind, offsets, sums);
+                    let mut whole = 0;
+                    if !few {
+                        whole = neighbours::<S, C>(s, &step, lines, digits.rows);
                     }
-                    let whole = match few {
-                        true => 0,
-                        false => neighbours::<S, C, KIND>(s, &step, lines, digits.rows),
-                    };
-                    let count = digits.list::<KIND>(lines, whole, list);
-                    tile::list::<S, C, KIND>(s, &step, list, count);
+                    let count = digits.list(step.kind, lines, whole, list);
+                    tile::list::<S, C>(s, &step, list, count);
                 }
             }
         }
@@ -132,42 +129,51 @@ impl Linear8<'_> {
         self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
     }
 
-    /// The step that starts at input `start` of a record.
+    /// The step that starts at input `start` of a record, whose numbers may have been widened.
     #[inline(always)]
-    fn step(&self, record: &Record<'_>, unpacked: &Unpacked, start: usize) -> Step {
+    fn step(&self, record: &Record<'_>, widened: Option<&Unpacked>, start: usize) -> Step {
         let w = self.weight;
         let codes = &record.codes[start * PANEL * usize::from(w.bits) / 8..];
-        let units = w.scales == Scales::Units;
-        let minima = units && w.offsets == Offsets::Min;
+        let (mut scales, mut offsets) = (record.scales.as_ptr(), record.offsets.as_ptr());
+        if let Some(widened) = widened {
+            scales = widened.scales().cast();
+            if w.offsets == Offsets::Min {
+                offsets = widened.offsets().cast();
+            }
+        }
         Step {
             codes: codes.as_ptr(),
-            scales: if units { unpacked.scales().cast() } else { record.scales.as_ptr() },
-            offsets: if minima { unpacked.offsets().cast() } else { record.offsets.as_ptr() },
-            half: w.scales == Scales::F16,
+            scales,
+            offsets,
+            half: widened.is_none() && w.scales == Scales::F16,
+            kind: match w.offsets {
+                Offsets::Uniform(_) => UNIFORM,
+                Offsets::Zero => ZERO,
+                Offsets::Min => MIN,
+            },
             eights: w.step(self.x.group()) / 8,
         }
     }
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits(&self, input: usize) -> Digits {
+    fn digits<S: Simd, C: Codes<S>>(&self, input: usize) -> Digits<'_> {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
-        let first_half = input.is_multiple_of(GROUP);
-        let wanted = |half: bool| if half { -1 } else { 0 };
         let codes = at * group + input % group;
         Digits {
             rows: self.rows.len(),
             group,
-            zero: w.offsets.zero(),
+            zero: w.offsets.zero() - C::SHIFT,
             low: x.codes()[codes..].as_ptr(),
             high: x.high()[codes..].as_ptr(),
-            wide: x.wide()[at..].as_ptr(),
+            wide: x.wide_rows(input / group, &self.rows),
+            first: self.rows.start,
             scales: x.scales()[at..].as_ptr(),
             sums: x.sums()[at..].as_ptr(),
             high_sums: x.high_sums()[at..].as_ptr(),
-            halves: [wanted(first_half), wanted(width >= GROUP || !first_half)],
+            half: (width < GROUP).then_some(input / width % 2),
         }
     }
 
@@ -192,48 +198,68 @@ impl Linear8<'_> {
 struct Block(#[allow(dead_code)] [[f32; PANEL]; BLOCK]);
 
 /// The activations of one step, row by row.
-struct Digits {
+struct Digits<'a> {
     rows: usize,
     /// From row to row.
     group: usize,
-    /// The weight's zero point, if it has one for all.
+    /// See [`offset`].
     zero: i32,
     /// `(rows, group)`, at the step's first input.
     low: *const i8,
     /// Likewise.
     high: *const i8,
-    /// `(rows)`: 1 where the group is wide.
-    wide: *const u8,
+    /// The rows whose group is wide, counted from `first` rows before these.
+    wide: &'a [u32],
+    first: usize,
     /// `(rows)`.
     scales: *const f32,
     /// `(rows)`: of the low digits, both halves.
     sums: *const [i32; 2],
     /// Of the high ones, where the group is wide.
     high_sums: *const [i32; 2],
-    /// All ones for the halves that belong to the step, else zeros.
-    halves: [i32; 2],
+    /// The half that the step is, if it is not a whole group.
+    half: Option<usize>,
 }
 
-impl Digits {
-    #[inline(always)]
-    fn sum(&self, halves: [i32; 2]) -> i32 {
-        (halves[0] & self.halves[0]) + (halves[1] & self.halves[1])
-    }
-
+impl Digits<'_> {
     /// The low digits of all rows; writes their `offsets`.
     ///
     /// # Safety
     /// The rows are there, and room for their offsets.
     #[inline(always)]
-    unsafe fn low<const KIND: u8>(&self, offsets: *mut f32, y: *mut f32) -> Neighbours {
-        for row in 0..self.rows {
-            // SAFETY: as the caller's.
-            unsafe {
-                let (scale, sum) = (*self.scales.add(row), self.sum(*self.sums.add(row)));
-                *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+    unsafe fn low(&self, kind: u8, offsets: *mut f32, y: *mut f32) -> Neighbours {
+        // SAFETY: as the caller's.
+        unsafe {
+            match kind {
+                UNIFORM => self.offsets::<UNIFORM>(offsets),
+                ZERO => self.offsets::<ZERO>(offsets),
+                _ => self.offsets::<MIN>(offsets),
             }
         }
         Neighbours { x: self.low, group: self.group, scales: self.scales, offsets, y }
+    }
+
+    /// Offsets of the low digits of all rows: loops without branches, so that they become loops
+    /// over vectors.
+    ///
+    /// # Safety
+    /// As [`Digits::low`].
+    #[inline(always)]
+    unsafe fn offsets<const KIND: u8>(&self, offsets: *mut f32) {
+        // SAFETY: as the caller's.
+        unsafe {
+            if let Some(half) = self.half {
+                for row in 0..self.rows {
+                    let (scale, sum) = (*self.scales.add(row), (*self.sums.add(row))[half]);
+                    *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+                }
+            } else {
+                for row in 0..self.rows {
+                    let (scale, [a, b]) = (*self.scales.add(row), *self.sums.add(row));
+                    *offsets.add(row) = offset::<KIND>(self.zero, scale, a + b);
+                }
+            }
+        }
     }
 
     /// Lists the low digits of rows `from..`, then the high digits of all rows that have some.
@@ -241,7 +267,7 @@ impl Digits {
     /// # Safety
     /// The rows are there, and room for twice as many lines.
     #[inline(always)]
-    unsafe fn list<const KIND: u8>(&self, low: Neighbours, from: usize, list: *mut Line) -> usize {
+    unsafe fn list(&self, kind: u8, low: Neighbours, from: usize, list: *mut Line) -> usize {
         let mut count = 0;
         // SAFETY: as the caller's.
         unsafe {
@@ -251,25 +277,18 @@ impl Digits {
                 list.add(count).write(Line { x, y, scale, offset });
                 count += 1;
             }
-            let mut row = 0;
-            while row < self.rows {
-                // Most rows have none.
-                let eight = self.wide.add(row).cast::<[u8; 8]>();
-                if row + 8 <= self.rows && *eight == [0; 8] {
-                    row += 8;
-                    continue;
-                }
-                let end = self.rows.min(row + 8);
-                while row < end {
-                    if *self.wide.add(row) != 0 {
-                        let (scale, sum) = (128.0 * low.scale(row), *self.high_sums.add(row));
-                        let offset = offset::<KIND>(self.zero, scale, self.sum(sum));
-                        let (x, y) = (self.high.add(row * self.group), low.y(row));
-                        list.add(count).write(Line { x, y, scale, offset });
-                        count += 1;
-                    }
-                    row += 1;
-                }
+            for &row in self.wide {
+                let row = row as usize - self.first;
+                let (scale, sums) = (128.0 * low.scale(row), *self.high_sums.add(row));
+                let sum = self.half.map_or(sums[0] + sums[1], |half| sums[half]);
+                let offset = match kind {
+                    UNIFORM => offset::<UNIFORM>(self.zero, scale, sum),
+                    ZERO => offset::<ZERO>(self.zero, scale, sum),
+                    _ => offset::<MIN>(self.zero, scale, sum),
+                };
+                let (x, y) = (self.high.add(row * self.group), low.y(row));
+                list.add(count).write(Line { x, y, scale, offset });
+                count += 1;
             }
         }
         count

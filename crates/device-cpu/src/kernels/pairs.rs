@@ -153,18 +153,12 @@ impl Rows16 {
 }
 
 /// `R` rows of `a` times `V` vectors of columns, each with a source and a column of its own: the
-/// sums over `pairs`. If `AHEAD`, what lies `distance` bytes behind is asked for.
+/// sums over `pairs`. What lies `distance` bytes behind is asked for.
 ///
 /// # Safety
 /// All is there.
 #[inline(always)]
-pub(crate) unsafe fn products<
-    S: Simd,
-    B: Source<S>,
-    const R: usize,
-    const V: usize,
-    const AHEAD: bool,
->(
+pub(crate) unsafe fn products<S: Simd, B: Source<S>, const R: usize, const V: usize>(
     s: S,
     pairs: usize,
     a: Rows16,
@@ -175,7 +169,7 @@ pub(crate) unsafe fn products<
     // SAFETY: as the caller's.
     unsafe {
         for pair in 0..pairs {
-            accumulate::<S, B, R, V, AHEAD>(s, &mut acc, (a, pair), (b, pair), distance);
+            accumulate::<S, B, R, V>(s, &mut acc, (a, pair), (b, pair), distance);
         }
     }
     acc
@@ -187,13 +181,7 @@ pub(crate) unsafe fn products<
 /// # Safety
 /// All is there.
 #[inline(always)]
-pub(crate) unsafe fn add_products<
-    S: Simd,
-    B: Source<S>,
-    const R: usize,
-    const V: usize,
-    const AHEAD: bool,
->(
+pub(crate) unsafe fn add_products<S: Simd, B: Source<S>, const R: usize, const V: usize>(
     s: S,
     acc: &mut [[S::F32; V]; R],
     pairs: Range<usize>,
@@ -205,14 +193,14 @@ pub(crate) unsafe fn add_products<
     // SAFETY: as the caller's.
     unsafe {
         for pair in pairs {
-            accumulate::<S, B, R, V, AHEAD>(s, acc, (a, pair), (b, pair), distance);
+            accumulate::<S, B, R, V>(s, acc, (a, pair), (b, pair), distance);
         }
     }
 }
 
 /// One pair of [`products`]. All indices of `acc` are constants: it stays in registers.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize, const AHEAD: bool>(
+unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize>(
     s: S,
     acc: &mut [[S::F32; V]; R],
     (a, a_pair): (Rows16, usize),
@@ -225,9 +213,7 @@ unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize, cons
         let mut columns = [s.splat_pair(zero.as_ptr()); V];
         unroll!(v < V, {
             let (b, column) = b[v];
-            if AHEAD {
-                s.prefetch(b.place(pair, column).wrapping_offset(distance));
-            }
+            s.prefetch(b.place(pair, column).wrapping_offset(distance));
             columns[v] = b.load(s, pair, column);
         });
         unroll!(r < R, {

@@ -7,6 +7,7 @@
 
 use crate::buffer::{Aligned, Shared};
 use crate::simd::{LANES, Op, Simd};
+use std::ops::Range;
 use tangor_device::rounding::{GROUP, TINY, WIDE_STEPS, wide_limit};
 
 /// Rows from which on groups lie further apart than there are rows.
@@ -37,6 +38,10 @@ pub(crate) struct Rows8 {
     sums: Aligned,
     /// `(groups, stride, 2)` `i32`: of the high digits where a group is wide, else anything.
     high_sums: Aligned,
+    /// `(groups, rows)` `u32`: the rows whose group is wide, in order.
+    wide_rows: Aligned,
+    /// `(groups)` `u32`: how many they are.
+    wide_counts: Aligned,
 }
 
 impl Rows8 {
@@ -52,6 +57,8 @@ impl Rows8 {
         self.scales.reserve(count * 4);
         self.sums.reserve(count * 8);
         self.high_sums.reserve(count * 8);
+        self.wide_rows.reserve(self.groups * rows * 4);
+        self.wide_counts.reserve(self.groups * 4);
     }
 
     /// Rows.
@@ -114,6 +121,31 @@ impl Rows8 {
         self.high_sums.get(self.stride * self.groups)
     }
 
+    /// Those of `rows` whose group `group` is wide, in order; they must have been listed.
+    #[inline(always)]
+    pub(crate) fn wide_rows(&self, group: usize, rows: &Range<usize>) -> &[u32] {
+        let all = self.wide_rows.get::<u32>(self.groups * self.rows);
+        let count = self.wide_counts.get::<u32>(self.groups)[group] as usize;
+        let all = &all[group * self.rows..][..count];
+        if rows.len() == self.rows {
+            return all;
+        }
+        let before = |end: usize| all.partition_point(|&row| (row as usize) < end);
+        &all[before(rows.start)..before(rows.end)]
+    }
+
+    /// To be listed group by group, by several threads, once all rows are written.
+    pub(crate) fn lister(&mut self) -> Lister<'_> {
+        let (count, rows) = (self.stride * self.groups, self.rows);
+        Lister {
+            rows,
+            stride: self.stride,
+            wide: self.wide.get(count),
+            wide_rows: Shared::new(self.wide_rows.get_mut(self.groups * rows)),
+            wide_counts: Shared::new(self.wide_counts.get_mut(self.groups)),
+        }
+    }
+
     /// To be written row by row, by several threads.
     pub(crate) fn writer(&mut self) -> Writer<'_> {
         let count = self.stride * self.groups;
@@ -133,10 +165,44 @@ impl Rows8 {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.codes, &self.high, &self.wide, &self.scales, &self.sums, &self.high_sums]
-            .iter()
-            .map(|buffer| buffer.len())
-            .sum()
+        let digits = [&self.codes, &self.high, &self.scales, &self.sums, &self.high_sums];
+        let wide = [&self.wide, &self.wide_rows, &self.wide_counts];
+        digits.into_iter().chain(wide).map(Aligned::len).sum()
+    }
+}
+
+/// Lists which rows of a [`Rows8`] are wide: looked up once, and not by every panel of a linear.
+#[derive(Debug)]
+pub(crate) struct Lister<'a> {
+    rows: usize,
+    stride: usize,
+    wide: &'a [u8],
+    wide_rows: Shared<'a, u32>,
+    wide_counts: Shared<'a, u32>,
+}
+
+impl Lister<'_> {
+    /// Lists those of one group.
+    ///
+    /// # Safety
+    /// Nobody else lists the same group at the same time.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) unsafe fn group(&self, group: usize) {
+        let wide = &self.wide[group * self.stride..][..self.rows];
+        // SAFETY: the caller has this group to itself.
+        let (list, count) = unsafe {
+            (
+                self.wide_rows.part(group * self.rows..(group + 1) * self.rows),
+                self.wide_counts.part(group..group + 1),
+            )
+        };
+        // Every row is written, and stays if it counts: no branch depends on what is wide.
+        let mut listed = 0;
+        for (row, &wide) in wide.iter().enumerate() {
+            list[listed] = row as u32;
+            listed += usize::from(wide);
+        }
+        count[0] = listed as u32;
     }
 }
 
@@ -164,37 +230,59 @@ impl Writer<'_> {
     pub(crate) unsafe fn row<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
         let len = self.group;
         assert!(row < self.rows && x.len().div_ceil(len) == self.groups);
-        let place = |group: usize| group * self.stride + row;
         // The greatest elements wait where the scales will be.
         for (group, x) in x.chunks(len).enumerate() {
             let mut most = 0.0;
             for x in x.chunks(GROUP) {
                 most = greater(most, greatest(s, &whole(x)));
             }
-            let at = place(group);
-            // SAFETY: the caller has this row to itself, and rows do not overlap.
-            unsafe { self.scales.part(at..at + 1)[0] = most };
+            // SAFETY: every row has a place for each of its groups.
+            unsafe { *self.place(group, row).scale = most };
         }
-        // SAFETY: as above.
-        let amax = |at: usize| unsafe { self.scales.part(at..at + 1)[0] };
-        let limit = wide_limit((0..self.groups).map(|group| amax(place(group))));
+        // SAFETY: as above; they have just been written.
+        let amax = |group: usize| unsafe { *self.place(group, row).scale };
+        let limit = wide_limit((0..self.groups).map(amax));
         for (group, x) in x.chunks(len).enumerate() {
-            let at = place(group);
-            let amax = amax(at);
+            // SAFETY: the caller has this row to itself, and rows do not overlap.
+            unsafe { self.group(s, self.place(group, row), x, limit) };
+        }
+    }
+
+    /// Where a group of a row goes.
+    ///
+    /// # Safety
+    /// The row and the group are there.
+    #[inline(always)]
+    unsafe fn place(&self, group: usize, row: usize) -> Place {
+        let at = group * self.stride + row;
+        // SAFETY: as the caller's.
+        unsafe {
+            Place {
+                codes: self.codes.start().add(at * self.group),
+                high: self.high.start().add(at * self.group),
+                wide: self.wide.start().add(at),
+                scale: self.scales.start().add(at),
+                sums: self.sums.start().add(at),
+                high_sums: self.high_sums.start().add(at),
+            }
+        }
+    }
+
+    /// Rounds one group whose greatest magnitude is where its scale will be.
+    ///
+    /// # Safety
+    /// Nobody else uses the place at the same time.
+    #[inline(always)]
+    unsafe fn group<S: Simd>(&self, s: S, to: Place, x: &[f32], limit: f32) {
+        // SAFETY: as the caller's.
+        unsafe {
+            let amax = *to.scale;
             let wide = amax.is_finite() && amax > limit && amax >= TINY;
-            // SAFETY: as above.
-            let (codes, high) = unsafe {
-                (
-                    self.codes.part(at * len..(at + 1) * len),
-                    self.high.part(at * len..(at + 1) * len),
-                )
-            };
             let (mut scale, mut sums, mut high_sums) = (0.0, [0; 2], [0; 2]);
-            for (index, (codes, high)) in
-                codes.chunks_exact_mut(GROUP).zip(high.chunks_exact_mut(GROUP)).enumerate()
-            {
+            for first in (0..self.group).step_by(GROUP) {
                 // Past the end of a row that is no multiple of the group there are zeros.
-                let x = whole(x.get(index * GROUP..).unwrap_or_default());
+                let x = whole(x.get(first..).unwrap_or_default());
+                let (high, codes) = (to.high.add(first), to.codes.add(first));
                 let some;
                 if wide {
                     let both = round_wide(s, &x, amax, high, codes);
@@ -205,15 +293,25 @@ impl Writer<'_> {
                 }
                 sums = [sums[0] + some[0], sums[1] + some[1]];
             }
-            // SAFETY: as above.
-            unsafe {
-                self.wide.part(at..at + 1)[0] = u8::from(wide);
-                self.scales.part(at..at + 1)[0] = scale;
-                self.sums.part(at..at + 1)[0] = sums;
-                self.high_sums.part(at..at + 1)[0] = high_sums;
-            }
+            *to.wide = u8::from(wide);
+            *to.scale = scale;
+            *to.sums = sums;
+            *to.high_sums = high_sums;
         }
     }
+}
+
+/// Where a group of a row is.
+#[derive(Clone, Copy)]
+struct Place {
+    /// As many as a group has elements.
+    codes: *mut i8,
+    /// As many.
+    high: *mut i8,
+    wide: *mut u8,
+    scale: *mut f32,
+    sums: *mut [i32; 2],
+    high_sums: *mut [i32; 2],
 }
 
 /// The greater one; not finite if one of them is not.
@@ -241,52 +339,51 @@ fn greatest<S: Simd>(s: S, x: &[f32; GROUP]) -> f32 {
 
 /// Rounds 32 elements of a wide group whose greatest magnitude is `amax`; gives the sums of the
 /// halves, of the low digits and of the high ones.
+///
+/// # Safety
+/// 32 digits can be written to `high` and to `low`.
 #[inline(always)]
-fn round_wide<S: Simd>(
+unsafe fn round_wide<S: Simd>(
     s: S,
     x: &[f32; GROUP],
     amax: f32,
-    high: &mut [i8],
-    low: &mut [i8],
+    high: *mut i8,
+    low: *mut i8,
 ) -> [[i32; 2]; 2] {
-    assert!(high.len() == GROUP && low.len() == GROUP);
     let steps = s.splat(WIDE_STEPS / amax);
-    let (mut lows, mut highs) = ([0; 2], [0; 2]);
-    for (half, (low_sum, high_sum)) in lows.iter_mut().zip(&mut highs).enumerate() {
-        // SAFETY: every array holds 32 elements, two vectors.
-        unsafe {
-            let x = s.load(x.as_ptr().add(half * LANES));
+    // SAFETY: every array holds 32 elements, two vectors.
+    unsafe {
+        for at in [0, LANES] {
+            let x = s.load(x.as_ptr().add(at));
             // Whole numbers up to 16256 and their 128ths are exact.
             let code = s.round(s.mul(x, steps));
             let digit = s.round(s.mul(code, s.splat(1.0 / 128.0)));
             let rest = s.to_i32(s.fnma(digit, s.splat(128.0), code));
-            let digit = s.to_i32(digit);
-            s.store_i8(high.as_mut_ptr().add(half * LANES), digit);
-            s.store_i8(low.as_mut_ptr().add(half * LANES), rest);
-            *low_sum = s.sum_i32(rest);
-            *high_sum = s.sum_i32(digit);
+            s.store_i8(high.add(at), s.to_i32(digit));
+            s.store_i8(low.add(at), rest);
         }
+        [s.sum_i8(low), s.sum_i8(high)]
     }
-    [lows, highs]
 }
 
 /// Rounds 32 elements of a group whose greatest magnitude is `amax`; gives the group's scale and
 /// the sums of the halves.
+///
+/// # Safety
+/// 32 codes can be written to `codes`.
 #[inline(always)]
-fn round_to<S: Simd>(s: S, x: &[f32; GROUP], amax: f32, codes: &mut [i8]) -> (f32, [i32; 2]) {
-    assert_eq!(codes.len(), GROUP);
-    if !amax.is_finite() || amax < TINY {
-        codes.fill(0);
-        return (if amax.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
-    }
-    let steps = s.splat(127.0 / amax);
+unsafe fn round_to<S: Simd>(s: S, x: &[f32; GROUP], amax: f32, codes: *mut i8) -> (f32, [i32; 2]) {
     // SAFETY: both hold 32 elements, two vectors.
     unsafe {
+        if !amax.is_finite() || amax < TINY {
+            codes.write_bytes(0, GROUP);
+            return (if amax.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
+        }
+        let steps = s.splat(127.0 / amax);
         let (a, b) = (s.load(x.as_ptr()), s.load(x.as_ptr().add(LANES)));
-        let (a, b) = (s.to_i32(s.mul(a, steps)), s.to_i32(s.mul(b, steps)));
-        s.store_i8(codes.as_mut_ptr(), a);
-        s.store_i8(codes.as_mut_ptr().add(LANES), b);
-        (amax / 127.0, [s.sum_i32(a), s.sum_i32(b)])
+        s.store_i8(codes, s.to_i32(s.mul(a, steps)));
+        s.store_i8(codes.add(LANES), s.to_i32(s.mul(b, steps)));
+        (amax / 127.0, s.sum_i8(codes))
     }
 }
 

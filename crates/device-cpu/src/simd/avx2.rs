@@ -1,29 +1,29 @@
-//! AVX2 with FMA and F16C: a vector is two registers.
+//! AVX2 with FMA and F16C: a vector is two registers. Bytes are multiplied in one of two ways.
+
+mod dots;
 
 use super::{Op, Simd};
+pub(crate) use dots::{Dots, Maddubs, Vnni};
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-/// Proof that the processor has AVX2, FMA and F16C.
+/// Proof that the processor has AVX2, FMA, F16C and what `D` needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<D>(PhantomData<D>);
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
-impl Avx2 {
+impl<D: Dots> Avx2<D> {
     /// The proof, if it does.
     #[inline]
     pub(crate) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        all.then_some(Self(()))
+            && is_x86_feature_detected!("f16c")
+            && D::detect();
+        all.then_some(Self(PhantomData))
     }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn enabled<O: Op>(simd: Avx2, op: O) -> O::Output {
-    op.run(simd)
 }
 
 /// Sixteen lanes onto eight, eight onto four, and so on.
@@ -112,22 +112,23 @@ unsafe fn moved(a: __m256i, up: i32) -> __m256i {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-impl Simd for Avx2 {
+impl<D: Dots> Simd for Avx2<D> {
     type F32 = F;
     type I32 = I;
     type Codes = I;
     /// The even elements and the odd ones.
     type Pairs = [F; 2];
-    type Acc4 = I;
-    type Acc8 = [I; 2];
+    type Acc4 = D::Acc4;
+    type Acc8 = D::Acc8;
     const WIDE: bool = false;
-    const LONG_SUMS: bool = false;
-    const ROWS: usize = 4;
+    const LONG_SUMS: bool = D::LONG_SUMS;
+    const SHIFT8: i32 = 0;
+    const ROWS: usize = D::ROWS;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { enabled(self, op) }
+        unsafe { D::enabled(self, op) }
     }
 
     #[inline(always)]
@@ -391,6 +392,21 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            // In halves, as they have just been written.
+            let codes = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+            let codes = _mm256_inserti128_si256::<1>(codes, _mm_loadu_si128(p.add(16).cast()));
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b11_10_11_10>(fours));
+            let all = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_01_01_01>(eights));
+            let high = _mm256_extracti128_si256::<1>(all);
+            [_mm_cvtsi128_si32(_mm256_castsi256_si128(all)), _mm_cvtsi128_si32(high)]
+        }
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, a: I) {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe {
@@ -460,54 +476,34 @@ impl Simd for Avx2 {
             ]
         }
     }
-    // Pairs of products are at most 2 * 15 * 127 in magnitude, and eight of them fit 16 bits.
     #[inline(always)]
-    fn start4(self, _: i32) -> I {
+    fn start4(self, bias: i32) -> D::Acc4 {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { [_mm256_setzero_si256(); 2] }
+        unsafe { D::start4(bias) }
     }
     #[inline(always)]
-    unsafe fn dot4(self, acc: I, w: I, a: *const i8) -> I {
+    unsafe fn dot4(self, acc: D::Acc4, w: I, a: *const i8) -> D::Acc4 {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe {
-            let a = _mm256_set1_epi32(a.cast::<i32>().read_unaligned());
-            [
-                _mm256_add_epi16(acc[0], _mm256_maddubs_epi16(w[0], a)),
-                _mm256_add_epi16(acc[1], _mm256_maddubs_epi16(w[1], a)),
-            ]
-        }
+        unsafe { D::dot4(acc, w, _mm256_set1_epi32(a.cast::<i32>().read_unaligned())) }
     }
     #[inline(always)]
-    fn total4(self, acc: I, bias: i32) -> I {
+    fn total4(self, acc: D::Acc4, bias: i32) -> I {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe {
-            let (ones, bias) = (_mm256_set1_epi16(1), _mm256_set1_epi32(bias));
-            [
-                _mm256_add_epi32(_mm256_madd_epi16(acc[0], ones), bias),
-                _mm256_add_epi32(_mm256_madd_epi16(acc[1], ones), bias),
-            ]
-        }
+        unsafe { D::total4(acc, bias) }
     }
-    // Codes of 8 bits would not fit: their nibbles are summed apart.
     #[inline(always)]
-    fn start8(self, _: i32) -> [I; 2] {
+    fn start8(self, bias: i32) -> D::Acc8 {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { [[_mm256_setzero_si256(); 2]; 2] }
+        unsafe { D::start8(bias) }
     }
     #[inline(always)]
-    unsafe fn dot8(self, acc: [I; 2], w: I, a: *const i8) -> [I; 2] {
+    unsafe fn dot8(self, acc: D::Acc8, w: I, a: *const i8) -> D::Acc8 {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe { [self.dot4(acc[0], self.low(w), a), self.dot4(acc[1], self.high(w), a)] }
+        unsafe { D::dot8(acc, w, _mm256_set1_epi32(a.cast::<i32>().read_unaligned())) }
     }
     #[inline(always)]
-    fn total8(self, acc: [I; 2], bias: i32) -> I {
+    fn total8(self, acc: D::Acc8, bias: i32) -> I {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe {
-            let (low, high) = (self.total4(acc[0], bias), self.total4(acc[1], 0));
-            [
-                _mm256_add_epi32(low[0], _mm256_slli_epi32::<4>(high[0])),
-                _mm256_add_epi32(low[1], _mm256_slli_epi32::<4>(high[1])),
-            ]
-        }
+        unsafe { D::total8(acc, bias) }
     }
 }

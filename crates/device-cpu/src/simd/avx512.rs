@@ -100,6 +100,7 @@ impl<const BF16: bool> Simd for With<BF16> {
     type Acc8 = __m512i;
     const WIDE: bool = true;
     const LONG_SUMS: bool = true;
+    const SHIFT8: i32 = 0;
     const ROWS: usize = 6;
 
     #[inline]
@@ -330,6 +331,21 @@ impl<const BF16: bool> Simd for With<BF16> {
     unsafe fn store_f16(self, p: *mut u16, a: __m512) {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+    #[inline(always)]
+    unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            // In halves, as they have just been written.
+            let codes = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+            let codes = _mm256_inserti128_si256::<1>(codes, _mm_loadu_si128(p.add(16).cast()));
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b11_10_11_10>(fours));
+            let all = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_01_01_01>(eights));
+            let high = _mm256_extracti128_si256::<1>(all);
+            [_mm_cvtsi128_si32(_mm256_castsi256_si128(all)), _mm_cvtsi128_si32(high)]
+        }
     }
     #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, a: __m512i) {

@@ -5,20 +5,26 @@
 //! any `Simd` and compiled once per instruction set by [`dispatch`].
 //!
 //! All instruction sets compute the same bits: every vector has sixteen lanes (two registers on
-//! AVX2, an array in plain Rust), every operation rounds once, and horizontal sums add in one
-//! order.
+//! AVX2, four on NEON, an array in plain Rust), every operation rounds once, and horizontal sums
+//! add in one order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::Avx2;
+pub(crate) use avx2::{Avx2, Maddubs, Vnni};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Bf16};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Dotprod, Neon, Widening};
 pub(crate) use portable::Portable;
 
 use crate::isa::Isa;
@@ -47,6 +53,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const WIDE: bool;
     /// Whether [`Self::Acc4`] and [`Self::Acc8`] hold any number of dot products.
     const LONG_SUMS: bool;
+    /// What [`Simd::dot8`] takes every code less: 128 where only signed bytes multiply, else 0.
+    const SHIFT8: i32;
     /// Rows of a tile that registers hold the sums of: 1 to 6.
     const ROWS: usize;
 
@@ -115,6 +123,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 16 IEEE halves can be written to `p`.
     unsafe fn store_f16(self, p: *mut u16, a: Self::F32);
+    /// The sums of the first and of the last 16 of 32 `i8`.
+    ///
+    /// # Safety
+    /// 32 `i8` can be read from `p`.
+    unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
+        // SAFETY: as the caller's.
+        let halves = unsafe { p.cast::<[[i8; LANES]; 2]>().read_unaligned() };
+        halves.map(|half| half.iter().map(|&x| i32::from(x)).sum())
+    }
     /// # Safety
     /// 16 `i8` can be written to `p`; the lanes fit.
     unsafe fn store_i8(self, p: *mut i8, a: Self::I32);
@@ -166,7 +183,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn total4(self, acc: Self::Acc4, bias: i32) -> Self::I32;
     /// Sums that start at `bias`; hand the same `bias` to [`Simd::total8`].
     fn start8(self, bias: i32) -> Self::Acc8;
-    /// Adds the dot products of codes with the four `i8` at `a`.
+    /// Adds the dot products of codes, less [`Self::SHIFT8`], with the four `i8` at `a`.
     ///
     /// # Safety
     /// 4 bytes can be read from `a`.
@@ -183,6 +200,7 @@ pub(crate) trait Op {
     /// What it gives.
     type Output;
     /// Whether it multiplies pairs of bf16: processors that have instructions for those use them.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "none of these has"))]
     const PAIRS: bool = false;
     /// Does it.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -230,8 +248,26 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
             }
         }
         #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => {
+            if let Some(simd) = Avx2::<Vnni>::detect() {
+                return simd.run(op);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
-            if let Some(simd) = Avx2::detect() {
+            if let Some(simd) = Avx2::<Maddubs>::detect() {
+                return simd.run(op);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => {
+            if let Some(simd) = Neon::<Dotprod>::detect() {
+                return simd.run(op);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => {
+            if let Some(simd) = Neon::<Widening>::detect() {
                 return simd.run(op);
             }
         }

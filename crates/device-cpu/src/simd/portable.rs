@@ -51,6 +51,7 @@ impl Simd for Portable {
     type Acc8 = I;
     const WIDE: bool = false;
     const LONG_SUMS: bool = true;
+    const SHIFT8: i32 = 0;
     const ROWS: usize = 1;
 
     #[inline]

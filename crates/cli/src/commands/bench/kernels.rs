@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, env = "TANGOR_THREADS", hide_env_values = true, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
 
-    /// Instruction set of the CPU kernels [default: the best there is]
+    /// Instruction set of the CPU kernels [default: the fastest, measured]
     #[arg(long, env = "TANGOR_ISA", hide_env_values = true, value_name = "ISA")]
     isa: Option<String>,
 

@@ -64,7 +64,7 @@ pub(crate) struct Options {
 
     /// Print one JSON object: ttft_s, prefill_tps, decode_tps (medians), runs[{the same, drafted,
     /// accepted}], load_s, peak_rss_bytes, limits{int8_ops_per_s, read_bytes_per_s},
-    /// of_limit{prefill, decode}, device, model, weights
+    /// of_limit{prefill, decode}, isa, isa_ops_per_s (what chose it), device, model, weights
     #[arg(long)]
     json: bool,
 
@@ -96,6 +96,8 @@ struct Report<'a> {
     peak_rss_bytes: Option<u64>,
     limits: MachineLimits,
     of_limit: OfLimit,
+    isa: &'static str,
+    isa_ops_per_s: load::IsaSpeeds,
     device: String,
     model: &'a str,
     /// Of a shape: how its matrices are stored.
@@ -126,6 +128,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let limits = load::measure(&options.model_options)?;
     let kv = loaded.model.plan().kv.dtype;
     let share = of_limit(&work, kv, &spec, &report, &limits);
+    let (isa, isa_ops_per_s) = load::isa(&options.model_options)?;
     let report = Report {
         ttft_s: report.ttft_s,
         prefill_tps: report.prefill_tps,
@@ -139,6 +142,8 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         peak_rss_bytes,
         limits,
         of_limit: share,
+        isa,
+        isa_ops_per_s,
         device: loaded.device_names(),
         model: options.which.name(),
         weights: options.which.random()?.map(|(_, weights)| weights.name()),

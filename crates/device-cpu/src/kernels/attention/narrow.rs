@@ -72,9 +72,12 @@ trait Blocks<S: Simd>: Copy {
     fn values(&self, index: usize) -> Self::Values;
 }
 
-/// bf16 as the cache has it; the first page.
+/// bf16: as the cache has it, from a page on, or widened.
 #[derive(Clone, Copy)]
-struct Plain<'a>(&'a Look<'a>, usize);
+enum Plain<'a> {
+    Cached(&'a Look<'a>, usize),
+    Widened(Wide),
+}
 
 /// 8 bits as the cache has them; the first page.
 #[derive(Clone, Copy)]
@@ -92,11 +95,17 @@ impl<S: Simd> Blocks<S> for Plain<'_> {
     type Values = Pairs;
     #[inline(always)]
     fn keys(&self, index: usize) -> Pairs {
-        self.0.shape.pairs(self.0.block(self.1 + index)).0
+        match self {
+            Self::Cached(look, first) => look.shape.pairs(look.block(first + index)).0,
+            Self::Widened(wide) => wide.keys(index),
+        }
     }
     #[inline(always)]
     fn values(&self, index: usize) -> Pairs {
-        self.0.shape.pairs(self.0.block(self.1 + index)).1
+        match self {
+            Self::Cached(look, first) => look.shape.pairs(look.block(first + index)).1,
+            Self::Widened(wide) => wide.values(index),
+        }
     }
 }
 
@@ -113,9 +122,7 @@ impl<S: Simd> Blocks<S> for Coded<'_> {
     }
 }
 
-impl<S: Simd> Blocks<S> for Wide {
-    type Keys = Pairs;
-    type Values = Pairs;
+impl Wide {
     #[inline(always)]
     fn keys(&self, index: usize) -> Pairs {
         Pairs { at: self.keys.0.at.wrapping_add(index * self.keys.1), ..self.keys.0 }
@@ -168,22 +175,21 @@ impl Op for AttendNarrow<'_> {
             if seeing.is_empty() {
                 continue;
             }
-            let block = Block { index, start, distance: look.ahead(first, pages) };
-            match shape.dtype {
-                tangor_device::KvType::Int8 if rows <= DIRECT => {
-                    self.block::<S, _, true>(s, block, Coded(&look, first), seeing, &mut buffers);
-                }
-                tangor_device::KvType::Int8 => {
-                    let wide = self.widen(s, first, start, &mut buffers);
-                    self.block::<S, _, false>(s, block, wide, seeing, &mut buffers);
-                }
-                _ if rows <= DIRECT => {
-                    self.block::<S, _, true>(s, block, Plain(&look, first), seeing, &mut buffers);
-                }
-                _ => {
-                    self.block::<S, _, false>(s, block, Plain(&look, first), seeing, &mut buffers);
-                }
+            // Many rows find a block in the cache; few wait for memory.
+            let few = rows <= DIRECT;
+            let distance = if few { look.ahead(first, pages) } else { 0 };
+            let block = Block { index, start, distance };
+            let coded = shape.dtype == tangor_device::KvType::Int8;
+            if coded && few {
+                self.block(s, block, Coded(&look, first), seeing, &mut buffers);
+                continue;
             }
+            let plain = if coded {
+                Plain::Widened(self.widen(s, first, start, &mut buffers))
+            } else {
+                Plain::Cached(&look, first)
+            };
+            self.block(s, block, plain, seeing, &mut buffers);
         }
         put_rows(&look, &buffers, self.out);
         *self.scratch = buffers;
@@ -216,10 +222,8 @@ impl AttendNarrow<'_> {
             let (k, v) = shape.codes(self.look.block(first + page));
             // SAFETY: blocks have keys and values of all tokens, and the buffers as many.
             unsafe {
-                let to = Blocks::<S>::keys(&wide, page);
-                widen(s, k, 0..key_pairs, seen.next_multiple_of(LANES), to);
-                let to = Blocks::<S>::values(&wide, page);
-                widen(s, v, 0..seen.div_ceil(2), padded, to);
+                widen(s, k, 0..key_pairs, seen.next_multiple_of(LANES), wide.keys(page));
+                widen(s, v, 0..seen.div_ceil(2), padded, wide.values(page));
             }
         }
         wide
@@ -227,7 +231,7 @@ impl AttendNarrow<'_> {
 
     /// Computes a block for all positions that see any of it.
     #[inline(always)]
-    fn block<S: Simd, B: Blocks<S>, const AHEAD: bool>(
+    fn block<S: Simd, B: Blocks<S>>(
         &mut self,
         s: S,
         block: Block,
@@ -243,12 +247,12 @@ impl AttendNarrow<'_> {
             let count = (last - row).div_ceil(tiles);
             let tile = self.tile_of(block, row, count);
             match count {
-                6 => self.tile::<S, B, 6, AHEAD>(s, block, pages, tile, buffers),
-                5 => self.tile::<S, B, 5, AHEAD>(s, block, pages, tile, buffers),
-                4 => self.tile::<S, B, 4, AHEAD>(s, block, pages, tile, buffers),
-                3 => self.tile::<S, B, 3, AHEAD>(s, block, pages, tile, buffers),
-                2 => self.tile::<S, B, 2, AHEAD>(s, block, pages, tile, buffers),
-                _ => self.tile::<S, B, 1, AHEAD>(s, block, pages, tile, buffers),
+                6 => self.tile::<S, B, 6>(s, block, pages, tile, buffers),
+                5 => self.tile::<S, B, 5>(s, block, pages, tile, buffers),
+                4 => self.tile::<S, B, 4>(s, block, pages, tile, buffers),
+                3 => self.tile::<S, B, 3>(s, block, pages, tile, buffers),
+                2 => self.tile::<S, B, 2>(s, block, pages, tile, buffers),
+                _ => self.tile::<S, B, 1>(s, block, pages, tile, buffers),
             }
             row += count;
         }
@@ -269,7 +273,7 @@ impl AttendNarrow<'_> {
 
     /// Computes a block for `R` rows and merges it into their totals, or puts it out.
     #[inline(always)]
-    fn tile<S: Simd, B: Blocks<S>, const R: usize, const AHEAD: bool>(
+    fn tile<S: Simd, B: Blocks<S>, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -283,7 +287,7 @@ impl AttendNarrow<'_> {
         let scores = scores.get_mut::<f32>(R * slots);
         let weights = weights.get_mut::<u16>(R * slots);
         let vectors = self.vectors(tile);
-        self.scores::<S, B, R, AHEAD>(s, block, pages, (tile.row, vectors.clone()), scores);
+        self.scores::<S, B, R>(s, block, pages, (tile.row, vectors.clone()), scores);
         self.mask(s, block, tile, vectors.clone(), scores);
         let (max, sum) = self.soften::<S, R>(s, vectors, scores, weights);
         let out = match self.out {
@@ -313,7 +317,7 @@ impl AttendNarrow<'_> {
                 Target { at: out[LANES..].as_mut_ptr(), stride: len, factors: None }
             }
         };
-        self.weigh::<S, B, R, AHEAD>(s, block, pages, tile, weights, out);
+        self.weigh::<S, B, R>(s, block, pages, tile, weights, out);
     }
 
     /// Vectors of scores that any row of a tile needs, pages following each other.
@@ -326,7 +330,7 @@ impl AttendNarrow<'_> {
 
     /// `q K`, `(R, slots)`.
     #[inline(always)]
-    fn scores<S: Simd, B: Blocks<S>, const R: usize, const AHEAD: bool>(
+    fn scores<S: Simd, B: Blocks<S>, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -341,18 +345,18 @@ impl AttendNarrow<'_> {
             let task = (block, queries, at);
             let left = vectors.end - at;
             at += if S::WIDE && left >= 4 {
-                self.some_scores::<S, B, R, 4, AHEAD>(s, pages, task, scores)
+                self.some_scores::<S, B, R, 4>(s, pages, task, scores)
             } else if S::WIDE && left >= 2 {
-                self.some_scores::<S, B, R, 2, AHEAD>(s, pages, task, scores)
+                self.some_scores::<S, B, R, 2>(s, pages, task, scores)
             } else {
-                self.some_scores::<S, B, R, 1, AHEAD>(s, pages, task, scores)
+                self.some_scores::<S, B, R, 1>(s, pages, task, scores)
             };
         }
     }
 
     /// `V` vectors of scores from a vector on; gives `V`.
     #[inline(always)]
-    fn some_scores<S: Simd, B: Blocks<S>, const R: usize, const V: usize, const AHEAD: bool>(
+    fn some_scores<S: Simd, B: Blocks<S>, const R: usize, const V: usize>(
         &self,
         s: S,
         pages: B,
@@ -370,7 +374,7 @@ impl AttendNarrow<'_> {
         let pairs = query_len(self.look.shape.head_dim) / 2;
         // SAFETY: pages have keys of all tokens, and `scores` rows of `slots`.
         unsafe {
-            let sums = products::<S, B::Keys, R, V, AHEAD>(s, pairs, queries, from, block.distance);
+            let sums = products::<S, B::Keys, R, V>(s, pairs, queries, from, block.distance);
             unroll!(r < R, {
                 unroll!(v < V, {
                     s.store(scores.as_mut_ptr().add(r * slots + (at + v) * LANES), sums[r][v]);
@@ -468,7 +472,7 @@ impl AttendNarrow<'_> {
 
     /// `p V`, to where it goes.
     #[inline(always)]
-    fn weigh<S: Simd, B: Blocks<S>, const R: usize, const AHEAD: bool>(
+    fn weigh<S: Simd, B: Blocks<S>, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -478,7 +482,7 @@ impl AttendNarrow<'_> {
         out: Target,
     ) {
         if !self.finite(pages, tile) {
-            self.weigh_apart::<S, B, R>(s, block, pages, tile, weights, out);
+            self.weigh_apart(s, (block, tile, R), pages, weights, out);
             return;
         }
         let vectors = self.look.shape.padded_dim() / LANES;
@@ -487,18 +491,18 @@ impl AttendNarrow<'_> {
             let task = (block, tile, vector * LANES);
             let left = vectors - vector;
             vector += if S::WIDE && left >= 4 {
-                self.some_weighed::<S, B, R, 4, AHEAD>(s, pages, task, weights, out)
+                self.some_weighed::<S, B, R, 4>(s, pages, task, weights, out)
             } else if S::WIDE && left >= 2 {
-                self.some_weighed::<S, B, R, 2, AHEAD>(s, pages, task, weights, out)
+                self.some_weighed::<S, B, R, 2>(s, pages, task, weights, out)
             } else {
-                self.some_weighed::<S, B, R, 1, AHEAD>(s, pages, task, weights, out)
+                self.some_weighed::<S, B, R, 1>(s, pages, task, weights, out)
             };
         }
     }
 
     /// `V` vectors of [`Self::weigh`] from a column on; gives `V`.
     #[inline(always)]
-    fn some_weighed<S: Simd, B: Blocks<S>, const R: usize, const V: usize, const AHEAD: bool>(
+    fn some_weighed<S: Simd, B: Blocks<S>, const R: usize, const V: usize>(
         &self,
         s: S,
         pages: B,
@@ -517,7 +521,7 @@ impl AttendNarrow<'_> {
             // SAFETY: pages have values of all tokens, in whole pairs.
             unsafe {
                 let from = (pages.values(page), column);
-                add_products::<S, B::Values, R, V, AHEAD>(
+                add_products::<S, B::Values, R, V>(
                     s,
                     &mut acc,
                     low / 2..high.div_ceil(2),
@@ -557,18 +561,17 @@ impl AttendNarrow<'_> {
     /// [`Self::weigh`] row by row and element by element, the same bits: no token that a row does
     /// not see is touched.
     #[inline(never)]
-    fn weigh_apart<S: Simd, B: Blocks<S>, const R: usize>(
+    fn weigh_apart<S: Simd, B: Blocks<S>>(
         &self,
         s: S,
-        block: Block,
+        (block, tile, rows): (Block, Tile, usize),
         pages: B,
-        tile: Tile,
         weights: &[u16],
         out: Target,
     ) {
         let shape = self.look.shape;
-        let slots = weights.len() / R;
-        for row in 0..R {
+        let slots = weights.len() / rows;
+        for row in 0..rows {
             let position = (tile.row + row) / self.look.group();
             let visible = self.look.visible(block.start, self.block_tokens(), position);
             for column in (0..shape.padded_dim()).step_by(LANES) {

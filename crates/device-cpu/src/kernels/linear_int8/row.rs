@@ -73,9 +73,9 @@ impl Row8<'_> {
                         self.vectors::<S, C, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
                     }
                     (false, _) => {
-                        for vector in 0..count / LANES {
+                        for vector in (0..count / LANES).step_by(2) {
                             let sums = sums.as_mut_ptr().add(vector * LANES);
-                            self.vectors::<S, C, SHORT, 1>(s, panel, first + vector, sums);
+                            self.vectors::<S, C, SHORT, 2>(s, panel, first + vector, sums);
                         }
                     }
                 }
@@ -213,7 +213,7 @@ impl Part {
         let (scales, offsets) = self.kinds;
         // SAFETY: as the caller's.
         unsafe {
-            let bias = -offsets.zero() * sum;
+            let bias = (C::SHIFT - offsets.zero()) * sum;
             let dots = dots::<S, C, SHORT, V>(s, self.codes, digits, self.width, bias);
             let mut sums = [s.splat(0.0); V];
             unroll!(v < V, {

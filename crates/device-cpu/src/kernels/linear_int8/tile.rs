@@ -14,11 +14,14 @@ pub(super) struct Step {
     pub(super) scales: *const u8,
     pub(super) offsets: *const u8,
     pub(super) half: bool,
+    /// [`UNIFORM`], [`ZERO`] or [`MIN`].
+    pub(super) kind: u8,
     /// Eights of inputs: those of the activations' groups, or 2 where the weight's have 16.
     pub(super) eights: usize,
 }
 
-/// What a weight's offsets are, as a constant: see [`Offsets`].
+/// What a weight's offsets are, for constants and for what is decided once per tile: see
+/// [`Offsets`](crate::pack::Offsets).
 pub(super) const UNIFORM: u8 = 0;
 /// A zero point per group and output.
 pub(super) const ZERO: u8 = 1;
@@ -27,7 +30,8 @@ pub(super) const MIN: u8 = 2;
 
 /// What the digits of one row and step, whose `sum` is given, add beside their products: for
 /// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
-/// [`MIN`] what minima are multiplied with.
+/// [`MIN`] what minima are multiplied with. `zero` is the weight's zero point, if it has one for
+/// all, less [`Codes::SHIFT`].
 #[inline(always)]
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
@@ -35,6 +39,32 @@ pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
         UNIFORM => f32::from_bits((-zero * sum).cast_unsigned()),
         ZERO => sum as f32,
         _ => scale * sum as f32,
+    }
+}
+
+/// What the sum of a line's products starts at, so that what [`Codes::SHIFT`] takes off the codes
+/// does not show; `x` are the step's `inputs` digits.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(super) unsafe fn bias<S: Simd, C: Codes<S>>(
+    kind: u8,
+    offset: f32,
+    x: *const i8,
+    inputs: usize,
+) -> i32 {
+    match kind {
+        UNIFORM => offset.to_bits().cast_signed(),
+        _ if C::SHIFT == 0 => 0,
+        // A sum of so few digits is exact.
+        ZERO => C::SHIFT * offset as i32,
+        _ => {
+            // SAFETY: as the caller's.
+            let x = unsafe { std::slice::from_raw_parts(x, inputs) };
+            C::SHIFT * x.iter().map(|&x| i32::from(x)).sum::<i32>()
+        }
     }
 }
 
@@ -151,6 +181,8 @@ pub(super) trait Codes<S: Simd> {
     type Acc: Copy;
     /// Bytes of eight inputs of 64 outputs.
     const EIGHT: usize;
+    /// What [`Codes::dot`] takes every code less.
+    const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
     /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
     unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
@@ -160,37 +192,15 @@ pub(super) trait Codes<S: Simd> {
 
 /// 4 bits, packed.
 pub(super) struct Four;
-/// 4 bits, each in a byte.
+/// 4 bits, each in a byte: for instruction sets that sum products of small codes faster.
 pub(super) struct FourInBytes;
-/// 8 bits.
+/// 8 bits, or fewer in a byte each.
 pub(super) struct Eight;
-
-impl<S: Simd> Codes<S> for FourInBytes {
-    type Acc = S::Acc4;
-    const EIGHT: usize = 8 * PANEL;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc4 {
-        s.start4(bias)
-    }
-    #[inline(always)]
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
-        // SAFETY: as the caller's; the second four inputs follow the first.
-        unsafe { s.codes(at.add(half * 4 * PANEL)) }
-    }
-    #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
-        // SAFETY: as the caller's.
-        unsafe { s.dot4(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
-        s.total4(acc, bias)
-    }
-}
 
 impl<S: Simd> Codes<S> for Four {
     type Acc = S::Acc4;
     const EIGHT: usize = 4 * PANEL;
+    const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
         s.start4(bias)
@@ -212,9 +222,34 @@ impl<S: Simd> Codes<S> for Four {
     }
 }
 
+impl<S: Simd> Codes<S> for FourInBytes {
+    type Acc = S::Acc4;
+    const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = 0;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
+        // SAFETY: as the caller's; the second four inputs follow the first.
+        unsafe { s.codes(at.add(half * 4 * PANEL)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
+
 impl<S: Simd> Codes<S> for Eight {
     type Acc = S::Acc8;
     const EIGHT: usize = 8 * PANEL;
+    const SHIFT: i32 = S::SHIFT8;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc8 {
         s.start8(bias)
@@ -240,7 +275,7 @@ impl<S: Simd> Codes<S> for Eight {
 /// # Safety
 /// They are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
+pub(super) unsafe fn list<S: Simd, C: Codes<S>>(
     s: S,
     step: &Step,
     lines: *const Line,
@@ -255,12 +290,12 @@ pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
         unsafe {
             let lines = lines.add(done);
             match rows {
-                6 if S::ROWS >= 6 => panel::<S, C, _, KIND, 6>(s, step, lines),
-                5 if S::ROWS >= 5 => panel::<S, C, _, KIND, 5>(s, step, lines),
-                4 if S::ROWS >= 4 => panel::<S, C, _, KIND, 4>(s, step, lines),
-                3 if S::ROWS >= 3 => panel::<S, C, _, KIND, 3>(s, step, lines),
-                2 if S::ROWS >= 2 => panel::<S, C, _, KIND, 2>(s, step, lines),
-                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
+                6 if S::ROWS >= 6 => panel::<S, C, _, 6>(s, step, lines),
+                5 if S::ROWS >= 5 => panel::<S, C, _, 5>(s, step, lines),
+                4 if S::ROWS >= 4 => panel::<S, C, _, 4>(s, step, lines),
+                3 if S::ROWS >= 3 => panel::<S, C, _, 3>(s, step, lines),
+                2 if S::ROWS >= 2 => panel::<S, C, _, 2>(s, step, lines),
+                _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
         done += rows;
@@ -272,7 +307,7 @@ pub(super) unsafe fn list<S: Simd, C: Codes<S>, const KIND: u8>(
 /// # Safety
 /// The rows are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
+pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>>(
     s: S,
     step: &Step,
     lines: Neighbours,
@@ -284,10 +319,12 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
         unsafe {
             let lines = lines.from(row);
             match S::ROWS {
-                6 => panel::<S, C, _, KIND, 6>(s, step, lines),
-                4 => panel::<S, C, _, KIND, 4>(s, step, lines),
-                3 => panel::<S, C, _, KIND, 3>(s, step, lines),
-                _ => panel::<S, C, _, KIND, 1>(s, step, lines),
+                6 => panel::<S, C, _, 6>(s, step, lines),
+                5 => panel::<S, C, _, 5>(s, step, lines),
+                4 => panel::<S, C, _, 4>(s, step, lines),
+                3 => panel::<S, C, _, 3>(s, step, lines),
+                2 => panel::<S, C, _, 2>(s, step, lines),
+                _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
         row += S::ROWS;
@@ -300,18 +337,14 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>, const KIND: u8>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const KIND: u8, const R: usize>(
-    s: S,
-    step: &Step,
-    lines: L,
-) {
+unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
     // SAFETY: as the caller's; a panel has four vectors.
     unsafe {
         if S::WIDE {
-            tile::<S, C, L, KIND, R, 4>(s, step, 0, lines);
+            tile::<S, C, L, R, 4>(s, step, 0, lines);
         } else {
             for column in 0..4 {
-                tile::<S, C, L, KIND, R, 1>(s, step, column, lines);
+                tile::<S, C, L, R, 1>(s, step, column, lines);
             }
         }
     }
@@ -322,12 +355,8 @@ unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const KIND: u8, const R: usize>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
-    s: S,
-    step: &Step,
-    first: usize,
-    lines: L,
-) where
+unsafe fn tile<S, C, L, const R: usize, const V: usize>(s: S, step: &Step, first: usize, lines: L)
+where
     S: Simd,
     C: Codes<S>,
     L: Lines,
@@ -335,32 +364,39 @@ unsafe fn tile<S, C, L, const KIND: u8, const R: usize, const V: usize>(
     // SAFETY: all pointers stay within the step's record and lines.
     unsafe {
         let mut bias = [0_i32; R];
-        if KIND == UNIFORM {
-            for (r, bias) in bias.iter_mut().enumerate() {
-                *bias = lines.offset(r).to_bits().cast_signed();
-            }
+        for (r, bias) in bias.iter_mut().enumerate() {
+            *bias = self::bias::<S, C>(step.kind, lines.offset(r), lines.x(r), 8 * step.eights);
         }
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
         unroll!(v < V, {
             let column = (first + v) * LANES;
             let scale = scale(s, step.half, step.scales, column);
-            let offset = match KIND {
-                ZERO => s.load_u8(step.offsets.add(column)),
-                MIN => self::scale(s, step.half, step.offsets, column),
-                _ => scale,
-            };
-            unroll!(r < R, {
-                let y = lines.y(r).add(column);
-                let mut dot = s.to_f32(dots[r][v]);
-                if KIND == ZERO {
-                    dot = s.fnma(offset, s.splat(lines.offset(r)), dot);
+            // What it takes to get from one dot product to its sum differs, and is decided once.
+            match step.kind {
+                UNIFORM => unroll!(r < R, {
+                    let y = lines.y(r).add(column);
+                    let dot = s.mul(s.to_f32(dots[r][v]), scale);
+                    s.store(y, s.fma(dot, s.splat(lines.scale(r)), s.load(y)));
+                }),
+                ZERO => {
+                    let zero = s.load_u8(step.offsets.add(column));
+                    unroll!(r < R, {
+                        let y = lines.y(r).add(column);
+                        let dot = s.fnma(zero, s.splat(lines.offset(r)), s.to_f32(dots[r][v]));
+                        let dot = s.mul(dot, scale);
+                        s.store(y, s.fma(dot, s.splat(lines.scale(r)), s.load(y)));
+                    });
                 }
-                let mut sum = s.fma(s.mul(dot, scale), s.splat(lines.scale(r)), s.load(y));
-                if KIND == MIN {
-                    sum = s.fma(offset, s.splat(lines.offset(r)), sum);
+                _ => {
+                    let min = self::scale(s, step.half, step.offsets, column);
+                    unroll!(r < R, {
+                        let y = lines.y(r).add(column);
+                        let dot = s.mul(s.to_f32(dots[r][v]), scale);
+                        let sum = s.fma(dot, s.splat(lines.scale(r)), s.load(y));
+                        s.store(y, s.fma(min, s.splat(lines.offset(r)), sum));
+                    });
                 }
-                s.store(y, sum);
-            });
+            }
         });
     }
 }
