@@ -220,7 +220,8 @@ impl Op for Integers {
                     put(s, &mut out, s.code_f32(w, index));
                 }
                 let plane = s.codes(patterns[0].as_ptr());
-                for (up, mask) in (-3..=4).flat_map(|up| [(up, 0x10), (up, 0x30)]) {
+                let fifth_bits = (-3..=4).map(|up| (up, 0x10));
+                for (up, mask) in fifth_bits.chain((-2..=4).map(|up| (up, 0x30))) {
                     let joined = s.join(s.low(w), plane, up, mask);
                     for index in 0..4 {
                         put(s, &mut out, s.code_f32(joined, index));
