@@ -7,9 +7,22 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | codes | 4 bits: for each 8 inputs, 64 outputs x 4 bytes, inputs 0..4 in the low nibbles, 4..8 in the high ones; 8 bits: for each 4 inputs, 64 outputs x 4 bytes |
-//! | scales | 64 x `f16` if all scales and minima of the weight are `f16`, else 64 x `f32` |
+//! | codes | see below |
+//! | scales | 64 x `f16` if all scales and minima of the weight are; 64 x `i8` if they have factors; else `f32` |
 //! | offsets | nothing if all zero points are equal; 64 x `u8` zero points; or 64 minima as the scales |
+//!
+//! Where the weight's file multiplies scales and minima with factors that several groups have in
+//! common (GGUF's K-quants: 256 inputs), so do the kernels: the records of these inputs are a
+//! block, which begins with 64 x `f16` for the scales and, if there are minima, as many for those.
+//!
+//! Codes, always 64 outputs x 4 bytes for 4 inputs at a time, a byte for each:
+//!
+//! | bits | bytes |
+//! |---|---|
+//! | 8 | codes |
+//! | 4 | for each 8 inputs: 0..4 in the low nibbles, 4..8 in the high ones |
+//! | 5 | for each 32 inputs: 4 x nibbles, then fifth bits, those of inputs `4 i..4 i + 4` in bit `i` |
+//! | 6 | for each 16 inputs: 2 x nibbles, then pairs, those of inputs `4 i..4 i + 4` in bits `2 i..2 i + 2` |
 //!
 //! A dense panel is `(inputs, 64)` elements of the weight's own type.
 //!
@@ -20,6 +33,7 @@ use crate::pool::Pool;
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tangor_device::rounding::GROUP;
+use tangor_device::tensor::quant::{Factors, Units};
 use tangor_device::tensor::{DType, Group, Layout, Offset, Weight};
 
 /// Outputs per panel.
@@ -64,19 +78,29 @@ impl Offsets {
     }
 }
 
+/// What scales and minima are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scales {
+    F16,
+    F32,
+    /// `i8`, in units of the block's factors.
+    Units,
+}
+
 /// A quantised weight in panels.
 #[derive(Debug)]
 pub(crate) struct PackedCodes {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-    /// 4 or 8.
+    /// 4, 5, 6 or 8.
     pub(crate) bits: u8,
     /// Inputs per record.
     pub(crate) group: usize,
-    /// Whether scales and minima are `f16`.
-    pub(crate) half: bool,
+    /// Records per block: those that have their factors in common, else 1.
+    pub(crate) records: usize,
+    pub(crate) scales: Scales,
     pub(crate) offsets: Offsets,
-    /// `(panels, records, record_bytes)`.
+    /// `(panels, blocks, block_bytes)`.
     data: Fixed,
 }
 
@@ -121,6 +145,16 @@ impl Packed {
     }
 }
 
+/// The parts of one record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    /// The factors of its block.
+    pub(crate) header: &'a [u8],
+    pub(crate) codes: &'a [u8],
+    pub(crate) scales: &'a [u8],
+    pub(crate) offsets: &'a [u8],
+}
+
 impl PackedCodes {
     fn new(
         weight: &Weight,
@@ -132,7 +166,7 @@ impl PackedCodes {
         let mut first = vec![Group::default(); inputs.div_ceil(group)];
         weight.row_codes(0, &mut vec![0; inputs], &mut first);
         // Assume the best form, and try a more general one when a row does not fit it.
-        let mut half = true;
+        let mut scales = if weight.factored().is_some() { Scales::Units } else { Scales::F16 };
         let mut offsets = match offset {
             Offset::Zero => Offsets::Uniform(zero_point(first[0].offset)),
             Offset::Min => Offsets::Min,
@@ -141,15 +175,16 @@ impl PackedCodes {
             let mut packed = Self {
                 outputs,
                 inputs,
-                bits,
+                bits: bits_of(weight, bits, record, offsets),
                 group: record,
-                half,
+                records: records_of(weight, record, scales).unwrap_or(1),
+                scales,
                 offsets,
                 data: Fixed::Own(Aligned::default()),
             };
             match packed.fill(weight, group, pool)? {
                 Fit::Fits => return Ok(packed),
-                Fit::NotHalf => half = false,
+                Fit::NotHalf => scales = Scales::F32,
                 Fit::NotUniform => offsets = Offsets::Zero,
             }
         }
@@ -188,42 +223,65 @@ impl PackedCodes {
     fn fill_panel(&self, weight: &Weight, group: usize, panel: usize, out: &mut [u8]) -> Fit {
         let mut codes = vec![0; self.inputs];
         let mut groups = vec![Group::default(); self.inputs.div_ceil(group)];
-        let size = self.scale_bytes();
-        let (scales_at, offsets_at) = (self.code_bytes(), self.code_bytes() + PANEL * size);
+        let mut units = vec![Units::default(); groups.len()];
+        let mut factors = vec![Factors::default(); self.blocks()];
         for column in 0..PANEL.min(self.outputs - panel * PANEL) {
-            weight.row_codes(panel * PANEL + column, &mut codes, &mut groups);
-            for (index, record) in out.chunks_exact_mut(self.record_bytes()).enumerate() {
-                let first = index * self.group;
-                let g = groups[(first / group).min(groups.len() - 1)];
-                if self.half && !is_half(g.scale) {
-                    return Fit::NotHalf;
+            let row = panel * PANEL + column;
+            weight.row_codes(row, &mut codes, &mut groups);
+            if self.scales == Scales::Units {
+                weight.row_factors(row, &mut factors, &mut units);
+            }
+            for (index, block) in out.chunks_exact_mut(self.block_bytes()).enumerate() {
+                let (header, records) = block.split_at_mut(self.header_bytes());
+                for (out, factor) in header
+                    .chunks_exact_mut(2 * PANEL)
+                    .zip([factors[index].scale, factors[index].min])
+                {
+                    out[2 * column..][..2].copy_from_slice(&factor.to_le_bytes());
                 }
-                self.put_scale(&mut record[scales_at + column * size..][..size], g.scale);
-                match self.offsets {
-                    Offsets::Uniform(zero) if zero_point(g.offset) != zero => {
-                        return Fit::NotUniform;
+                for (record, first) in records
+                    .chunks_exact_mut(self.record_bytes())
+                    .zip((index * self.records * self.group..).step_by(self.group))
+                {
+                    let at = (first / group).min(groups.len() - 1);
+                    let fit = self.fill_group(record, column, groups[at], units[at]);
+                    if fit != Fit::Fits {
+                        return fit;
                     }
-                    Offsets::Uniform(_) => {}
-                    Offsets::Zero => record[offsets_at + column] = zero_point(g.offset),
-                    Offsets::Min if self.half && !is_half(g.offset) => return Fit::NotHalf,
-                    Offsets::Min => {
-                        self.put_scale(&mut record[offsets_at + column * size..][..size], g.offset);
-                    }
+                    let end = (first + self.group).min(self.inputs);
+                    let codes = codes.get(first..end).unwrap_or_default();
+                    put_codes(self.bits, &mut record[..self.code_bytes()], column, codes);
                 }
-                let end = (first + self.group).min(self.inputs);
-                let codes = codes.get(first..end).unwrap_or_default();
-                put_codes(self.bits, &mut record[..scales_at], column, codes);
             }
         }
         Fit::Fits
     }
 
-    fn put_scale(&self, out: &mut [u8], scale: f32) {
-        if self.half {
-            out.copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-        } else {
-            out.copy_from_slice(&scale.to_le_bytes());
+    /// Puts the scale and the offset of one output where they belong.
+    fn fill_group(&self, record: &mut [u8], column: usize, group: Group, units: Units) -> Fit {
+        let size = self.scale_bytes();
+        let (scales, offsets) = record[self.code_bytes()..].split_at_mut(PANEL * size);
+        let put = |out: &mut [u8], scale: f32, unit: i8| {
+            let out = &mut out[column * size..][..size];
+            match self.scales {
+                Scales::F16 => out.copy_from_slice(&f16::from_f32(scale).to_le_bytes()),
+                Scales::F32 => out.copy_from_slice(&scale.to_le_bytes()),
+                Scales::Units => out.copy_from_slice(&unit.to_le_bytes()),
+            }
+        };
+        let fits = |x: f32| self.scales != Scales::F16 || f16::from_f32(x).to_f32() == x;
+        if !fits(group.scale) {
+            return Fit::NotHalf;
         }
+        put(scales, group.scale, units.scale);
+        match self.offsets {
+            Offsets::Uniform(zero) if zero_point(group.offset) != zero => return Fit::NotUniform,
+            Offsets::Uniform(_) => {}
+            Offsets::Zero => offsets[column] = zero_point(group.offset),
+            Offsets::Min if !fits(group.offset) => return Fit::NotHalf,
+            Offsets::Min => put(offsets, group.offset, units.min),
+        }
+        Fit::Fits
     }
 
     /// Inputs whose products are summed as integers before they are scaled, with activations in
@@ -232,9 +290,9 @@ impl PackedCodes {
         if self.group.is_multiple_of(activations) { activations } else { GROUP / 2 }
     }
 
-    /// Records per panel.
-    pub(crate) fn records(&self) -> usize {
-        self.inputs.next_multiple_of(GROUP) / self.group
+    /// Blocks per panel.
+    pub(crate) fn blocks(&self) -> usize {
+        self.inputs.next_multiple_of(GROUP) / (self.records * self.group)
     }
 
     /// Bytes of a record's codes.
@@ -244,7 +302,11 @@ impl PackedCodes {
 
     /// Bytes of a scale or a minimum.
     pub(crate) fn scale_bytes(&self) -> usize {
-        if self.half { 2 } else { 4 }
+        match self.scales {
+            Scales::F16 => 2,
+            Scales::F32 => 4,
+            Scales::Units => 1,
+        }
     }
 
     /// Bytes of a record.
@@ -257,12 +319,38 @@ impl PackedCodes {
         self.code_bytes() + PANEL * (self.scale_bytes() + offset)
     }
 
-    /// Bytes of a panel.
-    pub(crate) fn panel_bytes(&self) -> usize {
-        self.records() * self.record_bytes()
+    /// Bytes of a block's factors.
+    pub(crate) fn header_bytes(&self) -> usize {
+        match (self.scales, self.offsets) {
+            (Scales::Units, Offsets::Min) => 4 * PANEL,
+            (Scales::Units, _) => 2 * PANEL,
+            _ => 0,
+        }
     }
 
-    /// The records of one panel.
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.header_bytes() + self.records * self.record_bytes()
+    }
+
+    /// Bytes of a panel.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.blocks() * self.block_bytes()
+    }
+
+    /// A record of a panel.
+    #[inline(always)]
+    pub(crate) fn record(&self, panel: usize, index: usize) -> Record<'_> {
+        let (block, within) = (index / self.records, index % self.records);
+        let block = &self.panel(panel)[block * self.block_bytes()..][..self.block_bytes()];
+        let (header, records) = block.split_at(self.header_bytes());
+        let record = &records[within * self.record_bytes()..][..self.record_bytes()];
+        let (codes, numbers) = record.split_at(self.code_bytes());
+        let (scales, offsets) = numbers.split_at(PANEL * self.scale_bytes());
+        Record { header, codes, scales, offsets }
+    }
+
+    /// The blocks of one panel.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
         &self.data.bytes()[index * self.panel_bytes()..][..self.panel_bytes()]
     }
@@ -318,6 +406,24 @@ fn record_of(bits: u8, group: usize, inputs: usize) -> Result<usize, PackError> 
     Ok(record)
 }
 
+/// Bits that codes are stored in: fewer than those of the layout where the weight's own are fewer
+/// and the kernels have them.
+fn bits_of(weight: &Weight, bits: u8, record: usize, offsets: Offsets) -> u8 {
+    match (bits, weight.code_bits(), offsets) {
+        (8, Some(..=5), Offsets::Uniform(_) | Offsets::Min) if record.is_multiple_of(32) => 5,
+        (8, Some(..=6), Offsets::Uniform(_)) if record == 16 => 6,
+        _ => bits,
+    }
+}
+
+/// Records that have the factors of their `scales` in common; `None` if the weight has none.
+fn records_of(weight: &Weight, record: usize, scales: Scales) -> Option<usize> {
+    match scales {
+        Scales::F16 | Scales::F32 => Some(1),
+        Scales::Units => weight.factored().map(|inputs| inputs / record),
+    }
+}
+
 /// Lets the rows of a panel go, and those of the panels around it: what was packed need not stay in
 /// memory twice.
 fn done_with(weight: &Weight, panel: usize) {
@@ -338,27 +444,61 @@ enum Fit {
     NotUniform,
 }
 
-fn is_half(x: f32) -> bool {
-    f16::from_f32(x).to_f32() == x
-}
-
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn zero_point(offset: f32) -> u8 {
     offset as u8
 }
 
-/// Puts one output's codes of a record where they belong.
+/// Puts one output's codes of a record where they belong, among zeros.
 fn put_codes(bits: u8, out: &mut [u8], column: usize, codes: &[u8]) {
-    if bits == 4 {
-        for (block, codes) in out.chunks_exact_mut(4 * PANEL).zip(codes.chunks(8)) {
-            for (k, code) in codes.iter().enumerate() {
-                block[column * 4 + k % 4] |= code << (k / 4 * 4);
-            }
+    for (index, &code) in codes.iter().enumerate() {
+        let (byte, shift) = low_bits(bits, column, index);
+        out[byte] |= if bits == 8 { code } else { (code & 15) << shift };
+        if let Some((byte, shift)) = high_bits(bits, column, index) {
+            out[byte] |= code >> 4 << shift;
         }
-    } else {
-        for (block, codes) in out.chunks_exact_mut(4 * PANEL).zip(codes.chunks(4)) {
-            block[column * 4..][..codes.len()].copy_from_slice(codes);
-        }
+    }
+}
+
+/// One output's code of input `index` of a record.
+fn code(bits: u8, record: &[u8], column: usize, index: usize) -> u8 {
+    let (byte, shift) = low_bits(bits, column, index);
+    let low = record[byte] >> shift;
+    if bits == 8 {
+        return low;
+    }
+    let high = high_bits(bits, column, index)
+        .map_or(0, |(byte, shift)| record[byte] >> shift & ((1 << (bits - 4)) - 1));
+    low & 15 | high << 4
+}
+
+/// The byte of a record's codes, and the bit in it, at which the nibble or the whole code begins.
+fn low_bits(bits: u8, column: usize, index: usize) -> (usize, usize) {
+    let place = column * 4 + index % 4;
+    if bits == 8 {
+        return (index / 4 * 4 * PANEL + place, 0);
+    }
+    let (chunk, within) = match plane_of(bits) {
+        Some(inputs) => (index / inputs * (inputs / 8 + 1), index % inputs),
+        None => (0, index),
+    };
+    ((chunk + within / 8) * 4 * PANEL + place, index % 8 / 4 * 4)
+}
+
+/// Likewise for the bits above the nibble.
+fn high_bits(bits: u8, column: usize, index: usize) -> Option<(usize, usize)> {
+    let inputs = plane_of(bits)?;
+    let plane = index / inputs * (inputs / 8 + 1) + inputs / 8;
+    let shift = index % inputs / 4 * usize::from(bits - 4);
+    Some((plane * 4 * PANEL + column * 4 + index % 4, shift))
+}
+
+/// Inputs whose nibbles are followed by a plane of the bits above them.
+pub(crate) fn plane_of(bits: u8) -> Option<usize> {
+    match bits {
+        5 => Some(32),
+        6 => Some(16),
+        _ => None,
     }
 }
 

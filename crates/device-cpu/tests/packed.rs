@@ -170,7 +170,7 @@ fn an_index_that_does_not_fit_the_model_is_not_believed() {
     for layout in layouts() {
         for (from, to) in [
             ("tangor cpu", "tangor gpu"),
-            ("tangor cpu 1", "tangor cpu 2"),
+            ("tangor cpu 2", "tangor cpu 1"),
             ("\n0 ", "\n64 "),
             ("\n0 ", "\n18446744073709551615 "),
             ("\n0 ", "\n-1 "),

@@ -12,6 +12,7 @@ use tangor_engine::device::{
 use tangor_engine::plan::PAGE_TOKENS;
 use tangor_engine::plan::model::ir::{Attention, Hyper, Rows, ShapeError, Value};
 use tangor_engine::plan::model::rope::{Rope, Variant};
+use tangor_engine::plan::model::tensor::quant::{BlockFormat, Q4K, Q5_0, Q6K};
 use tangor_engine::plan::model::tensor::{
     DType, Layout, Offset, Scales, Weight, WeightError, Zeros,
 };
@@ -27,14 +28,18 @@ const STREAM_BYTES: usize = 128 << 20;
 const SHAPES: &[(usize, usize)] =
     &[(2048, 8192), (8192, 2048), (4096, 4096), (576, 960), (576, 3072), (1536, 576)];
 
-/// Layouts by the names that reports have.
-const LAYOUTS: &[(&str, Layout)] = &[
+/// How weights are stored, by the names that reports have. Blocks of more inputs than a shape has
+/// are left out.
+const FORMS: &[(&str, Form)] = &[
     ("w4 g32", quant(4, 32, Offset::Zero)),
     ("w4 g32 min", quant(4, 32, Offset::Min)),
     ("w4 g64", quant(4, 64, Offset::Zero)),
     ("w4 g128", quant(4, 128, Offset::Zero)),
     ("w8 g32", quant(8, 32, Offset::Zero)),
-    ("bf16", Layout::Dense(DType::Bf16)),
+    ("q4_k", Form::Blocks(&Q4K)),
+    ("q5_0", Form::Blocks(&Q5_0)),
+    ("q6_k", Form::Blocks(&Q6K)),
+    ("bf16", Form::Layout(Layout::Dense(DType::Bf16))),
 ];
 
 /// Rows of the linears' batches.
@@ -46,8 +51,26 @@ const HEADS: &[(usize, usize, usize)] = &[(32, 8, 64), (32, 8, 128), (9, 3, 64)]
 /// Rows of attention's batches, and tokens that are cached before them.
 const ATTENTION: &[(usize, usize)] = &[(1, 256), (1, 1024), (1, 4096), (512, 0), (512, 3584)];
 
-const fn quant(bits: u8, group: usize, offset: Offset) -> Layout {
-    Layout::Quant { bits, group, offset }
+/// How a weight is stored.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// As canonical arrays.
+    Layout(Layout),
+    /// As blocks of a GGUF file.
+    Blocks(&'static dyn BlockFormat),
+}
+
+impl Form {
+    fn fits(self, inputs: usize) -> bool {
+        match self {
+            Self::Layout(_) => true,
+            Self::Blocks(format) => inputs.is_multiple_of(format.block_len()),
+        }
+    }
+}
+
+const fn quant(bits: u8, group: usize, offset: Offset) -> Form {
+    Form::Layout(Layout::Quant { bits, group, offset })
 }
 
 /// What to measure, and how.
@@ -113,7 +136,7 @@ pub fn kernels(
         };
         let bench = Bench { device, limits, spec, name: case.name() };
         match case {
-            Case::Linear { shape, layout, .. } => bench.linear(shape, layout, &mut done)?,
+            Case::Linear { shape, form, .. } => bench.linear(shape, form, &mut done)?,
             Case::Attention { heads, rows, depth } => {
                 done(bench.attention(heads, rows, depth)?)?;
             }
@@ -124,13 +147,14 @@ pub fn kernels(
 
 /// A row or a few of the report.
 enum Case {
-    Linear { shape: (usize, usize), layout: Layout, label: &'static str },
+    Linear { shape: (usize, usize), form: Form, label: &'static str },
     Attention { heads: (usize, usize, usize), rows: usize, depth: usize },
 }
 
 fn cases() -> Vec<Case> {
     let linears = SHAPES.iter().flat_map(|&shape| {
-        LAYOUTS.iter().map(move |&(label, layout)| Case::Linear { shape, layout, label })
+        let forms = FORMS.iter().filter(move |(_, form)| form.fits(shape.0));
+        forms.map(move |&(label, form)| Case::Linear { shape, form, label })
     });
     let attention = HEADS.iter().flat_map(|&heads| {
         ATTENTION.iter().map(move |&(rows, depth)| Case::Attention { heads, rows, depth })
@@ -183,10 +207,10 @@ impl Bench<'_> {
     fn linear(
         &self,
         (inputs, outputs): (usize, usize),
-        layout: Layout,
+        form: Form,
         done: &mut dyn FnMut(KernelTime) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
-        let weight = weight(layout, outputs, inputs).map_err(|e| self.failed(e))?;
+        let weight = weight(form, outputs, inputs).map_err(|e| self.failed(e))?;
         let copies = (STREAM_BYTES / weight.stored_bytes().max(1)).clamp(1, 512);
         let few: Vec<usize> = ROWS.iter().copied().filter(|&rows| rows < FEW_ROWS).collect();
         let many: Vec<usize> = ROWS.iter().copied().filter(|&rows| rows >= FEW_ROWS).collect();
@@ -375,9 +399,18 @@ fn attentions(
     Ok(graph)
 }
 
-/// A weight of a layout; its values are of no matter.
-fn weight(layout: Layout, rows: usize, cols: usize) -> Result<Weight, WeightError> {
+/// A weight of a form; its values are of no matter.
+fn weight(form: Form, rows: usize, cols: usize) -> Result<Weight, WeightError> {
     let halves = |count: usize| [0_u8, 0x1c].repeat(count).into();
+    let layout = match form {
+        Form::Layout(layout) => layout,
+        Form::Blocks(format) => {
+            let mut block = vec![0; format.block_bytes()];
+            format.pack(&activations(format.block_len()), &mut block);
+            let blocks = block.repeat(rows * cols / format.block_len());
+            return Weight::blocks(format, rows, cols, blocks.into());
+        }
+    };
     match layout {
         Layout::Dense(dtype) => {
             let bytes = [0_u8, 0x3c].repeat(rows * cols * dtype.size() / 2);
@@ -449,10 +482,14 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_every_layout_fit_every_shape() {
+    fn weights_of_every_form_fit_every_shape() {
         for &(inputs, outputs) in SHAPES {
-            for &(name, layout) in LAYOUTS {
-                let made = weight(layout, outputs, inputs).unwrap();
+            for &(name, form) in FORMS.iter().filter(|(_, form)| form.fits(inputs)) {
+                let made = weight(form, outputs, inputs).unwrap();
+                let layout = match form {
+                    Form::Layout(layout) => layout,
+                    Form::Blocks(format) => format.layout(),
+                };
                 assert_eq!(made.layout(), Some(layout), "{name}");
             }
         }

@@ -1,6 +1,6 @@
 //! A weight matrix, whatever its file stored it as.
 
-use crate::quant::BlockFormat;
+use crate::quant::{BlockFormat, Factors, Units};
 use crate::{DType, byte_len, checked_product, release};
 use bytes::Bytes;
 use std::ops::Range;
@@ -265,6 +265,21 @@ impl Weight {
         layouts.all(|layout| layout == first).then_some(first)
     }
 
+    /// Bits that codes need at the most: those of the layout, or fewer. `None` if it is dense.
+    #[must_use]
+    pub fn code_bits(&self) -> Option<u8> {
+        self.parts.iter().map(|part| part.stored.code_bits()).max().flatten()
+    }
+
+    /// Inputs of a row that have factors of their scales and minima in common, if all rows are
+    /// stored so and agree on their number: then there are [`Self::row_factors`].
+    #[must_use]
+    pub fn factored(&self) -> Option<usize> {
+        let mut blocks = self.parts.iter().map(|part| part.stored.factored());
+        let first = blocks.next()?;
+        first.filter(|_| blocks.all(|block| block == first))
+    }
+
     /// Bytes that the file spends on these rows.
     #[must_use]
     pub fn stored_bytes(&self) -> usize {
@@ -402,6 +417,16 @@ impl Weight {
         part.stored.row_codes(row, part.cols, codes, groups);
     }
 
+    /// The factors of one row's groups: for every [`Self::factored`] inputs the `factors`, for
+    /// every group the `units`.
+    ///
+    /// # Panics
+    /// If the row is past the end, not factored, or a slice has the wrong length.
+    pub fn row_factors(&self, row: usize, factors: &mut [Factors], units: &mut [Units]) {
+        let (part, row) = self.locate(row);
+        part.stored.row_factors(row, part.cols, factors, units);
+    }
+
     fn locate(&self, row: usize) -> (&Part, usize) {
         assert!(row < self.rows, "row {row} of a weight that has {}", self.rows);
         let mut row = row;
@@ -442,6 +467,35 @@ impl Stored {
                     Zeros::Middle | Zeros::Packed(_) => Offset::Zero,
                 },
             },
+        }
+    }
+
+    fn code_bits(&self) -> Option<u8> {
+        match self {
+            Self::Dense { .. } => None,
+            Self::Blocks { format, .. } => Some(format.code_bits()),
+            Self::Grouped { bits, .. } => Some(*bits),
+        }
+    }
+
+    fn factored(&self) -> Option<usize> {
+        let Self::Blocks { format, .. } = self else { return None };
+        format.factored().map(|_| format.block_len())
+    }
+
+    fn row_factors(&self, row: usize, cols: usize, factors: &mut [Factors], units: &mut [Units]) {
+        let Self::Blocks { format, bytes } = self else { panic!("a weight without factors") };
+        let Some(factored) = format.factored() else {
+            panic!("block format {} has no factors", format.name())
+        };
+        let (size, blocks) = (format.block_bytes(), cols / format.block_len());
+        assert!(factors.len() == blocks && units.len().is_multiple_of(blocks), "factors of a row");
+        let row = &bytes[row * blocks * size..][..blocks * size];
+        let per_block = units.len() / blocks;
+        for ((block, factors), units) in
+            row.chunks_exact(size).zip(factors).zip(units.chunks_exact_mut(per_block))
+        {
+            *factors = factored.factors(block, units);
         }
     }
 

@@ -6,7 +6,7 @@
 //! buffer in the first-level cache, from which all rows of a block read.
 
 use crate::buffer::Shared;
-use crate::kernels::linear_int8::{BLOCK, put_row, scale};
+use crate::kernels::linear_int8::{BLOCK, FOUR, Unpacked, put_row};
 use crate::kernels::tile::{Elements, Matrix, multiply};
 use crate::pack::{Offsets, PANEL, Packed, PackedCodes, PackedDense};
 use crate::simd::{LANES, Op, Simd};
@@ -127,42 +127,25 @@ fn dequantise<S: Simd>(
     first: usize,
     out: &mut [[f32; PANEL]; CHUNK],
 ) {
-    let record = &w.panel(panel)[first / w.group * w.record_bytes()..][..w.record_bytes()];
-    let codes = &record[first % w.group * PANEL * usize::from(w.bits) / 8..w.code_bytes()];
-    let scales = &record[w.code_bytes()..];
-    let offsets = &scales[PANEL * w.scale_bytes()..];
-    for v in 0..VECTORS {
-        let column = v * LANES;
-        // SAFETY: records hold 64 scales.
-        let scale = unsafe { scale(s, w.half, scales.as_ptr(), column) };
-        let (zero, min) = match w.offsets {
-            Offsets::Uniform(zero) => (s.splat(f32::from(zero)), None),
-            // SAFETY: records of this kind hold 64 zero points.
-            Offsets::Zero => (unsafe { s.load_u8(offsets.as_ptr().add(column)) }, None),
-            Offsets::Min => {
-                // SAFETY: records of this kind hold 64 minima.
-                let min = unsafe { self::scale(s, w.half, offsets.as_ptr(), column) };
-                (s.splat(0.0), Some(min))
-            }
-        };
-        for four in 0..w.step(GROUP) / 4 {
-            let at = if w.bits == 4 { four / 2 } else { four } * 4 * PANEL + v * 64;
-            // SAFETY: the step's codes lie within the record.
-            let both = unsafe { s.codes(codes[at..at + 64].as_ptr()) };
-            let four_codes = match (w.bits, four % 2) {
-                (4, 0) => s.low(both),
-                (4, _) => s.high(both),
-                _ => both,
-            };
-            for k in 0..4 {
-                let code = s.code_f32(four_codes, k);
-                let x = match min {
-                    None => s.mul(scale, s.sub(code, zero)),
-                    Some(min) => s.add(s.mul(scale, code), min),
+    let (record, inputs) = (w.record(panel, first / w.group), w.step(GROUP));
+    let mut unpacked = Unpacked::uninit();
+    unpacked.fill_codes(s, w, &record, first % w.group, inputs);
+    unpacked.fill_numbers(s, w, &record);
+    let minima = w.offsets == Offsets::Min;
+    for column in (0..PANEL).step_by(LANES) {
+        // SAFETY: `unpacked` holds 64 scales, 64 offsets and so many codes; a row of `out` has 64
+        // elements.
+        unsafe {
+            let scale = s.load(unpacked.scales().add(column));
+            let offset = s.load(unpacked.offsets().add(column));
+            for (input, out) in out[..inputs].iter_mut().enumerate() {
+                let codes = s.codes(unpacked.codes().add(input / 4 * FOUR + 4 * column));
+                let code = s.code_f32(codes, input % 4);
+                let x = match minima {
+                    true => s.add(s.mul(scale, code), offset),
+                    false => s.mul(scale, s.sub(code, offset)),
                 };
-                let row = &mut out[four * 4 + k];
-                // SAFETY: a row of the buffer has 64 elements.
-                unsafe { s.store(row.as_mut_ptr().add(column), x) };
+                s.store(out.as_mut_ptr().add(column), x);
             }
         }
     }

@@ -16,25 +16,27 @@
 //! A tile is up to 6 lines x 64 outputs: 24 accumulators, 4 registers of weights, and activations
 //! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights stay in
 //! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
-//! what is left is listed: the last rows, and the high digits. Codes of 4 bits are unpacked in
-//! registers for few rows, where memory is the limit, and once per block into a buffer for many.
+//! what is left is listed: the last rows, and the high digits. For many rows codes and numbers are
+//! unpacked once per block into a buffer, in the one form that tiles read; for few, where memory is
+//! the limit, codes of 4 bits are unpacked in registers.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
-use crate::pack::{Offsets, PANEL, PackedCodes};
+use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::rounding::GROUP;
 
+mod codes;
 mod row;
 mod tile;
+pub(super) use codes::{FOUR, Unpacked};
 use row::ask_ahead;
 pub(crate) use row::{HALF, HALVES, Row8};
-pub(super) use tile::scale;
 use tile::{
-    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, Unpacked, ZERO,
-    neighbours, offset,
+    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, ZERO, neighbours,
+    offset,
 };
 
 /// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
@@ -87,16 +89,28 @@ impl Linear8<'_> {
         let sums = block.as_mut_ptr().cast::<f32>();
         // SAFETY: the block has room for more rows.
         unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
-        let mut unpacked = MaybeUninit::<Unpacked>::uninit();
+        let mut unpacked = Unpacked::uninit();
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
-        for (index, record) in w.panel(self.panel).chunks_exact(w.record_bytes()).enumerate() {
+        // Tiles read codes of 8 bits, and of 4 if they are few, as they are; and numbers as they
+        // are if they are few and have no factors.
+        let as_stored = w.bits == 8 || (w.bits == 4 && few);
+        let widened = !few || w.scales == Scales::Units;
+        for index in 0..w.blocks() * w.records {
+            let record = w.record(self.panel, index);
             if few {
-                ask_ahead(s, record, 0, PANEL * 4);
+                ask_ahead(s, record.codes, 0, PANEL * 4);
+            }
+            if widened {
+                unpacked.fill_numbers(s, w, &record);
             }
             for start in (0..w.group).step_by(w.step(x.group())) {
-                let mut step = self.step(record, start);
+                let mut step = self.step(&record, widened.then_some(&unpacked), start);
+                if !as_stored {
+                    unpacked.fill_codes(s, w, &record, start, step.eights * 8);
+                    step.codes = unpacked.codes();
+                }
                 let digits = self.digits::<S, C>(index * w.group + start);
                 // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
                 // list hold as many; a list has no more than two lines of a row.
@@ -104,7 +118,6 @@ impl Linear8<'_> {
                     let lines = digits.low(step.kind, offsets, sums);
                     let mut whole = 0;
                     if !few {
-                        step = step.unpack(s, w.bits, unpacked.as_mut_ptr());
                         whole = neighbours::<S, C>(s, &step, lines, digits.rows);
                     }
                     let count = digits.list(step.kind, lines, whole, list);
@@ -116,17 +129,23 @@ impl Linear8<'_> {
         self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
     }
 
-    /// The step that starts at input `start` of a record.
+    /// The step that starts at input `start` of a record, whose numbers may have been widened.
     #[inline(always)]
-    fn step(&self, record: &[u8], start: usize) -> Step {
+    fn step(&self, record: &Record<'_>, widened: Option<&Unpacked>, start: usize) -> Step {
         let w = self.weight;
-        let codes = &record[start * PANEL * usize::from(w.bits) / 8..];
-        let scales = &record[w.code_bytes()..];
+        let codes = &record.codes[start * PANEL * usize::from(w.bits) / 8..];
+        let (mut scales, mut offsets) = (record.scales.as_ptr(), record.offsets.as_ptr());
+        if let Some(widened) = widened {
+            scales = widened.scales().cast();
+            if w.offsets == Offsets::Min {
+                offsets = widened.offsets().cast();
+            }
+        }
         Step {
             codes: codes.as_ptr(),
-            scales: scales.as_ptr(),
-            offsets: scales[PANEL * w.scale_bytes()..].as_ptr(),
-            half: w.half,
+            scales,
+            offsets,
+            half: widened.is_none() && w.scales == Scales::F16,
             kind: match w.offsets {
                 Offsets::Uniform(_) => UNIFORM,
                 Offsets::Zero => ZERO,

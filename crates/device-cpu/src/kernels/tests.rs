@@ -8,7 +8,6 @@ use crate::kernels::attention::{
     Attend, AttendScratch, Look, Merge, Out, PageBlocks, QUERIES, partial_len,
 };
 use crate::kernels::linear_f32::LinearF32;
-use crate::kernels::linear_int8::{BLOCK, HALF, Linear8, Row8};
 use crate::kernels::quantise::{Quantise, Rows8};
 use crate::kernels::rope::{Angles, Projected, Queries, Rotate};
 use crate::kernels::rows::{RowOp, RowTask};
@@ -18,8 +17,10 @@ use crate::pool::Pool;
 use crate::simd::{LANES, Op, Simd, dispatch};
 use tangor_device::KvType;
 use tangor_device::model::ir::{Activation, Attention};
-use tangor_device::rounding::{GROUP, group_of};
-use tangor_device::tensor::{Bytes, DType, Scales, Weight, Zeros};
+use tangor_device::rounding::GROUP;
+use tangor_device::tensor::{Bytes, DType, Weight};
+
+mod linear;
 
 /// An output between canaries.
 struct Guarded {
@@ -70,18 +71,6 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(one).collect()
 }
 
-fn weight(bits: u8, group: usize, zeros: bool, outputs: usize, inputs: usize) -> Weight {
-    let groups = outputs * inputs.div_ceil(group);
-    let codes: Bytes = (0..groups * group * usize::from(bits) / 8)
-        .map(|i| (i * 167 + i / 251) as u8)
-        .collect::<Vec<u8>>()
-        .into();
-    let bytes: Vec<u8> = values(groups, 3).iter().flat_map(|x| (x * 0.01).to_le_bytes()).collect();
-    let scales = Scales { dtype: DType::F32, bytes: bytes.clone().into() };
-    let zeros = if zeros { Zeros::Float(DType::F32, bytes.into()) } else { Zeros::Middle };
-    Weight::grouped((bits, group), (outputs, inputs), codes, scales, zeros).unwrap()
-}
-
 fn quantised(isa: Isa, x: &[f32], rows: usize, width: usize, group: usize) -> Rows8 {
     let mut out = Rows8::default();
     out.resize(rows, width, group);
@@ -107,74 +96,6 @@ fn activations_are_rounded_the_same() {
                     .chain(digits)
                     .chain(out.wide().iter().map(|&x| x.into()))
                     .collect()
-            });
-        }
-    }
-}
-
-#[test]
-fn linears_are_the_same_and_stay_in_their_rows() {
-    let pool = Pool::new(1, false);
-    for (bits, group, zeros) in [
-        (4, 32, false),
-        (4, 32, true),
-        (4, 16, true),
-        (4, 64, true),
-        (4, 128, false),
-        (8, 128, true),
-        (8, 32, true),
-        (8, 16, false),
-    ] {
-        for (outputs, inputs, rows) in [
-            (1, 32, 1),
-            (64, 64, 6),
-            (100, 96, 17),
-            (130, 40, 7),
-            (33, 128, BLOCK),
-            (230, 160, 1),
-            (70, 256, 8),
-            (130, 384, 1),
-        ] {
-            let weight = weight(bits, group, zeros, outputs, inputs);
-            let packed = Packed::new(&weight, &pool).unwrap();
-            let Packed::Codes(codes) = &packed else { panic!("a quantised weight") };
-            let x = values(rows * inputs, 2);
-            let bias = values(outputs, 5);
-            let bias = (rows % 2 == 1).then_some(&bias[..]);
-            let longest = group_of(&weight).unwrap();
-            for together in [GROUP, longest] {
-                let name = format!(
-                    "{bits} bits, groups of {group}, {rows} rows of {inputs} in {together}"
-                );
-                same_on_all(&name, |isa| {
-                    let x = quantised(isa, &x, rows, inputs, together);
-                    let mut out = Guarded::new(rows * outputs);
-                    let y = Shared::new(out.slice());
-                    for panel in 0..outputs.div_ceil(PANEL) {
-                        dispatch(
-                            isa,
-                            Linear8 { weight: codes, bias, x: &x, panel, rows: 0..rows, y },
-                        );
-                    }
-                    let bits = out.bits();
-                    if rows == 1 {
-                        let halves = outputs.div_ceil(HALF);
-                        for cut in 0..=halves {
-                            let (weight, x) = (codes, &x);
-                            let mut out = Guarded::new(outputs);
-                            let y = Shared::new(out.slice());
-                            for halves in [0..cut, cut..halves] {
-                                dispatch(isa, Row8 { weight, bias, x, halves, y });
-                            }
-                            assert!(out.bits() == bits, "{name} cut at {cut} on {isa}");
-                        }
-                    }
-                    bits
-                });
-            }
-            let name = format!("{bits} bits, groups of {group}, {rows} rows of {inputs}");
-            same_on_all(&format!("{name}, exact"), |isa| {
-                exact(isa, &packed, bias, &x, rows, outputs)
             });
         }
     }

@@ -4,12 +4,14 @@
 //! bytes have to be exactly as many as that form takes, so that the kernels find every panel
 //! whatever the bytes are.
 
-use super::{Offsets, PANEL, Packed, PackedCodes, PackedDense, record_of};
+use super::{
+    Offsets, PANEL, Packed, PackedCodes, PackedDense, Scales, bits_of, record_of, records_of,
+};
 use crate::buffer::Fixed;
 use tangor_device::tensor::{Bytes, Layout, Offset, Weight};
 
 /// Raised whenever the same weight is packed into other bytes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 impl Packed {
     /// What has to be known, besides the weight that was packed, to find its parts in its bytes.
@@ -18,7 +20,11 @@ impl Packed {
             Self::Codes(w) => w,
             Self::Dense(_) => return "dense".into(),
         };
-        let scales = if w.half { "f16" } else { "f32" };
+        let scales = match w.scales {
+            Scales::F16 => "f16",
+            Scales::F32 => "f32",
+            Scales::Units => "units",
+        };
         match w.offsets {
             Offsets::Uniform(zero) => format!("codes {scales} zero {zero}"),
             Offsets::Zero => format!("codes {scales} zeros"),
@@ -48,9 +54,10 @@ impl Packed {
             Layout::Dense(_) => return None,
             Layout::Quant { bits, group, offset } => {
                 let ["codes", scales, ref rest @ ..] = words[..] else { return None };
-                let half = match scales {
-                    "f16" => true,
-                    "f32" => false,
+                let scales = match scales {
+                    "f16" => Scales::F16,
+                    "f32" => Scales::F32,
+                    "units" => Scales::Units,
                     _ => return None,
                 };
                 let offsets = match (offset, rest) {
@@ -60,7 +67,10 @@ impl Packed {
                     _ => return None,
                 };
                 let group = record_of(bits, group, inputs).ok()?;
-                let w = PackedCodes { outputs, inputs, bits, group, half, offsets, data };
+                let bits = bits_of(weight, bits, group, offsets);
+                let records = records_of(weight, group, scales)?;
+                let w =
+                    PackedCodes { outputs, inputs, bits, group, records, scales, offsets, data };
                 let panel = w.panel_bytes();
                 (Self::Codes(w), panel)
             }

@@ -93,6 +93,24 @@ unsafe fn even(a: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)) }
 }
 
+/// Bits by `up` places to the left, of `-3..=4`.
+#[inline(always)]
+unsafe fn moved(a: __m256i, up: i32) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        match up {
+            4 => _mm256_slli_epi32::<4>(a),
+            3 => _mm256_slli_epi32::<3>(a),
+            2 => _mm256_slli_epi32::<2>(a),
+            1 => _mm256_slli_epi32::<1>(a),
+            -1 => _mm256_srli_epi32::<1>(a),
+            -2 => _mm256_srli_epi32::<2>(a),
+            -3 => _mm256_srli_epi32::<3>(a),
+            _ => a,
+        }
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 impl<D: Dots> Simd for Avx2<D> {
     type F32 = F;
@@ -432,6 +450,17 @@ impl<D: Dots> Simd for Avx2<D> {
             [
                 _mm256_and_si256(_mm256_srli_epi16::<4>(w[0]), mask),
                 _mm256_and_si256(_mm256_srli_epi16::<4>(w[1]), mask),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn join(self, low: I, plane: I, up: i32, mask: u8) -> I {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            [
+                _mm256_or_si256(low[0], _mm256_and_si256(moved(plane[0], up), mask)),
+                _mm256_or_si256(low[1], _mm256_and_si256(moved(plane[1], up), mask)),
             ]
         }
     }

@@ -378,6 +378,25 @@ impl<const BF16: bool> Simd for With<BF16> {
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(w), _mm512_set1_epi8(15)) }
     }
     #[inline(always)]
+    fn join(self, low: __m512i, plane: __m512i, up: i32, mask: u8) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let moved = match up {
+                4 => _mm512_slli_epi32::<4>(plane),
+                3 => _mm512_slli_epi32::<3>(plane),
+                2 => _mm512_slli_epi32::<2>(plane),
+                1 => _mm512_slli_epi32::<1>(plane),
+                -1 => _mm512_srli_epi32::<1>(plane),
+                -2 => _mm512_srli_epi32::<2>(plane),
+                -3 => _mm512_srli_epi32::<3>(plane),
+                _ => plane,
+            };
+            let mask = _mm512_set1_epi8(mask.cast_signed());
+            // `a | (b & c)`
+            _mm512_ternarylogic_epi32::<0xf8>(low, moved, mask)
+        }
+    }
+    #[inline(always)]
     fn code_f32(self, w: __m512i, index: usize) -> __m512 {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {

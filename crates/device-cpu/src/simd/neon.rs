@@ -405,6 +405,14 @@ impl<D: Dots> Simd for Neon<D> {
         unsafe { quarters!(q => vshrq_n_u8::<4>(w[q])) }
     }
     #[inline(always)]
+    fn join(self, low: Bytes, plane: Bytes, up: i32, mask: u8) -> Bytes {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let (up, mask) = (vdupq_n_s8(up as i8), vdupq_n_u8(mask));
+            quarters!(q => vorrq_u8(low[q], vandq_u8(vshlq_u8(plane[q], up), mask)))
+        }
+    }
+    #[inline(always)]
     fn code_f32(self, w: Bytes, index: usize) -> F {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {

@@ -247,6 +247,11 @@ impl Simd for Portable {
         w.map(|w| w >> 4)
     }
     #[inline(always)]
+    fn join(self, low: [u8; 64], plane: [u8; 64], up: i32, mask: u8) -> [u8; 64] {
+        let moved = |x: u8| if up < 0 { x >> -up } else { x << up };
+        from_fn(|i| low[i] | (moved(plane[i]) & mask))
+    }
+    #[inline(always)]
     fn code_f32(self, w: [u8; 64], index: usize) -> F {
         from_fn(|i| f32::from(w[4 * i + index]))
     }

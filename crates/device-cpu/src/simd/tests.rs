@@ -219,6 +219,14 @@ impl Op for Integers {
                 for index in 0..4 {
                     put(s, &mut out, s.code_f32(w, index));
                 }
+                let plane = s.codes(patterns[0].as_ptr());
+                let fifth_bits = (-3..=4).map(|up| (up, 0x10));
+                for (up, mask) in fifth_bits.chain((-2..=4).map(|up| (up, 0x30))) {
+                    let joined = s.join(s.low(w), plane, up, mask);
+                    for index in 0..4 {
+                        put(s, &mut out, s.code_f32(joined, index));
+                    }
+                }
                 out.extend(s.sum_i8(pattern.as_ptr().cast()).map(i32::cast_unsigned));
                 put(s, &mut out, s.load_u8(pattern.as_ptr()));
                 put(s, &mut out, s.load_i8(pattern.as_ptr().cast()));

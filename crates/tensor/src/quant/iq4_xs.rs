@@ -4,10 +4,11 @@
 //! nibbles of scales (even groups low), then 16 bytes of codes per group.
 //! `w = (d * (scale - 32)) * TABLE[code]`.
 
-use super::BlockFormat;
 use super::iq4_nl::{pack_values, scale_of, unpack_values};
-use super::shared::{SUPER, f16_at, is_f16_finite, quantise_scales};
+use super::shared::{SUPER, half_at, is_f16_finite, multiply, quantise_scales};
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
+use half::f16;
 
 const GROUP: usize = 32;
 const CODES: usize = 8;
@@ -35,15 +36,12 @@ impl BlockFormat for Iq4Xs {
         Layout::Quant { bits: 8, group: GROUP, offset: Offset::Zero }
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        let d = f16_at(block, 0);
-        let high = u16::from_le_bytes([block[2], block[3]]);
-        for (index, group) in groups.iter_mut().enumerate() {
-            let low = block[4 + index / 2] >> (4 * (index % 2)) & 15;
-            let high = (high >> (2 * index) & 3).to_le_bytes()[0];
-            let scale = (low | (high << 4)).cast_signed() - 32;
-            *group = Group { scale: d * f32::from(scale), offset: 128.0 };
-        }
+        multiply(self, block, Some(128.0), groups);
         for (packed, codes) in block[CODES..BYTES].chunks(16).zip(codes.chunks_mut(GROUP)) {
             unpack_values(packed, codes);
         }
@@ -69,5 +67,17 @@ impl BlockFormat for Iq4Xs {
             pack_values(weights, d * f32::from(scale), &mut block[codes..codes + 16]);
         }
         block[2..4].copy_from_slice(&high.to_le_bytes());
+    }
+}
+
+impl Factored for Iq4Xs {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        for (index, unit) in units.iter_mut().enumerate() {
+            let low = block[4 + index / 2] >> (4 * (index % 2)) & 15;
+            let high = (high >> (2 * index) & 3).to_le_bytes()[0];
+            *unit = Units { scale: (low | (high << 4)).cast_signed() - 32, min: 0 };
+        }
+        Factors { scale: half_at(block, 0), min: f16::ZERO }
     }
 }

@@ -29,6 +29,7 @@ pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
 
 use crate::{Group, Layout};
+use half::f16;
 
 /// A format that stores `block_len` consecutive weights of one row in `block_bytes` bytes.
 ///
@@ -47,6 +48,15 @@ pub trait BlockFormat: Sync + std::fmt::Debug {
     fn block_bytes(&self) -> usize;
     /// The canonical form that the format unpacks to.
     fn layout(&self) -> Layout;
+    /// Bits that a code needs at the most: those of the layout, or fewer.
+    fn code_bits(&self) -> u8 {
+        let Layout::Quant { bits, .. } = self.layout() else { return 8 };
+        bits
+    }
+    /// How scales and minima come, if a block has factors of all of its groups in common.
+    fn factored(&self) -> Option<&dyn Factored> {
+        None
+    }
     /// Unpacks one block.
     ///
     /// `block`: `block_bytes`; `codes`: `block_len`; `groups`: `block_len / layout().group`.
@@ -56,6 +66,31 @@ pub trait BlockFormat: Sync + std::fmt::Debug {
     /// Rounds `block_len` weights to the format, to nearest and without looking at other blocks:
     /// the reference for tests, and the simplest quantiser.
     fn pack(&self, weights: &[f32], block: &mut [u8]);
+}
+
+/// A format whose scales and minima are whole numbers times factors of the whole block: a device
+/// that stores them so spends a byte on each. Products of the two are exact in `f32`.
+pub trait Factored {
+    /// The factors of a block, and of each of its groups the whole numbers.
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors;
+}
+
+/// What a block's whole numbers are multiplied with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// `Group::scale` is this times [`Units::scale`].
+    pub scale: f16,
+    /// `Group::offset` is this times [`Units::min`] if it is a minimum; else 0.
+    pub min: f16,
+}
+
+/// The whole numbers of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Of its scale.
+    pub scale: i8,
+    /// Of its minimum, if it has one; else 0.
+    pub min: i8,
 }
 
 /// Every block format that is known, by its field name.

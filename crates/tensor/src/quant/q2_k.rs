@@ -4,8 +4,10 @@
 //! `dmin: f16`. Codes come in two halves of 128 weights and 32 bytes: weight `32 j + i` of a half
 //! is at bits `2 j` of byte `i`. `w = (d * scale) * code - dmin * min`.
 
-use super::BlockFormat;
-use super::shared::{SUPER, code, f16_at, inverse, is_f16_finite, quantise_scales, range};
+use super::shared::{
+    SUPER, code, half_at, inverse, is_f16_finite, multiply, quantise_scales, range,
+};
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
 
 const GROUP: usize = 16;
@@ -35,12 +37,16 @@ impl BlockFormat for Q2K {
         Layout::Quant { bits: 4, group: GROUP, offset: Offset::Min }
     }
 
+    fn code_bits(&self) -> u8 {
+        2
+    }
+
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        let (d, dmin) = (f16_at(block, D), f16_at(block, D + 2));
-        for (group, packed) in groups.iter_mut().zip(&block[..CODES]) {
-            let (scale, min) = (f32::from(packed & 15), f32::from(packed >> 4));
-            *group = Group { scale: d * scale, offset: -(dmin * min) };
-        }
+        multiply(self, block, None, groups);
         split_pairs(&block[CODES..D], codes);
     }
 
@@ -71,6 +77,15 @@ impl BlockFormat for Q2K {
             }
         }
         join_pairs(&codes, &mut block[CODES..D]);
+    }
+}
+
+impl Factored for Q2K {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        for (unit, packed) in units.iter_mut().zip(&block[..CODES]) {
+            *unit = Units { scale: (packed & 15).cast_signed(), min: (packed >> 4).cast_signed() };
+        }
+        Factors { scale: half_at(block, D), min: -half_at(block, D + 2) }
     }
 }
 

@@ -5,10 +5,13 @@
 //! The scales' low nibbles are those of bytes 0–7 (groups 0–7 low, 8–15 high); group `4 j + i` has
 //! its high two bits at bits `2 j` of byte `8 + i`.
 
-use super::BlockFormat;
 use super::q2_k::{join_pairs, split_pairs};
-use super::shared::{SUPER, f16_at, is_f16_finite, join_nibbles, quantise_signed, split_nibbles};
+use super::shared::{
+    SUPER, half_at, is_f16_finite, join_nibbles, multiply, quantise_signed, split_nibbles,
+};
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
+use half::f16;
 
 const GROUP: usize = 16;
 const PAIRS: usize = SUPER / 8;
@@ -38,11 +41,16 @@ impl BlockFormat for Q3K {
         Layout::Quant { bits: 4, group: GROUP, offset: Offset::Zero }
     }
 
+    fn code_bits(&self) -> u8 {
+        3
+    }
+
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        let d = f16_at(block, D);
-        for (group, scale) in groups.iter_mut().zip(unpack_scales(&block[SCALES..D])) {
-            *group = Group { scale: d * f32::from(scale), offset: 4.0 };
-        }
+        multiply(self, block, Some(4.0), groups);
         split_pairs(&block[PAIRS..SCALES], codes);
         for (bit, codes) in codes.chunks_mut(32).enumerate() {
             for (code, bits) in codes.iter_mut().zip(&block[..PAIRS]) {
@@ -65,6 +73,15 @@ impl BlockFormat for Q3K {
                 *bits |= (code >> 2) << bit;
             }
         }
+    }
+}
+
+impl Factored for Q3K {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        for (unit, scale) in units.iter_mut().zip(unpack_scales(&block[SCALES..D])) {
+            *unit = Units { scale, min: 0 };
+        }
+        Factors { scale: half_at(block, D), min: f16::ZERO }
     }
 }
 

@@ -4,10 +4,11 @@
 //! bytes holds one group in its low nibbles and the next one in its high nibbles.
 //! `w = (d * scale) * code - dmin * min`.
 
-use super::BlockFormat;
 use super::shared::{
-    SUPER, is_f16_finite, join_nibbles, quantise_scale_mins, scale_min_groups, split_nibbles,
+    SUPER, is_f16_finite, join_nibbles, multiply, quantise_scale_mins, scale_min_factors,
+    split_nibbles,
 };
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
 
 const BYTES: usize = 16 + SUPER / 2;
@@ -34,8 +35,12 @@ impl BlockFormat for Q4K {
         Layout::Quant { bits: 4, group: 32, offset: Offset::Min }
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        scale_min_groups(block, groups);
+        multiply(self, block, None, groups);
         for (packed, codes) in block[16..BYTES].chunks(32).zip(codes.chunks_mut(64)) {
             split_nibbles(packed, codes);
         }
@@ -50,5 +55,11 @@ impl BlockFormat for Q4K {
         for (packed, codes) in block[16..BYTES].chunks_mut(32).zip(codes.chunks(64)) {
             join_nibbles(codes, packed);
         }
+    }
+}
+
+impl Factored for Q4K {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        scale_min_factors(block, units)
     }
 }

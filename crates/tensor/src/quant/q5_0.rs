@@ -36,6 +36,10 @@ impl BlockFormat for Q5_0 {
         Layout::Quant { bits: 8, group: LEN, offset: Offset::Zero }
     }
 
+    fn code_bits(&self) -> u8 {
+        5
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
         groups[0] = Group { scale: f16_at(block, 0), offset: 16.0 };
         split_nibbles(&block[6..BYTES], codes);

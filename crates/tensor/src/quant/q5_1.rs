@@ -35,6 +35,10 @@ impl BlockFormat for Q5_1 {
         Layout::Quant { bits: 8, group: LEN, offset: Offset::Min }
     }
 
+    fn code_bits(&self) -> u8 {
+        5
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
         groups[0] = Group { scale: f16_at(block, 0), offset: f16_at(block, 2) };
         split_nibbles(&block[8..BYTES], codes);

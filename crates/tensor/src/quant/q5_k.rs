@@ -4,10 +4,11 @@
 //! `i` belongs to weight `i` of group `g`), then 128 bytes of low nibbles as in `Q4_K`.
 //! `w = (d * scale) * code - dmin * min`.
 
-use super::BlockFormat;
 use super::shared::{
-    SUPER, is_f16_finite, join_nibbles, quantise_scale_mins, scale_min_groups, split_nibbles,
+    SUPER, is_f16_finite, join_nibbles, multiply, quantise_scale_mins, scale_min_factors,
+    split_nibbles,
 };
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
 
 const BYTES: usize = 16 + SUPER / 8 + SUPER / 2;
@@ -34,8 +35,16 @@ impl BlockFormat for Q5K {
         Layout::Quant { bits: 8, group: 32, offset: Offset::Min }
     }
 
+    fn code_bits(&self) -> u8 {
+        5
+    }
+
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        scale_min_groups(block, groups);
+        multiply(self, block, None, groups);
         let (high, low) = block[16..BYTES].split_at(32);
         for (packed, codes) in low.chunks(32).zip(codes.chunks_mut(64)) {
             split_nibbles(packed, codes);
@@ -63,5 +72,11 @@ impl BlockFormat for Q5K {
         for (packed, codes) in low.chunks_mut(32).zip(codes.chunks(64)) {
             join_nibbles(codes, packed);
         }
+    }
+}
+
+impl Factored for Q5K {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        scale_min_factors(block, units)
     }
 }

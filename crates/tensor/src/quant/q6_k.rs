@@ -4,10 +4,13 @@
 //! halves of 128 weights: 64 bytes of nibbles (weights 0–63 low, 64–127 high) and 32 bytes of pairs
 //! (weight `32 j + i` at bits `2 j` of byte `i`). `w = (d * scale) * (code - 32)`.
 
-use super::BlockFormat;
 use super::q2_k::{join_pairs, split_pairs};
-use super::shared::{SUPER, f16_at, is_f16_finite, join_nibbles, quantise_signed, split_nibbles};
+use super::shared::{
+    SUPER, half_at, is_f16_finite, join_nibbles, multiply, quantise_signed, split_nibbles,
+};
+use super::{BlockFormat, Factored, Factors, Units};
 use crate::{Group, Layout, Offset};
+use half::f16;
 
 const GROUP: usize = 16;
 const PAIRS: usize = SUPER / 2;
@@ -37,11 +40,16 @@ impl BlockFormat for Q6K {
         Layout::Quant { bits: 8, group: GROUP, offset: Offset::Zero }
     }
 
+    fn code_bits(&self) -> u8 {
+        6
+    }
+
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn unpack(&self, block: &[u8], codes: &mut [u8], groups: &mut [Group]) {
-        let d = f16_at(block, D);
-        for (group, scale) in groups.iter_mut().zip(&block[SCALES..D]) {
-            *group = Group { scale: d * f32::from(scale.cast_signed()), offset: 32.0 };
-        }
+        multiply(self, block, Some(32.0), groups);
         let mut pairs = [0; SUPER];
         split_pairs(&block[PAIRS..SCALES], &mut pairs);
         for (packed, codes) in block[..PAIRS].chunks(64).zip(codes.chunks_mut(128)) {
@@ -63,5 +71,14 @@ impl BlockFormat for Q6K {
         for (packed, codes) in block[..PAIRS].chunks_mut(64).zip(codes.chunks(128)) {
             join_nibbles(codes, packed);
         }
+    }
+}
+
+impl Factored for Q6K {
+    fn factors(&self, block: &[u8], units: &mut [Units]) -> Factors {
+        for (unit, scale) in units.iter_mut().zip(&block[SCALES..D]) {
+            *unit = Units { scale: scale.cast_signed(), min: 0 };
+        }
+        Factors { scale: half_at(block, D), min: f16::ZERO }
     }
 }

@@ -1,15 +1,21 @@
 //! What several formats do alike: half-precision fields, nibbles, and rounding to scales that are
 //! themselves quantised.
 
+use super::{Factored, Factors, Units};
 use crate::Group;
 use half::f16;
 
 /// Weights of a block whose scales are quantised too.
 pub(super) const SUPER: usize = 256;
 
+/// The `f16` at `offset`.
+pub(super) fn half_at(block: &[u8], offset: usize) -> f16 {
+    f16::from_le_bytes([block[offset], block[offset + 1]])
+}
+
 /// The `f16` at `offset`, in `f32`.
 pub(super) fn f16_at(block: &[u8], offset: usize) -> f32 {
-    f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
+    half_at(block, offset).to_f32()
 }
 
 /// Writes `value` as `f16`, and returns what it was rounded to.
@@ -113,11 +119,27 @@ pub(super) fn pack_scale_mins(values: [(u8, u8); 8], packed: &mut [u8]) {
     }
 }
 
-/// Groups of `d` and `dmin` (`f16` at bytes 0 and 2) times their six-bit scales and minima.
-pub(super) fn scale_min_groups(block: &[u8], groups: &mut [Group]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    for (group, (scale, min)) in groups.iter_mut().zip(unpack_scale_mins(&block[4..16])) {
-        *group = Group { scale: d * f32::from(scale), offset: -(dmin * f32::from(min)) };
+/// `d` and `dmin` (`f16` at bytes 0 and 2), and the groups' six-bit scales and minima.
+pub(super) fn scale_min_factors(block: &[u8], units: &mut [Units]) -> Factors {
+    for (unit, (scale, min)) in units.iter_mut().zip(unpack_scale_mins(&block[4..16])) {
+        *unit = Units { scale: scale.cast_signed(), min: min.cast_signed() };
+    }
+    Factors { scale: half_at(block, 0), min: -half_at(block, 2) }
+}
+
+/// The groups of a factored block, with the `zero` point of all or with minima.
+pub(super) fn multiply(
+    format: &dyn Factored,
+    block: &[u8],
+    zero: Option<f32>,
+    groups: &mut [Group],
+) {
+    let mut units = [Units::default(); SUPER / 16];
+    let factors = format.factors(block, &mut units[..groups.len()]);
+    let (scale, min) = (factors.scale.to_f32(), factors.min.to_f32());
+    for (group, unit) in groups.iter_mut().zip(units) {
+        let offset = zero.unwrap_or(min * f32::from(unit.min));
+        *group = Group { scale: scale * f32::from(unit.scale), offset };
     }
 }
 

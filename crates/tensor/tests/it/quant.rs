@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use std::path::PathBuf;
-use tangor_tensor::quant::{ALL, BlockFormat, by_name};
-use tangor_tensor::{Bytes, Group, Layout, Weight, WeightError};
+use tangor_tensor::quant::{ALL, BlockFormat, Factors, Units, by_name};
+use tangor_tensor::{Bytes, Group, Layout, Offset, Weight, WeightError};
 
 /// The sections of a golden file.
 struct Golden(Vec<u8>);
@@ -127,15 +127,66 @@ proptest! {
             let Layout::Quant { bits, group, .. } = format.layout() else {
                 panic!("{} is not quantised", format.name())
             };
+            let bits = bits.min(format.code_bits());
             let mut codes = vec![255; format.block_len()];
             let mut groups = vec![Group::default(); format.block_len() / group];
             let block = &bytes[..format.block_bytes()];
             format.unpack(block, &mut codes, &mut groups);
-            prop_assert!(bits == 8 || codes.iter().all(|&code| code < 16), "{}", format.name());
+            let fits = |&code: &u8| u32::from(code) < 1 << bits;
+            prop_assert!(codes.iter().all(fits), "{}", format.name());
             let finite = groups.iter().all(|g| g.scale.is_finite() && g.offset.is_finite());
             prop_assert_eq!(format.is_finite(block), finite, "{}", format.name());
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn factors_times_units_are_the_groups_bit_for_bit(
+        bytes in prop::collection::vec(any::<u8>(), 256),
+    ) {
+        let mut factored = 0;
+        for &format in ALL {
+            let Layout::Quant { group, offset, .. } = format.layout() else { unreachable!() };
+            let block = &bytes[..format.block_bytes()];
+            let weight =
+                Weight::blocks(format, 1, format.block_len(), Bytes::copy_from_slice(block));
+            let weight = weight.unwrap();
+            let Some(len) = weight.factored() else { continue };
+            prop_assert_eq!(len, format.block_len());
+            factored += 1;
+            let mut groups = vec![Group::default(); len / group];
+            weight.row_codes(0, &mut vec![0; len], &mut groups);
+            let mut factors = [Factors::default()];
+            let mut units = vec![Units::default(); len / group];
+            weight.row_factors(0, &mut factors, &mut units);
+            for (group, units) in groups.iter().zip(&units) {
+                let scale = factors[0].scale.to_f32() * f32::from(units.scale);
+                prop_assert_eq!(bits(group.scale), bits(scale), "{}", format.name());
+                if offset == Offset::Min {
+                    let min = factors[0].min.to_f32() * f32::from(units.min);
+                    prop_assert_eq!(bits(group.offset), bits(min), "{}", format.name());
+                }
+            }
+        }
+        prop_assert_eq!(factored, 6);
+    }
+}
+
+#[test]
+fn a_stack_is_factored_if_all_of_it_is() {
+    let of = |name: &str| {
+        let format = by_name(name).unwrap();
+        let blocks = 256 / format.block_len() * format.block_bytes();
+        Weight::blocks(format, 1, 256, vec![0; blocks].into()).unwrap()
+    };
+    let stack = |a: &str, b: &str| Weight::stack(&[&of(a), &of(b)]).unwrap();
+    assert_eq!(stack("Q4_K", "Q4_K").factored(), Some(256));
+    assert_eq!(stack("Q5_K", "Q5_1").factored(), None);
+    assert_eq!(stack("Q5_1", "Q5_K").factored(), None);
+    assert_eq!(stack("Q5_K", "Q5_1").code_bits(), Some(5));
+    assert_eq!(stack("Q5_0", "Q8_0").code_bits(), Some(8));
+    assert_eq!(stack("Q6_K", "Q6_K").code_bits(), Some(6));
 }
 
 #[test]

@@ -3,11 +3,11 @@
 //! It reads a panel from beginning to end and keeps the sums in registers. What it computes is what
 //! a tile of one row computes, in the same order.
 
-use super::tile::{Codes, Eight, Four, MIN, UNIFORM, ZERO, offset, scale};
-use super::{GROUP, put_row, tile};
+use super::codes::{Bits4, Bits5, Bits6, Bits8, Stored, load_factors, number};
+use super::{GROUP, put_row};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
-use crate::pack::{Offsets, PANEL, PackedCodes};
+use crate::pack::{Offsets, PANEL, PackedCodes, Scales};
 use crate::simd::{LANES, Op, Simd, unroll};
 use std::ops::Range;
 
@@ -41,20 +41,13 @@ impl Op for Row8<'_> {
         let (w, x) = (self.weight, self.x);
         assert!(x.rows() == 1 && x.groups() == w.inputs.div_ceil(x.group()), "not one fitting row");
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
-        let short = w.step(x.group()) < GROUP;
-        match (w.bits, w.offsets, short) {
-            (4, Offsets::Uniform(_), false) => self.outputs::<S, Four, UNIFORM, false>(s),
-            (4, Offsets::Zero, false) => self.outputs::<S, Four, ZERO, false>(s),
-            (4, Offsets::Min, false) => self.outputs::<S, Four, MIN, false>(s),
-            (4, Offsets::Uniform(_), true) => self.outputs::<S, Four, UNIFORM, true>(s),
-            (4, Offsets::Zero, true) => self.outputs::<S, Four, ZERO, true>(s),
-            (4, Offsets::Min, true) => self.outputs::<S, Four, MIN, true>(s),
-            (_, Offsets::Uniform(_), false) => self.outputs::<S, Eight, UNIFORM, false>(s),
-            (_, Offsets::Zero, false) => self.outputs::<S, Eight, ZERO, false>(s),
-            (_, Offsets::Min, false) => self.outputs::<S, Eight, MIN, false>(s),
-            (_, Offsets::Uniform(_), true) => self.outputs::<S, Eight, UNIFORM, true>(s),
-            (_, Offsets::Zero, true) => self.outputs::<S, Eight, ZERO, true>(s),
-            (_, Offsets::Min, true) => self.outputs::<S, Eight, MIN, true>(s),
+        match (w.bits, w.step(x.group()) < GROUP) {
+            (4, false) => self.outputs::<S, Bits4, false>(s),
+            (4, true) => self.outputs::<S, Bits4, true>(s),
+            (5, _) => self.outputs::<S, Bits5, false>(s),
+            (6, _) => self.outputs::<S, Bits6, true>(s),
+            (_, false) => self.outputs::<S, Bits8, false>(s),
+            (_, true) => self.outputs::<S, Bits8, true>(s),
         }
     }
 }
@@ -62,7 +55,7 @@ impl Op for Row8<'_> {
 impl Row8<'_> {
     /// Panel by panel; `SHORT`: 16 inputs are summed as integers, else those of a group.
     #[inline(always)]
-    fn outputs<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool>(&self, s: S) {
+    fn outputs<S: Simd, C: Stored<S>, const SHORT: bool>(&self, s: S) {
         let mut at = self.halves.start;
         while at < self.halves.end {
             let (panel, half) = (at / HALVES, at % HALVES);
@@ -74,15 +67,15 @@ impl Row8<'_> {
             unsafe {
                 match (S::WIDE, whole) {
                     (true, true) => {
-                        self.vectors::<S, C, KIND, SHORT, 4>(s, panel, 0, sums.as_mut_ptr());
+                        self.vectors::<S, C, SHORT, 4>(s, panel, 0, sums.as_mut_ptr());
                     }
                     (true, false) => {
-                        self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
+                        self.vectors::<S, C, SHORT, 2>(s, panel, first, sums.as_mut_ptr());
                     }
                     (false, _) => {
                         for vector in (0..count / LANES).step_by(2) {
                             let sums = sums.as_mut_ptr().add(vector * LANES);
-                            self.vectors::<S, C, KIND, SHORT, 2>(s, panel, first + vector, sums);
+                            self.vectors::<S, C, SHORT, 2>(s, panel, first + vector, sums);
                         }
                     }
                 }
@@ -101,7 +94,7 @@ impl Row8<'_> {
     /// # Safety
     /// They are there, and `out` has room for them.
     #[inline(always)]
-    unsafe fn vectors<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool, const V: usize>(
+    unsafe fn vectors<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
         &self,
         s: S,
         panel: usize,
@@ -110,38 +103,40 @@ impl Row8<'_> {
     ) {
         let (w, x) = (self.weight, self.x);
         let width = if SHORT { GROUP / 2 } else { x.group() };
-        let zero = w.offsets.zero() - C::SHIFT;
         let mut y = [s.splat(0.0); V];
         // The step's number in the row.
         let mut step = 0;
-        for record in w.panel(panel).chunks_exact(w.record_bytes()) {
-            ask_ahead(s, record, first * 64, V * 64);
-            // SAFETY: all pointers stay within the record and the row.
-            unsafe {
-                let scales = record.as_ptr().add(w.code_bytes());
-                for index in 0..w.group / width {
-                    let part = Part {
-                        codes: record.as_ptr().add(index * width / 8 * C::EIGHT + first * 64),
+        for block in w.panel(panel).chunks_exact(w.block_bytes()) {
+            let (header, records) = block.split_at(w.header_bytes());
+            // SAFETY: a header that is not empty holds as many factors as outputs.
+            let factors = unsafe { Factors::load(s, header, first * LANES) };
+            for record in records.chunks_exact(w.record_bytes()) {
+                ask_ahead(s, record, first * 64, V * 64);
+                // SAFETY: all pointers stay within the record and the row.
+                unsafe {
+                    let scales = record.as_ptr().add(w.code_bytes());
+                    let mut part = Part {
+                        codes: record.as_ptr().add(first * 64),
                         width,
                         scales,
                         offsets: scales.add(PANEL * w.scale_bytes()),
-                        half: w.half,
+                        kinds: (w.scales, w.offsets),
                         column: first * LANES,
                     };
-                    let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
-                    let scale = *x.scales().as_ptr().add(group);
-                    let sum = sum_of::<SHORT>(*x.sums().as_ptr().add(group), step);
-                    let offset = self::offset::<KIND>(zero, scale, sum);
-                    let digits = x.codes().as_ptr().add(input);
-                    part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
-                    if *x.wide().as_ptr().add(group) != 0 {
-                        let scale = 128.0 * scale;
-                        let sum = sum_of::<SHORT>(*x.high_sums().as_ptr().add(group), step);
-                        let offset = self::offset::<KIND>(zero, scale, sum);
-                        let digits = x.high().as_ptr().add(input);
-                        part.add::<S, C, KIND, SHORT, V>(s, (digits, scale, offset), &mut y);
+                    for _ in 0..w.group / width {
+                        let (group, input) = (if SHORT { step / 2 } else { step }, step * width);
+                        let scale = *x.scales().as_ptr().add(group);
+                        let sum = sum_of::<SHORT>(*x.sums().as_ptr().add(group), step);
+                        let line = (x.codes().as_ptr().add(input), scale, sum);
+                        part.add::<S, C, SHORT, V>(s, line, &factors, &mut y);
+                        if *x.wide().as_ptr().add(group) != 0 {
+                            let sum = sum_of::<SHORT>(*x.high_sums().as_ptr().add(group), step);
+                            let line = (x.high().as_ptr().add(input), 128.0 * scale, sum);
+                            part.add::<S, C, SHORT, V>(s, line, &factors, &mut y);
+                        }
+                        part.codes = part.codes.add(width * PANEL * C::BITS / 8);
+                        step += 1;
                     }
-                    step += 1;
                 }
             }
         }
@@ -158,6 +153,34 @@ fn sum_of<const SHORT: bool>(halves: [i32; 2], step: usize) -> i32 {
     if SHORT { halves[step % 2] } else { halves[0] + halves[1] }
 }
 
+/// What the scales and minima of a block are multiplied with, if they have factors.
+struct Factors<S: Simd, const V: usize> {
+    scales: [S::F32; V],
+    minima: [S::F32; V],
+}
+
+impl<S: Simd, const V: usize> Factors<S, V> {
+    /// Those of outputs `column..` of a block's header: for scales, then for minima.
+    ///
+    /// # Safety
+    /// What there is of them is whole.
+    #[inline(always)]
+    unsafe fn load(s: S, header: &[u8], column: usize) -> Self {
+        let (scales, minima) = header.split_at(header.len().min(2 * PANEL));
+        let mut factors = Self { scales: [s.splat(1.0); V], minima: [s.splat(1.0); V] };
+        for (factors, at) in [(&mut factors.scales, scales), (&mut factors.minima, minima)] {
+            if !at.is_empty() {
+                unroll!(v < V, {
+                    // SAFETY: as the caller's.
+                    factors[v] =
+                        unsafe { load_factors(s, at.as_ptr().add(2 * (column + v * LANES))) };
+                });
+            }
+        }
+        factors
+    }
+}
+
 /// One step of some vectors of a panel's outputs.
 struct Part {
     /// At the first of the vectors.
@@ -167,40 +190,53 @@ struct Part {
     /// Of the whole panel; likewise offsets.
     scales: *const u8,
     offsets: *const u8,
-    half: bool,
+    kinds: (Scales, Offsets),
     /// The first output.
     column: usize,
 }
 
 impl Part {
-    /// Adds the products with a line of digits, of which a unit is worth `scale`.
+    /// Adds the products with a line of digits, of which a unit is worth `scale`, and whose `sum`
+    /// is known.
     ///
     /// # Safety
     /// The part and the digits are there.
     #[inline(always)]
-    unsafe fn add<S: Simd, C: Codes<S>, const KIND: u8, const SHORT: bool, const V: usize>(
+    #[allow(clippy::cast_precision_loss)]
+    unsafe fn add<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
         &self,
         s: S,
-        (digits, scale, offset): (*const i8, f32, f32),
+        (digits, scale, sum): (*const i8, f32, i32),
+        factors: &Factors<S, V>,
         y: &mut [S::F32; V],
     ) {
+        let (scales, offsets) = self.kinds;
         // SAFETY: as the caller's.
         unsafe {
-            let bias = tile::bias::<S, C>(KIND, offset, digits, self.width);
+            let bias = (C::SHIFT - offsets.zero()) * sum;
             let dots = dots::<S, C, SHORT, V>(s, self.codes, digits, self.width, bias);
+            let mut sums = [s.splat(0.0); V];
+            unroll!(v < V, {
+                sums[v] = s.to_f32(dots[v]);
+            });
+            if offsets == Offsets::Zero {
+                unroll!(v < V, {
+                    let zero = s.load_u8(self.offsets.add(self.column + v * LANES));
+                    sums[v] = s.fnma(zero, s.splat(sum as f32), sums[v]);
+                });
+            }
             unroll!(v < V, {
                 let column = self.column + v * LANES;
-                let mut dot = s.to_f32(dots[v]);
-                if KIND == ZERO {
-                    dot = s.fnma(s.load_u8(self.offsets.add(column)), s.splat(offset), dot);
-                }
-                let weights = self::scale(s, self.half, self.scales, column);
-                y[v] = s.fma(s.mul(dot, weights), s.splat(scale), y[v]);
-                if KIND == MIN {
-                    let min = self::scale(s, self.half, self.offsets, column);
-                    y[v] = s.fma(min, s.splat(offset), y[v]);
-                }
+                let weights = number(s, scales, factors.scales[v], self.scales, column);
+                y[v] = s.fma(s.mul(sums[v], weights), s.splat(scale), y[v]);
             });
+            if offsets == Offsets::Min {
+                unroll!(v < V, {
+                    let column = self.column + v * LANES;
+                    let min = number(s, scales, factors.minima[v], self.offsets, column);
+                    y[v] = s.fma(min, s.splat(scale * sum as f32), y[v]);
+                });
+            }
         }
     }
 }
@@ -210,7 +246,7 @@ impl Part {
 /// # Safety
 /// The step's codes and digits are there.
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Codes<S>, const SHORT: bool, const V: usize>(
+unsafe fn dots<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
     s: S,
     mut codes: *const u8,
     mut x: *const i8,
@@ -241,7 +277,7 @@ unsafe fn dots<S: Simd, C: Codes<S>, const SHORT: bool, const V: usize>(
             if last {
                 return total;
             }
-            (codes, x) = (codes.add(4 * C::EIGHT), x.add(GROUP));
+            (codes, x) = (codes.add(GROUP * PANEL * C::BITS / 8), x.add(GROUP));
         }
     }
 }
@@ -251,7 +287,7 @@ unsafe fn dots<S: Simd, C: Codes<S>, const SHORT: bool, const V: usize>(
 /// # Safety
 /// As [`dots`].
 #[inline(always)]
-unsafe fn eights<S: Simd, C: Codes<S>, const N: usize, const V: usize>(
+unsafe fn eights<S: Simd, C: Stored<S>, const N: usize, const V: usize>(
     s: S,
     codes: *const u8,
     x: *const i8,
@@ -260,12 +296,11 @@ unsafe fn eights<S: Simd, C: Codes<S>, const N: usize, const V: usize>(
     // SAFETY: as the caller's.
     unsafe {
         unroll!(eight < N, {
-            let codes = codes.add(eight * C::EIGHT);
             let x = x.add(eight * 8);
             unroll!(v < V, {
                 let at = codes.add(v * 64);
-                acc[v] = C::dot(s, acc[v], C::load(s, at, 0), x);
-                acc[v] = C::dot(s, acc[v], C::load(s, at, 1), x.add(4));
+                acc[v] = C::dot(s, acc[v], C::four(s, at, 2 * eight), x);
+                acc[v] = C::dot(s, acc[v], C::four(s, at, 2 * eight + 1), x.add(4));
             });
         });
     }

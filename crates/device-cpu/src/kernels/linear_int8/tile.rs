@@ -6,7 +6,6 @@
 
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
-use tangor_device::rounding::LONGEST;
 
 /// One step of one panel's record: the inputs whose products are summed as integers.
 #[derive(Clone, Copy)]
@@ -271,63 +270,6 @@ impl<S: Simd> Codes<S> for Eight {
     }
 }
 
-/// A step as tiles of many rows read it, whatever the weight is stored in.
-#[repr(align(64))]
-pub(super) struct Unpacked {
-    /// One code per byte: `(inputs / 4, 64, 4)`.
-    codes: [u8; LONGEST * PANEL],
-    scales: [f32; PANEL],
-    mins: [f32; PANEL],
-}
-
-impl Step {
-    /// The same step with codes in bytes and scales and minima in `f32`, which `out` holds where
-    /// the record does not.
-    ///
-    /// # Safety
-    /// The record is there, with codes of `bits` bits, and so is `out`, which need not hold
-    /// anything.
-    #[inline(always)]
-    pub(super) unsafe fn unpack<S: Simd>(mut self, s: S, bits: u8, out: *mut Unpacked) -> Self {
-        assert!(self.eights * 8 <= LONGEST);
-        // SAFETY: the caller's; no reference is made to what holds nothing.
-        unsafe {
-            if bits == 4 {
-                let codes = (&raw mut (*out).codes).cast::<u8>();
-                for at in 0..self.eights * (PANEL / LANES) {
-                    let (eight, vector) = (at / 4, at % 4);
-                    let both = s.codes(self.codes.add(at * 64));
-                    let low = codes.add((eight * 8 + vector) * 64);
-                    s.put_codes(low, s.low(both));
-                    s.put_codes(low.add(4 * 64), s.high(both));
-                }
-                self.codes = codes;
-            }
-            if self.half {
-                self.scales = widen(s, self.scales, (&raw mut (*out).scales).cast());
-                if self.kind == MIN {
-                    self.offsets = widen(s, self.offsets, (&raw mut (*out).mins).cast());
-                }
-                self.half = false;
-            }
-        }
-        self
-    }
-}
-
-/// 64 IEEE halves as `f32`.
-///
-/// # Safety
-/// They are there, and room for them.
-#[inline(always)]
-unsafe fn widen<S: Simd>(s: S, from: *const u8, to: *mut f32) -> *const u8 {
-    for column in (0..PANEL).step_by(LANES) {
-        // SAFETY: as the caller's.
-        unsafe { s.store(to.add(column), s.load_f16(from.add(2 * column).cast())) };
-    }
-    to.cast()
-}
-
 /// Adds one step to `count` lines of a list, in order: a row may have several.
 ///
 /// # Safety
@@ -517,12 +459,7 @@ unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
 /// # Safety
 /// They are there.
 #[inline(always)]
-pub(in crate::kernels) unsafe fn scale<S: Simd>(
-    s: S,
-    half: bool,
-    at: *const u8,
-    column: usize,
-) -> S::F32 {
+unsafe fn scale<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
     // SAFETY: as the caller's.
     unsafe {
         if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }

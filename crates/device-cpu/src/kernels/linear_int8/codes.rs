@@ -1,0 +1,277 @@
+//! Weights as they lie in a panel: codes by their bits, and the numbers that scale them.
+
+use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales, plane_of};
+use crate::simd::{LANES, Simd};
+use std::mem::MaybeUninit;
+use tangor_device::rounding::LONGEST;
+
+/// Bytes of four inputs of a panel's outputs, each in a byte.
+pub(in crate::kernels) const FOUR: usize = 4 * PANEL;
+
+/// Codes of some bits: how they lie in memory, and how they are multiplied.
+pub(super) trait Stored<S: Simd> {
+    /// Sums of products.
+    type Acc: Copy;
+    const BITS: usize;
+    /// Inputs that are a whole of planes.
+    const CHUNK: usize;
+    /// What [`Stored::dot`] takes every code less.
+    const SHIFT: i32;
+    fn start(s: S, bias: i32) -> Self::Acc;
+    /// Inputs `4 * four..4 * four + 4` of 16 outputs, whose codes begin at `at`: at the first
+    /// input of a chunk, or any number of chunks.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes;
+    /// # Safety
+    /// 4 bytes can be read from `x`.
+    unsafe fn dot(s: S, acc: Self::Acc, w: S::Codes, x: *const i8) -> Self::Acc;
+    fn total(s: S, acc: Self::Acc, bias: i32) -> S::I32;
+}
+
+/// 4 bits.
+pub(super) struct Bits4;
+/// 5 bits.
+pub(super) struct Bits5;
+/// 6 bits.
+pub(super) struct Bits6;
+/// 8 bits.
+pub(super) struct Bits8;
+
+/// The nibbles of a pair of fours.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn nibbles<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
+    // SAFETY: as the caller's.
+    let both = unsafe { s.codes(at.add(four / 2 * FOUR)) };
+    if four.is_multiple_of(2) { s.low(both) } else { s.high(both) }
+}
+
+/// Methods of codes that [`Simd::dot8`] multiplies.
+macro_rules! by_dot8 {
+    () => {
+        type Acc = S::Acc8;
+        const SHIFT: i32 = S::SHIFT8;
+        #[inline(always)]
+        fn start(s: S, bias: i32) -> S::Acc8 {
+            s.start8(bias)
+        }
+        #[inline(always)]
+        unsafe fn dot(s: S, acc: S::Acc8, w: S::Codes, x: *const i8) -> S::Acc8 {
+            // SAFETY: as the caller's.
+            unsafe { s.dot8(acc, w, x) }
+        }
+        #[inline(always)]
+        fn total(s: S, acc: S::Acc8, bias: i32) -> S::I32 {
+            s.total8(acc, bias)
+        }
+    };
+}
+
+impl<S: Simd> Stored<S> for Bits4 {
+    type Acc = S::Acc4;
+    const BITS: usize = 4;
+    const CHUNK: usize = 8;
+    const SHIFT: i32 = 0;
+    #[inline(always)]
+    fn start(s: S, bias: i32) -> S::Acc4 {
+        s.start4(bias)
+    }
+    #[inline(always)]
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+        // SAFETY: as the caller's.
+        unsafe { nibbles(s, at, four) }
+    }
+    #[inline(always)]
+    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+        // SAFETY: as the caller's.
+        unsafe { s.dot4(acc, w, x) }
+    }
+    #[inline(always)]
+    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
+        s.total4(acc, bias)
+    }
+}
+
+impl<S: Simd> Stored<S> for Bits5 {
+    by_dot8!();
+    const BITS: usize = 5;
+    const CHUNK: usize = 32;
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+        // SAFETY: as the caller's; four pairs of nibbles and a plane are 5 fours.
+        unsafe {
+            let at = at.add(four / 8 * 5 * FOUR);
+            let (low, plane) = (nibbles(s, at, four % 8), s.codes(at.add(4 * FOUR)));
+            s.join(low, plane, 4 - (four % 8) as i32, 0x10)
+        }
+    }
+}
+
+impl<S: Simd> Stored<S> for Bits6 {
+    by_dot8!();
+    const BITS: usize = 6;
+    const CHUNK: usize = 16;
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+        // SAFETY: as the caller's; two pairs of nibbles and a plane are 3 fours.
+        unsafe {
+            let at = at.add(four / 4 * 3 * FOUR);
+            let (low, plane) = (nibbles(s, at, four % 4), s.codes(at.add(2 * FOUR)));
+            s.join(low, plane, 4 - 2 * (four % 4) as i32, 0x30)
+        }
+    }
+}
+
+impl<S: Simd> Stored<S> for Bits8 {
+    by_dot8!();
+    const BITS: usize = 8;
+    const CHUNK: usize = 4;
+    #[inline(always)]
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+        // SAFETY: as the caller's.
+        unsafe { s.codes(at.add(four * FOUR)) }
+    }
+}
+
+/// 16 scales or minima from `column` on, whose factors are given.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(super) unsafe fn number<S: Simd>(
+    s: S,
+    scales: Scales,
+    factors: S::F32,
+    at: *const u8,
+    column: usize,
+) -> S::F32 {
+    // SAFETY: as the caller's.
+    unsafe {
+        match scales {
+            Scales::F16 => s.load_f16(at.add(2 * column).cast()),
+            Scales::F32 => s.load(at.add(4 * column).cast()),
+            Scales::Units => s.mul(factors, s.load_i8(at.add(column).cast())),
+        }
+    }
+}
+
+/// Codes, each in a byte, and numbers as `f32`: what all weights are alike in.
+#[repr(align(64))]
+pub(in crate::kernels) struct Unpacked {
+    codes: MaybeUninit<[u8; LONGEST * PANEL]>,
+    numbers: MaybeUninit<[[f32; PANEL]; 2]>,
+}
+
+impl Unpacked {
+    pub(in crate::kernels) fn uninit() -> Self {
+        Self { codes: MaybeUninit::uninit(), numbers: MaybeUninit::uninit() }
+    }
+
+    /// `(inputs / 4, 64, 4)` of the inputs that were unpacked.
+    pub(in crate::kernels) fn codes(&self) -> *const u8 {
+        self.codes.as_ptr().cast()
+    }
+
+    /// 64 scales.
+    pub(in crate::kernels) fn scales(&self) -> *const f32 {
+        self.numbers.as_ptr().cast()
+    }
+
+    /// 64 zero points or minima.
+    pub(in crate::kernels) fn offsets(&self) -> *const f32 {
+        self.scales().wrapping_add(PANEL)
+    }
+
+    /// Unpacks `inputs` codes of a record from input `first` on, whole chunks.
+    #[inline(always)]
+    pub(in crate::kernels) fn fill_codes<S: Simd>(
+        &mut self,
+        s: S,
+        w: &PackedCodes,
+        record: &Record<'_>,
+        first: usize,
+        inputs: usize,
+    ) {
+        let chunk = plane_of(w.bits).unwrap_or(8);
+        assert!(inputs <= LONGEST && inputs.is_multiple_of(chunk) && first.is_multiple_of(chunk));
+        let bytes = |inputs: usize| inputs * PANEL * usize::from(w.bits) / 8;
+        let codes = record.codes[bytes(first)..][..bytes(inputs)].as_ptr();
+        let out = self.codes.as_mut_ptr().cast();
+        // SAFETY: the codes are there, and the buffer has room for them.
+        unsafe {
+            match w.bits {
+                4 => unpack::<S, Bits4>(s, codes, inputs, out),
+                5 => unpack::<S, Bits5>(s, codes, inputs, out),
+                6 => unpack::<S, Bits6>(s, codes, inputs, out),
+                _ => unpack::<S, Bits8>(s, codes, inputs, out),
+            }
+        }
+    }
+
+    /// Widens a record's scales and offsets; zero points that all have in common too.
+    #[inline(always)]
+    pub(in crate::kernels) fn fill_numbers<S: Simd>(
+        &mut self,
+        s: S,
+        w: &PackedCodes,
+        record: &Record<'_>,
+    ) {
+        let out = self.numbers.as_mut_ptr().cast::<f32>();
+        for column in (0..PANEL).step_by(LANES) {
+            // SAFETY: a record has 64 of each, a header 64 factors of each, the buffer room for
+            // twice 64.
+            unsafe {
+                let factors = |which: usize| match w.scales {
+                    Scales::Units => record.header.as_ptr().add(2 * (which * PANEL + column)),
+                    _ => std::ptr::null(),
+                };
+                let (scales, offsets) = (record.scales.as_ptr(), record.offsets.as_ptr());
+                let factor = load_factors(s, factors(0));
+                s.store(out.add(column), number(s, w.scales, factor, scales, column));
+                let offset = match w.offsets {
+                    Offsets::Uniform(zero) => s.splat(f32::from(zero)),
+                    Offsets::Zero => s.load_u8(offsets.add(column)),
+                    Offsets::Min => {
+                        number(s, w.scales, load_factors(s, factors(1)), offsets, column)
+                    }
+                };
+                s.store(out.add(PANEL + column), offset);
+            }
+        }
+    }
+}
+
+/// 16 factors at `at`, or ones if that is null.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(super) unsafe fn load_factors<S: Simd>(s: S, at: *const u8) -> S::F32 {
+    // SAFETY: as the caller's.
+    unsafe { if at.is_null() { s.splat(1.0) } else { s.load_f16(at.cast()) } }
+}
+
+/// # Safety
+/// So many codes are there, and room for them.
+#[inline(always)]
+unsafe fn unpack<S: Simd, C: Stored<S>>(s: S, codes: *const u8, inputs: usize, out: *mut u8) {
+    for chunk in 0..inputs / C::CHUNK {
+        // SAFETY: within the codes, and within the buffer.
+        unsafe {
+            let codes = codes.add(chunk * C::CHUNK * PANEL * C::BITS / 8);
+            let out = out.add(chunk * C::CHUNK * PANEL);
+            for vector in 0..PANEL / LANES {
+                for four in 0..C::CHUNK / 4 {
+                    let at = four * FOUR + vector * 64;
+                    s.put_codes(out.add(at), C::four(s, codes.add(vector * 64), four));
+                }
+            }
+        }
+    }
+}
