@@ -122,6 +122,7 @@ impl Sample {
         let (values, out) = (vec![1.0; Self::ROWS * Self::INPUTS], x.writer());
         let task = Quantise { x: &values, width: Self::INPUTS, first: 0, out };
         dispatch(Isa::Portable, task);
+        x.list_wide();
         Some(Self { weight, x, y: vec![0.0; Self::ROWS * PANEL] })
     }
 

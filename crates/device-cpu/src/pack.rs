@@ -8,12 +8,12 @@
 //! | part | bytes |
 //! |---|---|
 //! | codes | see below |
-//! | scales | 64 x `f16` if all scales and minima of the weight are `f16`; 64 x `i8` if they have factors; else 64 x `f32` |
+//! | scales | 64 x `f16` if all scales and minima of the weight are; 64 x `i8` if they have factors; else `f32` |
 //! | offsets | nothing if all zero points are equal; 64 x `u8` zero points; or 64 minima as the scales |
 //!
 //! Where the weight's file multiplies scales and minima with factors that several groups have in
 //! common (GGUF's K-quants: 256 inputs), so do the kernels: the records of these inputs are a
-//! block, which begins with 64 x `f16` for the scales and, if there are minima, 64 x `f16` for those.
+//! block, which begins with 64 x `f16` for the scales and, if there are minima, as many for those.
 //!
 //! Codes, always 64 outputs x 4 bytes for 4 inputs at a time, a byte for each:
 //!

@@ -16,9 +16,9 @@
 //! A tile is up to 6 lines x 64 outputs: 24 accumulators, 4 registers of weights, and activations
 //! broadcast from memory. Groups are the outer loop over a block of rows: a group's weights stay in
 //! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
-//! what is left is listed: the last rows, and the high digits. For many rows
-//! codes and numbers are unpacked once per block into a buffer, in the one form that tiles read; for
-//! few, where memory is the limit, codes of 4 bits are unpacked in registers.
+//! what is left is listed: the last rows, and the high digits. For many rows codes and numbers are
+//! unpacked once per block into a buffer, in the one form that tiles read; for few, where memory is
+//! the limit, codes of 4 bits are unpacked in registers.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;

@@ -146,6 +146,14 @@ impl Rows8 {
         }
     }
 
+    /// Lists the wide rows of all groups on this thread.
+    pub(crate) fn list_wide(&mut self) {
+        let groups = self.groups;
+        let lister = self.lister();
+        // SAFETY: every group is listed once.
+        (0..groups).for_each(|group| unsafe { lister.group(group) });
+    }
+
     /// To be written row by row, by several threads.
     pub(crate) fn writer(&mut self) -> Writer<'_> {
         let count = self.stride * self.groups;

@@ -75,9 +75,7 @@ fn quantised(isa: Isa, x: &[f32], rows: usize, width: usize, group: usize) -> Ro
     let mut out = Rows8::default();
     out.resize(rows, width, group);
     dispatch(isa, Quantise { x, width, first: 0, out: out.writer() });
-    let lister = out.lister();
-    // SAFETY: one thread lists every group.
-    (0..width.div_ceil(group)).for_each(|group| unsafe { lister.group(group) });
+    out.list_wide();
     out
 }
 

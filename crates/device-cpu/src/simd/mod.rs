@@ -168,7 +168,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Their high nibbles.
     fn high(self, w: Self::Codes) -> Self::Codes;
     /// `low | (plane << up & mask)` in every byte, for `up` in `-3..=4`; less than nothing is to
-    /// the right. What the mask keeps comes from the byte itself. Inlined with an `up` that is known.
+    /// the right. What the mask keeps comes from the byte itself. Inlined with a known `up`.
     fn join(self, low: Self::Codes, plane: Self::Codes, up: i32, mask: u8) -> Self::Codes;
     /// Byte `index` (0..4) of every output's four, as `f32`.
     fn code_f32(self, w: Self::Codes, index: usize) -> Self::F32;
