@@ -150,6 +150,8 @@ impl Packed {
 pub(crate) struct Record<'a> {
     /// The factors of its block.
     pub(crate) header: &'a [u8],
+    /// All that follows.
+    pub(crate) whole: &'a [u8],
     pub(crate) codes: &'a [u8],
     pub(crate) scales: &'a [u8],
     pub(crate) offsets: &'a [u8],
@@ -341,13 +343,18 @@ impl PackedCodes {
     /// A record of a panel.
     #[inline(always)]
     pub(crate) fn record(&self, panel: usize, index: usize) -> Record<'_> {
-        let (block, within) = (index / self.records, index % self.records);
-        let block = &self.panel(panel)[block * self.block_bytes()..][..self.block_bytes()];
+        let block = &self.panel(panel)[index / self.records * self.block_bytes()..];
+        self.record_of(&block[..self.block_bytes()], index % self.records)
+    }
+
+    /// A record of a block.
+    #[inline(always)]
+    pub(crate) fn record_of<'a>(&self, block: &'a [u8], index: usize) -> Record<'a> {
         let (header, records) = block.split_at(self.header_bytes());
-        let record = &records[within * self.record_bytes()..][..self.record_bytes()];
-        let (codes, numbers) = record.split_at(self.code_bytes());
+        let whole = &records[index * self.record_bytes()..][..self.record_bytes()];
+        let (codes, numbers) = whole.split_at(self.code_bytes());
         let (scales, offsets) = numbers.split_at(PANEL * self.scale_bytes());
-        Record { header, codes, scales, offsets }
+        Record { header, whole, codes, scales, offsets }
     }
 
     /// The blocks of one panel.

@@ -97,10 +97,11 @@ impl Linear8<'_> {
         // are if they are few and have no factors.
         let as_stored = w.bits == 8 || (w.bits == 4 && few);
         let widened = !few || w.scales == Scales::Units;
-        for index in 0..w.blocks() * w.records {
-            let record = w.record(self.panel, index);
+        let blocks = w.panel(self.panel).chunks_exact(w.block_bytes());
+        let records = blocks.flat_map(|block| (0..w.records).map(move |at| w.record_of(block, at)));
+        for (index, record) in records.enumerate() {
             if few {
-                ask_ahead(s, record.codes, 0, PANEL * 4);
+                ask_ahead(s, record.whole, 0, PANEL * 4);
             }
             if widened {
                 unpacked.fill_numbers(s, w, &record);

@@ -1,25 +1,26 @@
 //! Weights as they lie in a panel: codes by their bits, and the numbers that scale them.
 
 use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales, plane_of};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, unroll};
 use std::mem::MaybeUninit;
 use tangor_device::rounding::LONGEST;
 
 /// Bytes of four inputs of a panel's outputs, each in a byte.
 pub(in crate::kernels) const FOUR: usize = 4 * PANEL;
 
+/// Vectors of a panel's outputs.
+const VECTORS: usize = PANEL / LANES;
+
 /// Codes of some bits: how they lie in memory, and how they are multiplied.
 pub(super) trait Stored<S: Simd> {
     /// Sums of products.
     type Acc: Copy;
     const BITS: usize;
-    /// Inputs that are a whole of planes.
-    const CHUNK: usize;
     /// What [`Stored::dot`] takes every code less.
     const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
-    /// Inputs `4 * four..4 * four + 4` of 16 outputs, whose codes begin at `at`: at the first
-    /// input of a chunk, or any number of chunks.
+    /// Inputs `4 * four..4 * four + 4` of 16 outputs, whose codes begin at `at`: with nibbles whose
+    /// planes follow.
     ///
     /// # Safety
     /// They are there.
@@ -74,7 +75,6 @@ macro_rules! by_dot8 {
 impl<S: Simd> Stored<S> for Bits4 {
     type Acc = S::Acc4;
     const BITS: usize = 4;
-    const CHUNK: usize = 8;
     const SHIFT: i32 = 0;
     #[inline(always)]
     fn start(s: S, bias: i32) -> S::Acc4 {
@@ -99,7 +99,6 @@ impl<S: Simd> Stored<S> for Bits4 {
 impl<S: Simd> Stored<S> for Bits5 {
     by_dot8!();
     const BITS: usize = 5;
-    const CHUNK: usize = 32;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
@@ -115,7 +114,6 @@ impl<S: Simd> Stored<S> for Bits5 {
 impl<S: Simd> Stored<S> for Bits6 {
     by_dot8!();
     const BITS: usize = 6;
-    const CHUNK: usize = 16;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
@@ -131,7 +129,6 @@ impl<S: Simd> Stored<S> for Bits6 {
 impl<S: Simd> Stored<S> for Bits8 {
     by_dot8!();
     const BITS: usize = 8;
-    const CHUNK: usize = 4;
     #[inline(always)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
@@ -200,16 +197,16 @@ impl Unpacked {
     ) {
         let chunk = plane_of(w.bits).unwrap_or(8);
         assert!(inputs <= LONGEST && inputs.is_multiple_of(chunk) && first.is_multiple_of(chunk));
-        let bytes = |inputs: usize| inputs * PANEL * usize::from(w.bits) / 8;
-        let codes = record.codes[bytes(first)..][..bytes(inputs)].as_ptr();
+        let byte = |input: usize| input * PANEL * usize::from(w.bits) / 8;
+        let codes = record.codes[byte(first)..byte(first + inputs)].as_ptr();
         let out = self.codes.as_mut_ptr().cast();
         // SAFETY: the codes are there, and the buffer has room for them.
         unsafe {
             match w.bits {
-                4 => unpack::<S, Bits4>(s, codes, inputs, out),
-                5 => unpack::<S, Bits5>(s, codes, inputs, out),
-                6 => unpack::<S, Bits6>(s, codes, inputs, out),
-                _ => unpack::<S, Bits8>(s, codes, inputs, out),
+                4 => unpack::<S, Bits4, 1>(s, codes, inputs, out),
+                5 => unpack::<S, Bits5, 4>(s, codes, inputs, out),
+                6 => unpack::<S, Bits6, 2>(s, codes, inputs, out),
+                _ => unpack::<S, Bits8, 1>(s, codes, inputs, out),
             }
         }
     }
@@ -222,55 +219,75 @@ impl Unpacked {
         w: &PackedCodes,
         record: &Record<'_>,
     ) {
-        let out = self.numbers.as_mut_ptr().cast::<f32>();
-        for column in (0..PANEL).step_by(LANES) {
-            // SAFETY: a record has 64 of each, a header 64 factors of each, the buffer room for
-            // twice 64.
-            unsafe {
-                let factors = |which: usize| match w.scales {
-                    Scales::Units => record.header.as_ptr().add(2 * (which * PANEL + column)),
-                    _ => std::ptr::null(),
-                };
-                let (scales, offsets) = (record.scales.as_ptr(), record.offsets.as_ptr());
-                let factor = load_factors(s, factors(0));
-                s.store(out.add(column), number(s, w.scales, factor, scales, column));
-                let offset = match w.offsets {
-                    Offsets::Uniform(zero) => s.splat(f32::from(zero)),
-                    Offsets::Zero => s.load_u8(offsets.add(column)),
-                    Offsets::Min => {
-                        number(s, w.scales, load_factors(s, factors(1)), offsets, column)
-                    }
-                };
-                s.store(out.add(PANEL + column), offset);
+        let scales = self.numbers.as_mut_ptr().cast::<f32>();
+        // SAFETY: a record has 64 of each, a header 64 factors of each, the buffer room for twice
+        // 64.
+        unsafe {
+            widen(s, w.scales, record.header.as_ptr(), record.scales.as_ptr(), scales);
+            let (from, offsets) = (record.offsets.as_ptr(), scales.add(PANEL));
+            match w.offsets {
+                Offsets::Uniform(zero) => unroll!(v < VECTORS, {
+                    s.store(offsets.add(v * LANES), s.splat(f32::from(zero)));
+                }),
+                Offsets::Zero => unroll!(v < VECTORS, {
+                    s.store(offsets.add(v * LANES), s.load_u8(from.add(v * LANES)));
+                }),
+                Offsets::Min => {
+                    let factors = record.header.as_ptr().wrapping_add(2 * PANEL);
+                    widen(s, w.scales, factors, from, offsets);
+                }
             }
         }
     }
 }
 
-/// 16 factors at `at`, or ones if that is null.
+/// 64 scales or minima as `f32`, the products of units and their factors.
 ///
 /// # Safety
-/// They are there.
+/// They are there, and room for them.
 #[inline(always)]
-pub(super) unsafe fn load_factors<S: Simd>(s: S, at: *const u8) -> S::F32 {
+unsafe fn widen<S: Simd>(s: S, scales: Scales, factors: *const u8, from: *const u8, to: *mut f32) {
     // SAFETY: as the caller's.
-    unsafe { if at.is_null() { s.splat(1.0) } else { s.load_f16(at.cast()) } }
+    unsafe {
+        match scales {
+            Scales::F16 => unroll!(v < VECTORS, {
+                s.store(to.add(v * LANES), s.load_f16(from.add(2 * v * LANES).cast()));
+            }),
+            Scales::F32 => unroll!(v < VECTORS, {
+                s.store(to.add(v * LANES), s.load(from.add(4 * v * LANES).cast()));
+            }),
+            Scales::Units => unroll!(v < VECTORS, {
+                let factors = s.load_f16(factors.add(2 * v * LANES).cast());
+                let units = s.load_i8(from.add(v * LANES).cast());
+                s.store(to.add(v * LANES), s.mul(factors, units));
+            }),
+        }
+    }
 }
 
+/// `PAIRS`: those of fours in a chunk.
+///
 /// # Safety
 /// So many codes are there, and room for them.
 #[inline(always)]
-unsafe fn unpack<S: Simd, C: Stored<S>>(s: S, codes: *const u8, inputs: usize, out: *mut u8) {
-    for chunk in 0..inputs / C::CHUNK {
-        // SAFETY: within the codes, and within the buffer.
-        unsafe {
-            let codes = codes.add(chunk * C::CHUNK * PANEL * C::BITS / 8);
-            let out = out.add(chunk * C::CHUNK * PANEL);
-            for vector in 0..PANEL / LANES {
-                for four in 0..C::CHUNK / 4 {
-                    let at = four * FOUR + vector * 64;
-                    s.put_codes(out.add(at), C::four(s, codes.add(vector * 64), four));
-                }
+unsafe fn unpack<S: Simd, C: Stored<S>, const PAIRS: usize>(
+    s: S,
+    codes: *const u8,
+    inputs: usize,
+    out: *mut u8,
+) {
+    let chunk = 8 * PAIRS;
+    for first in (0..inputs).step_by(chunk) {
+        for vector in 0..VECTORS {
+            // SAFETY: within the codes, and within the buffer.
+            unsafe {
+                let codes = codes.add(first * PANEL * C::BITS / 8 + vector * 64);
+                let out = out.add(first * PANEL + vector * 64);
+                unroll!(pair < PAIRS, {
+                    let out = out.add(2 * pair * FOUR);
+                    s.put_codes(out, C::four(s, codes, 2 * pair));
+                    s.put_codes(out.add(FOUR), C::four(s, codes, 2 * pair + 1));
+                });
             }
         }
     }

@@ -3,7 +3,7 @@
 //! It reads a panel from beginning to end and keeps the sums in registers. What it computes is what
 //! a tile of one row computes, in the same order.
 
-use super::codes::{Bits4, Bits5, Bits6, Bits8, Stored, load_factors, number};
+use super::codes::{Bits4, Bits5, Bits6, Bits8, Stored, number};
 use super::{GROUP, put_row};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -173,7 +173,7 @@ impl<S: Simd, const V: usize> Factors<S, V> {
                 unroll!(v < V, {
                     // SAFETY: as the caller's.
                     factors[v] =
-                        unsafe { load_factors(s, at.as_ptr().add(2 * (column + v * LANES))) };
+                        unsafe { s.load_f16(at.as_ptr().add(2 * (column + v * LANES)).cast()) };
                 });
             }
         }
