@@ -83,7 +83,7 @@ impl Linear8<'_> {
     /// All steps of the panel.
     #[inline(always)]
     fn panel<S: Simd, C: Codes<S>>(&self, s: S, few: bool) {
-        let (w, x) = (self.weight, self.x);
+        let w = self.weight;
         // Only the rows that there are get written, zeros included.
         let mut block = MaybeUninit::<Block>::uninit();
         let sums = block.as_mut_ptr().cast::<f32>();
@@ -93,41 +93,59 @@ impl Linear8<'_> {
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
-        // Tiles read codes of 8 bits, and of 4 if they are few, as they are; and numbers as they
-        // are if they are few and have no factors.
-        let as_stored = w.bits == 8 || (w.bits == 4 && few);
-        let widened = !few || w.scales == Scales::Units;
-        let blocks = w.panel(self.panel).chunks_exact(w.block_bytes());
-        let records = blocks.flat_map(|block| (0..w.records).map(move |at| w.record_of(block, at)));
-        for (index, record) in records.enumerate() {
-            if few {
-                ask_ahead(s, record.whole, 0, PANEL * 4);
-            }
-            if widened {
-                unpacked.fill_numbers(s, w, &record);
-            }
-            for start in (0..w.group).step_by(w.step(x.group())) {
-                let mut step = self.step(&record, widened.then_some(&unpacked), start);
-                if !as_stored {
-                    unpacked.fill_codes(s, w, &record, start, step.eights * 8);
-                    step.codes = unpacked.codes();
+        let mut scratch = Scratch { sums, offsets, list, unpacked: &mut unpacked };
+        let mut first = 0;
+        for block in w.panel(self.panel).chunks_exact(w.block_bytes()) {
+            for index in 0..w.records {
+                let record = w.record_of(block, index);
+                if few {
+                    ask_ahead(s, record.whole, 0, PANEL * 4);
                 }
-                let digits = self.digits::<S, C>(index * w.group + start);
-                // SAFETY: `digits` are those of `rows`, of which the block, the offsets and the
-                // list hold as many; a list has no more than two lines of a row.
-                unsafe {
-                    let lines = digits.low(step.kind, offsets, sums);
-                    let mut whole = 0;
-                    if !few {
-                        whole = neighbours::<S, C>(s, &step, lines, digits.rows);
-                    }
-                    let count = digits.list(step.kind, lines, whole, list);
-                    tile::list::<S, C>(s, &step, list, count);
-                }
+                self.record::<S, C>(s, few, &record, first, &mut scratch);
+                first += w.group;
             }
         }
         // SAFETY: these rows were zeroed, and then summed up.
         self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
+    }
+
+    /// All steps of the record whose inputs are `first..` of the weight.
+    #[inline(always)]
+    fn record<S: Simd, C: Codes<S>>(
+        &self,
+        s: S,
+        few: bool,
+        record: &Record<'_>,
+        first: usize,
+        Scratch { sums, offsets, list, unpacked }: &mut Scratch<'_>,
+    ) {
+        let w = self.weight;
+        // Tiles read codes of 8 bits, and of 4 if they are few, as they are; and numbers as they
+        // are if they are few and have no factors.
+        let as_stored = w.bits == 8 || (w.bits == 4 && few);
+        let widened = !few || w.scales == Scales::Units;
+        if widened {
+            unpacked.fill_numbers(s, w, record);
+        }
+        for start in (0..w.group).step_by(w.step(self.x.group())) {
+            let mut step = self.step(record, widened.then_some(&**unpacked), start);
+            if !as_stored {
+                unpacked.fill_codes(s, w, record, start, step.eights * 8);
+                step.codes = unpacked.codes();
+            }
+            let digits = self.digits::<S, C>(first + start);
+            // SAFETY: `digits` are those of `rows`, of which the sums, the offsets and the list
+            // hold as many; a list has no more than two lines of a row.
+            unsafe {
+                let lines = digits.low(step.kind, *offsets, *sums);
+                let mut whole = 0;
+                if !few {
+                    whole = neighbours::<S, C>(s, &step, lines, digits.rows);
+                }
+                let count = digits.list(step.kind, lines, whole, *list);
+                tile::list::<S, C>(s, &step, *list, count);
+            }
+        }
     }
 
     /// The step that starts at input `start` of a record, whose numbers may have been widened.
@@ -197,6 +215,17 @@ impl Linear8<'_> {
 /// `(rows, 64)` sums. Vectors that lie across two lines of the cache would take twice as long.
 #[repr(align(64))]
 struct Block(#[allow(dead_code)] [[f32; PANEL]; BLOCK]);
+
+/// What the steps of a panel write to, with room for the block's rows.
+struct Scratch<'a> {
+    /// `(rows, 64)`.
+    sums: *mut f32,
+    /// `(rows)`.
+    offsets: *mut f32,
+    /// Two lines of a row at the most.
+    list: *mut Line,
+    unpacked: &'a mut Unpacked,
+}
 
 /// The activations of one step, row by row.
 struct Digits<'a> {
