@@ -1,7 +1,8 @@
 //! What a cache of packed weights gives back to the device: an index and data with any edits.
 //!
-//! `count`, then so many edits of the index (`operation`, `place`, `byte`), then bytes that take
-//! the place of the data's first ones; an odd count cuts the data off behind them.
+//! `flags`, then edits of the index (`operation`, `place`, `byte`), a quarter of the flags, then
+//! bytes that take the place of the data's first ones. The low bit cuts the data off behind them,
+//! the next one takes K-quants, whose records have two levels of scales.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,6 +14,7 @@ use tangor_device::{
     Prepare, Segment, Span,
 };
 use tangor_device_cpu::{CpuDevice, CpuOptions};
+use tangor_testkit::tiny;
 
 /// The last index and data that were kept.
 static KEPT: Mutex<(String, Vec<u8>)> = Mutex::new((String::new(), Vec::new()));
@@ -63,16 +65,18 @@ struct Fixture {
     data: Vec<u8>,
 }
 
-fn fixture() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| {
-        let options = CpuOptions { threads: Some(1), ..CpuOptions::default() };
-        let device = CpuDevice::new(options).expect("a device");
+/// One of groups with minima, one of K-quants.
+fn fixtures() -> &'static [Fixture; 2] {
+    static FIXTURES: OnceLock<[Fixture; 2]> = OnceLock::new();
+    FIXTURES.get_or_init(|| {
         let layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Min };
-        let graph = tangor_testkit::tiny::random("llama", layout, 1);
-        run(&device, &graph, &Recorder::default());
-        let (index, data) = KEPT.lock().expect("a lock").clone();
-        Fixture { device, graph, index, data }
+        [tiny::random("llama", layout, 1), tiny::random_k_quants(1)].map(|graph| {
+            let options = CpuOptions { threads: Some(1), ..CpuOptions::default() };
+            let device = CpuDevice::new(options).expect("a device");
+            run(&device, &graph, &Recorder::default());
+            let (index, data) = KEPT.lock().expect("a lock").clone();
+            Fixture { device, graph, index, data }
+        })
     })
 }
 
@@ -97,11 +101,11 @@ fn run(device: &CpuDevice, graph: &Graph, cache: &dyn PackedCache) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&count, rest)) = data.split_first() else { return };
-    let fixture = fixture();
+    let Some((&flags, rest)) = data.split_first() else { return };
+    let fixture = &fixtures()[usize::from(flags / 2 % 2)];
     let mut index = fixture.index.clone().into_bytes();
     let mut rest = rest;
-    for _ in 0..count / 2 {
+    for _ in 0..flags / 4 {
         let [operation, place, byte, more @ ..] = rest else { break };
         let place = usize::from(*place) * index.len() / 256;
         match operation % 3 {
@@ -117,7 +121,7 @@ fuzz_target!(|data: &[u8]| {
     bytes[start..end].copy_from_slice(&fixture.data);
     let overlay = rest.len().min(fixture.data.len());
     bytes[start..start + overlay].copy_from_slice(&rest[..overlay]);
-    if count % 2 == 1 {
+    if flags % 2 == 1 {
         end = start + overlay;
     }
     let data = Bytes::from(bytes).slice(start..end);

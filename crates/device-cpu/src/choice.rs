@@ -163,7 +163,6 @@ mod tests {
         let mut isas: Vec<Isa> = speeds().iter().map(|speed| speed.isa).collect();
         isas.sort();
         assert_eq!(isas, Isa::available());
-        assert_eq!(speeds()[0].isa, Isa::best());
         for Speed { isa, ops_per_s } in speeds() {
             assert!(ops_per_s.is_none_or(|ops| ops > 1e6 && ops < 1e15), "{isa} {ops_per_s:?}");
         }

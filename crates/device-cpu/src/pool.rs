@@ -340,6 +340,7 @@ fn wait(rounds: &mut u32) {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn runs_every_tile_once_whatever_the_number_of_threads() {
@@ -376,11 +377,12 @@ mod tests {
     fn a_slow_thread_keeps_nobody_from_its_share() {
         let pool = Pool::new(2, false);
         let (tiles, held) = (64, AtomicBool::new(false));
-        let done = AtomicUsize::new(0);
+        let (done, end) = (AtomicUsize::new(0), Instant::now() + Duration::from_secs(60));
         pool.run(tiles, |_, _| {
             if !held.swap(true, Ordering::SeqCst) {
                 // Until all others are done, by the other thread.
                 while done.load(Ordering::SeqCst) < tiles - 1 {
+                    assert!(Instant::now() < end, "tiles wait for a thread that is held");
                     thread::yield_now();
                 }
             }

@@ -146,6 +146,30 @@ fn models_and_forms_are_told_apart() {
     assert_eq!(cache.0.lock().unwrap().written, graphs.len(), "nothing tells what it is");
 }
 
+#[test]
+fn k_quants_are_found_again_and_no_other_form_of_them_is_believed() {
+    let graph = tiny::random_k_quants(5);
+    let cache = Memory::default();
+    let plain = logits(&graph, None);
+    let replaced = |from: &str, to: &str| {
+        for (index, _) in cache.0.lock().unwrap().entries.values_mut() {
+            assert!(index.contains(from), "{index}");
+            *index = index.replacen(from, to, 1);
+        }
+    };
+    for round in ["cold", "warm"] {
+        assert_eq!(logits(&graph, Some(&cache)), plain, "{round}");
+    }
+    for (written, (from, to)) in
+        (2..).zip([("units minima", "f16 minima"), ("units minima", "units zeros")])
+    {
+        replaced(from, to);
+        assert_eq!(logits(&graph, Some(&cache)), plain, "{to}");
+        let kept = cache.0.lock().unwrap();
+        assert_eq!((kept.discarded, kept.written), (written - 1, written), "{to}");
+    }
+}
+
 /// A graph, and a cache that knows it.
 fn warm(layout: Layout) -> (Graph, Vec<u32>, Memory) {
     let graph = tiny::random("llama", layout, 5);

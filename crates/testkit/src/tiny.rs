@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use tangor_model::formats::{Checkpoint, HfConfig, Limits, MemorySource};
 use tangor_model::tensor::Layout;
-use tangor_model::{Config, Graph, import, shapes};
+use tangor_model::{Config, Graph, Mixture, import, shapes};
 
 /// The recorded models: an architecture and what is particular about it.
 pub static RECORDED: &[&str] = &[
@@ -107,20 +107,41 @@ pub fn graph(name: &str) -> Graph {
 /// If there is no such architecture, or it cannot have such weights.
 #[must_use]
 pub fn random(arch: &str, layout: Layout, seed: u64) -> Graph {
-    let config = json!({
+    let config = random_config(json!({
         "model_type": arch,
         "vocab_size": 256,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
         "sliding_window": if arch == "mistral" { json!(16) } else { Value::Null },
-    });
-    let config = HfConfig::from_json(config, &Limits::default()).expect("a configuration");
-    let config = Config::from_hf(&config).expect("a known architecture");
+    }));
     shapes::random_graph(&config, layout, seed).expect("a graph")
+}
+
+/// A llama of one layer with random weights in blocks of `Q4_K` and `Q6_K`, for which it is as
+/// narrow as can be: 256 wide, 4 heads over 2, 256 tokens.
+///
+/// # Panics
+/// Never: there are such models.
+#[must_use]
+pub fn random_k_quants(seed: u64) -> Graph {
+    let config = random_config(json!({
+        "model_type": "llama",
+        "vocab_size": 256,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 1,
+    }));
+    shapes::random_mixture(&config, Mixture::Q4KM, seed).expect("a graph")
+}
+
+/// A configuration with what all random models have in common.
+fn random_config(mut own: Value) -> Config {
+    own["num_attention_heads"] = json!(4);
+    own["num_key_value_heads"] = json!(2);
+    own["max_position_embeddings"] = json!(512);
+    let config = HfConfig::from_json(own, &Limits::default()).expect("a configuration");
+    Config::from_hf(&config).expect("a known architecture")
 }
 
 fn config(name: &str) -> Value {

@@ -18,7 +18,7 @@
 //! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
 //! what is left is listed: the last rows, and the high digits. For many rows codes and numbers are
 //! unpacked once per block into a buffer, in the one form that tiles read; for few, where memory is
-//! the limit, codes of 4 bits are unpacked in registers.
+//! the limit, tiles read codes of 4 and 8 bits as they are stored.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -31,13 +31,11 @@ use tangor_device::rounding::GROUP;
 mod codes;
 mod row;
 mod tile;
+use codes::{Bits4, Bits4InBytes, Bits8, Stored};
 pub(super) use codes::{FOUR, Unpacked};
 use row::ask_ahead;
 pub(crate) use row::{HALF, HALVES, Row8};
-use tile::{
-    Codes, Eight, Four, FourInBytes, Line, Lines, MIN, Neighbours, Step, UNIFORM, ZERO, neighbours,
-    offset,
-};
+use tile::{Line, Lines, MIN, Neighbours, Step, UNIFORM, ZERO, neighbours, offset};
 
 /// Rows that are computed together at the most, with codes that are unpacked once: their sums stay
 /// in the second-level cache. Whole tiles.
@@ -70,11 +68,11 @@ impl Op for Linear8<'_> {
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
         let few = self.rows.len() < UNPACK;
         match (w.bits == 4, few) {
-            (true, true) => self.panel::<S, Four>(s, few),
+            (true, true) => self.panel::<S, Bits4>(s, few),
             (true, false) if !S::LONG_SUMS || S::SHIFT8 != 0 => {
-                self.panel::<S, FourInBytes>(s, few)
+                self.panel::<S, Bits4InBytes>(s, few)
             }
-            _ => self.panel::<S, Eight>(s, few),
+            _ => self.panel::<S, Bits8>(s, few),
         }
     }
 }
@@ -82,7 +80,7 @@ impl Op for Linear8<'_> {
 impl Linear8<'_> {
     /// All steps of the panel.
     #[inline(always)]
-    fn panel<S: Simd, C: Codes<S>>(&self, s: S, few: bool) {
+    fn panel<S: Simd, C: Stored<S>>(&self, s: S, few: bool) {
         let w = self.weight;
         // Only the rows that there are get written, zeros included.
         let mut block = MaybeUninit::<Block>::uninit();
@@ -111,7 +109,7 @@ impl Linear8<'_> {
 
     /// All steps of the record whose inputs are `first..` of the weight.
     #[inline(always)]
-    fn record<S: Simd, C: Codes<S>>(
+    fn record<S: Simd, C: Stored<S>>(
         &self,
         s: S,
         few: bool,
@@ -176,7 +174,7 @@ impl Linear8<'_> {
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits<S: Simd, C: Codes<S>>(&self, input: usize) -> Digits<'_> {
+    fn digits<S: Simd, C: Stored<S>>(&self, input: usize) -> Digits<'_> {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
@@ -281,12 +279,12 @@ impl Digits<'_> {
             if let Some(half) = self.half {
                 for row in 0..self.rows {
                     let (scale, sum) = (*self.scales.add(row), (*self.sums.add(row))[half]);
-                    *offsets.add(row) = offset::<KIND>(self.zero, scale, sum);
+                    *offsets.add(row) = offset(KIND, self.zero, scale, sum);
                 }
             } else {
                 for row in 0..self.rows {
                     let (scale, [a, b]) = (*self.scales.add(row), *self.sums.add(row));
-                    *offsets.add(row) = offset::<KIND>(self.zero, scale, a + b);
+                    *offsets.add(row) = offset(KIND, self.zero, scale, a + b);
                 }
             }
         }
@@ -311,11 +309,7 @@ impl Digits<'_> {
                 let row = row as usize - self.first;
                 let (scale, sums) = (128.0 * low.scale(row), *self.high_sums.add(row));
                 let sum = self.half.map_or(sums[0] + sums[1], |half| sums[half]);
-                let offset = match kind {
-                    UNIFORM => offset::<UNIFORM>(self.zero, scale, sum),
-                    ZERO => offset::<ZERO>(self.zero, scale, sum),
-                    _ => offset::<MIN>(self.zero, scale, sum),
-                };
+                let offset = offset(kind, self.zero, scale, sum);
                 let (x, y) = (self.high.add(row * self.group), low.y(row));
                 list.add(count).write(Line { x, y, scale, offset });
                 count += 1;

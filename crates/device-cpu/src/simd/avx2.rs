@@ -93,6 +93,26 @@ unsafe fn even(a: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)) }
 }
 
+/// The sums of the first and of the last 16 of 32 `i8`.
+///
+/// # Safety
+/// They are there, and the processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum_i8(p: *const i8) -> [i32; 2] {
+    // SAFETY: as the caller's.
+    unsafe {
+        // In halves, as they have just been written.
+        let codes = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+        let codes = _mm256_inserti128_si256::<1>(codes, _mm_loadu_si128(p.add(16).cast()));
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+        let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b11_10_11_10>(fours));
+        let all = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_01_01_01>(eights));
+        let high = _mm256_extracti128_si256::<1>(all);
+        [_mm_cvtsi128_si32(_mm256_castsi256_si128(all)), _mm_cvtsi128_si32(high)]
+    }
+}
+
 /// Bits by `up` places to the left, of `-3..=4`.
 #[inline(always)]
 unsafe fn moved(a: __m256i, up: i32) -> __m256i {
@@ -394,17 +414,7 @@ impl<D: Dots> Simd for Avx2<D> {
     #[inline(always)]
     unsafe fn sum_i8(self, p: *const i8) -> [i32; 2] {
         // SAFETY: the caller vouches for the pointer, `self` for the instructions.
-        unsafe {
-            // In halves, as they have just been written.
-            let codes = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
-            let codes = _mm256_inserti128_si256::<1>(codes, _mm_loadu_si128(p.add(16).cast()));
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b11_10_11_10>(fours));
-            let all = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_01_01_01>(eights));
-            let high = _mm256_extracti128_si256::<1>(all);
-            [_mm_cvtsi128_si32(_mm256_castsi256_si128(all)), _mm_cvtsi128_si32(high)]
-        }
+        unsafe { sum_i8(p) }
     }
     #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, a: I) {

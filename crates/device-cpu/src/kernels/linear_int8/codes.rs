@@ -15,6 +15,7 @@ const VECTORS: usize = PANEL / LANES;
 pub(super) trait Stored<S: Simd> {
     /// Sums of products.
     type Acc: Copy;
+    /// Bits that a code takes in memory.
     const BITS: usize;
     /// What [`Stored::dot`] takes every code less.
     const SHIFT: i32;
@@ -33,11 +34,13 @@ pub(super) trait Stored<S: Simd> {
 
 /// 4 bits.
 pub(super) struct Bits4;
+/// 4 bits, each in a byte: for instruction sets that sum products of small codes faster.
+pub(super) struct Bits4InBytes;
 /// 5 bits.
 pub(super) struct Bits5;
 /// 6 bits.
 pub(super) struct Bits6;
-/// 8 bits.
+/// 8 bits, or fewer in a byte each.
 pub(super) struct Bits8;
 
 /// The nibbles of a pair of fours.
@@ -51,53 +54,55 @@ unsafe fn nibbles<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
     if four.is_multiple_of(2) { s.low(both) } else { s.high(both) }
 }
 
-/// Methods of codes that [`Simd::dot8`] multiplies.
-macro_rules! by_dot8 {
-    () => {
-        type Acc = S::Acc8;
-        const SHIFT: i32 = S::SHIFT8;
+/// What codes have from the instructions that multiply them: those for codes below 16, or for all.
+macro_rules! multiplied {
+    ($acc:ident, $shift:expr, $start:ident, $dot:ident, $total:ident) => {
+        type Acc = S::$acc;
+        const SHIFT: i32 = $shift;
         #[inline(always)]
-        fn start(s: S, bias: i32) -> S::Acc8 {
-            s.start8(bias)
+        fn start(s: S, bias: i32) -> S::$acc {
+            s.$start(bias)
         }
         #[inline(always)]
-        unsafe fn dot(s: S, acc: S::Acc8, w: S::Codes, x: *const i8) -> S::Acc8 {
+        unsafe fn dot(s: S, acc: S::$acc, w: S::Codes, x: *const i8) -> S::$acc {
             // SAFETY: as the caller's.
-            unsafe { s.dot8(acc, w, x) }
+            unsafe { s.$dot(acc, w, x) }
         }
         #[inline(always)]
-        fn total(s: S, acc: S::Acc8, bias: i32) -> S::I32 {
-            s.total8(acc, bias)
+        fn total(s: S, acc: S::$acc, bias: i32) -> S::I32 {
+            s.$total(acc, bias)
         }
+    };
+    (below 16) => {
+        multiplied!(Acc4, 0, start4, dot4, total4);
+    };
+    (all) => {
+        multiplied!(Acc8, S::SHIFT8, start8, dot8, total8);
     };
 }
 
 impl<S: Simd> Stored<S> for Bits4 {
-    type Acc = S::Acc4;
+    multiplied!(below 16);
     const BITS: usize = 4;
-    const SHIFT: i32 = 0;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc4 {
-        s.start4(bias)
-    }
     #[inline(always)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
         unsafe { nibbles(s, at, four) }
     }
+}
+
+impl<S: Simd> Stored<S> for Bits4InBytes {
+    multiplied!(below 16);
+    const BITS: usize = 8;
     #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
+    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
-        unsafe { s.dot4(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
-        s.total4(acc, bias)
+        unsafe { s.codes(at.add(four * FOUR)) }
     }
 }
 
 impl<S: Simd> Stored<S> for Bits5 {
-    by_dot8!();
+    multiplied!(all);
     const BITS: usize = 5;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
@@ -112,7 +117,7 @@ impl<S: Simd> Stored<S> for Bits5 {
 }
 
 impl<S: Simd> Stored<S> for Bits6 {
-    by_dot8!();
+    multiplied!(all);
     const BITS: usize = 6;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
@@ -127,7 +132,7 @@ impl<S: Simd> Stored<S> for Bits6 {
 }
 
 impl<S: Simd> Stored<S> for Bits8 {
-    by_dot8!();
+    multiplied!(all);
     const BITS: usize = 8;
     #[inline(always)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
@@ -151,10 +156,21 @@ pub(super) unsafe fn number<S: Simd>(
     // SAFETY: as the caller's.
     unsafe {
         match scales {
-            Scales::F16 => s.load_f16(at.add(2 * column).cast()),
-            Scales::F32 => s.load(at.add(4 * column).cast()),
             Scales::Units => s.mul(factors, s.load_i8(at.add(column).cast())),
+            Scales::F16 | Scales::F32 => plain(s, scales == Scales::F16, at, column),
         }
+    }
+}
+
+/// 16 scales or minima without factors from `column` on, IEEE halves or `f32`.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(super) unsafe fn plain<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
+    // SAFETY: as the caller's.
+    unsafe {
+        if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }
     }
 }
 

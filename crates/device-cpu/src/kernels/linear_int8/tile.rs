@@ -4,6 +4,7 @@
 //! Every array of sums is indexed by constants alone ([`unroll!`]): otherwise it would live in
 //! memory and not in registers.
 
+use super::codes::{Stored, plain};
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
 
@@ -13,6 +14,7 @@ pub(super) struct Step {
     pub(super) codes: *const u8,
     pub(super) scales: *const u8,
     pub(super) offsets: *const u8,
+    /// Whether scales and minima are IEEE halves, else `f32`.
     pub(super) half: bool,
     /// [`UNIFORM`], [`ZERO`] or [`MIN`].
     pub(super) kind: u8,
@@ -31,25 +33,25 @@ pub(super) const MIN: u8 = 2;
 /// What the digits of one row and step, whose `sum` is given, add beside their products: for
 /// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
 /// [`MIN`] what minima are multiplied with. `zero` is the weight's zero point, if it has one for
-/// all, less [`Codes::SHIFT`].
+/// all, less [`Stored::SHIFT`].
 #[inline(always)]
 #[allow(clippy::cast_precision_loss)]
-pub(super) fn offset<const KIND: u8>(zero: i32, scale: f32, sum: i32) -> f32 {
-    match KIND {
+pub(super) fn offset(kind: u8, zero: i32, scale: f32, sum: i32) -> f32 {
+    match kind {
         UNIFORM => f32::from_bits((-zero * sum).cast_unsigned()),
         ZERO => sum as f32,
         _ => scale * sum as f32,
     }
 }
 
-/// What the sum of a line's products starts at, so that what [`Codes::SHIFT`] takes off the codes
+/// What the sum of a line's products starts at, so that what [`Stored::SHIFT`] takes off the codes
 /// does not show; `x` are the step's `inputs` digits.
 ///
 /// # Safety
 /// They are there.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)]
-pub(super) unsafe fn bias<S: Simd, C: Codes<S>>(
+pub(super) unsafe fn bias<S: Simd, C: Stored<S>>(
     kind: u8,
     offset: f32,
     x: *const i8,
@@ -176,106 +178,12 @@ impl Lines for *const Line {
 /// Eights of inputs whose products fit the accumulators of every instruction set.
 pub(super) const SHORT_SUM: usize = 4;
 
-/// The widths of codes: how they lie in memory and are multiplied.
-pub(super) trait Codes<S: Simd> {
-    type Acc: Copy;
-    /// Bytes of eight inputs of 64 outputs.
-    const EIGHT: usize;
-    /// What [`Codes::dot`] takes every code less.
-    const SHIFT: i32;
-    fn start(s: S, bias: i32) -> Self::Acc;
-    /// Inputs 0..4 (`half` 0) or 4..8 (1) of an eight, for 16 outputs.
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes;
-    unsafe fn dot(s: S, acc: Self::Acc, w: S::Codes, x: *const i8) -> Self::Acc;
-    fn total(s: S, acc: Self::Acc, bias: i32) -> S::I32;
-}
-
-/// 4 bits, packed.
-pub(super) struct Four;
-/// 4 bits, each in a byte: for instruction sets that sum products of small codes faster.
-pub(super) struct FourInBytes;
-/// 8 bits, or fewer in a byte each.
-pub(super) struct Eight;
-
-impl<S: Simd> Codes<S> for Four {
-    type Acc = S::Acc4;
-    const EIGHT: usize = 4 * PANEL;
-    const SHIFT: i32 = 0;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc4 {
-        s.start4(bias)
-    }
-    #[inline(always)]
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
-        // SAFETY: as the caller's.
-        let both = unsafe { s.codes(at) };
-        if half == 0 { s.low(both) } else { s.high(both) }
-    }
-    #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
-        // SAFETY: as the caller's.
-        unsafe { s.dot4(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
-        s.total4(acc, bias)
-    }
-}
-
-impl<S: Simd> Codes<S> for FourInBytes {
-    type Acc = S::Acc4;
-    const EIGHT: usize = 8 * PANEL;
-    const SHIFT: i32 = 0;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc4 {
-        s.start4(bias)
-    }
-    #[inline(always)]
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
-        // SAFETY: as the caller's; the second four inputs follow the first.
-        unsafe { s.codes(at.add(half * 4 * PANEL)) }
-    }
-    #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc4, w: S::Codes, x: *const i8) -> S::Acc4 {
-        // SAFETY: as the caller's.
-        unsafe { s.dot4(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc4, bias: i32) -> S::I32 {
-        s.total4(acc, bias)
-    }
-}
-
-impl<S: Simd> Codes<S> for Eight {
-    type Acc = S::Acc8;
-    const EIGHT: usize = 8 * PANEL;
-    const SHIFT: i32 = S::SHIFT8;
-    #[inline(always)]
-    fn start(s: S, bias: i32) -> S::Acc8 {
-        s.start8(bias)
-    }
-    #[inline(always)]
-    unsafe fn load(s: S, at: *const u8, half: usize) -> S::Codes {
-        // SAFETY: as the caller's; the second four inputs follow the first.
-        unsafe { s.codes(at.add(half * 4 * PANEL)) }
-    }
-    #[inline(always)]
-    unsafe fn dot(s: S, acc: S::Acc8, w: S::Codes, x: *const i8) -> S::Acc8 {
-        // SAFETY: as the caller's.
-        unsafe { s.dot8(acc, w, x) }
-    }
-    #[inline(always)]
-    fn total(s: S, acc: S::Acc8, bias: i32) -> S::I32 {
-        s.total8(acc, bias)
-    }
-}
-
 /// Adds one step to `count` lines of a list, in order: a row may have several.
 ///
 /// # Safety
 /// They are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn list<S: Simd, C: Codes<S>>(
+pub(super) unsafe fn list<S: Simd, C: Stored<S>>(
     s: S,
     step: &Step,
     lines: *const Line,
@@ -307,7 +215,7 @@ pub(super) unsafe fn list<S: Simd, C: Codes<S>>(
 /// # Safety
 /// The rows are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>>(
+pub(super) unsafe fn neighbours<S: Simd, C: Stored<S>>(
     s: S,
     step: &Step,
     lines: Neighbours,
@@ -337,7 +245,7 @@ pub(super) unsafe fn neighbours<S: Simd, C: Codes<S>>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
+unsafe fn panel<S: Simd, C: Stored<S>, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
     // SAFETY: as the caller's; a panel has four vectors.
     unsafe {
         if S::WIDE {
@@ -358,7 +266,7 @@ unsafe fn panel<S: Simd, C: Codes<S>, L: Lines, const R: usize>(s: S, step: &Ste
 unsafe fn tile<S, C, L, const R: usize, const V: usize>(s: S, step: &Step, first: usize, lines: L)
 where
     S: Simd,
-    C: Codes<S>,
+    C: Stored<S>,
     L: Lines,
 {
     // SAFETY: all pointers stay within the step's record and lines.
@@ -370,7 +278,7 @@ where
         let dots = dots::<S, C, L, R, V>(s, step, first, lines, bias);
         unroll!(v < V, {
             let column = (first + v) * LANES;
-            let scale = scale(s, step.half, step.scales, column);
+            let scale = plain(s, step.half, step.scales, column);
             // What it takes to get from one dot product to its sum differs, and is decided once.
             match step.kind {
                 UNIFORM => unroll!(r < R, {
@@ -388,7 +296,7 @@ where
                     });
                 }
                 _ => {
-                    let min = self::scale(s, step.half, step.offsets, column);
+                    let min = plain(s, step.half, step.offsets, column);
                     unroll!(r < R, {
                         let y = lines.y(r).add(column);
                         let dot = s.mul(s.to_f32(dots[r][v]), scale);
@@ -406,7 +314,7 @@ where
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
+unsafe fn dots<S: Simd, C: Stored<S>, L: Lines, const R: usize, const V: usize>(
     s: S,
     step: &Step,
     first: usize,
@@ -425,11 +333,11 @@ unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
         for eight in from..to {
             // SAFETY: all pointers stay within the step's record and lines.
             unsafe {
-                let codes = step.codes.add(eight * C::EIGHT + first * 64);
+                let codes = step.codes.add(eight * C::BITS * PANEL + first * 64);
                 for half in 0..2 {
-                    let mut w = [C::load(s, codes, half); V];
+                    let mut w = [C::four(s, codes, half); V];
                     unroll!(v < V, {
-                        w[v] = C::load(s, codes.add(v * 64), half);
+                        w[v] = C::four(s, codes.add(v * 64), half);
                     });
                     unroll!(r < R, {
                         let x = lines.x(r).add(eight * 8 + half * 4);
@@ -451,17 +359,5 @@ unsafe fn dots<S: Simd, C: Codes<S>, L: Lines, const R: usize, const V: usize>(
             return totals;
         }
         from = to;
-    }
-}
-
-/// 16 scales or minima from `column` on.
-///
-/// # Safety
-/// They are there.
-#[inline(always)]
-unsafe fn scale<S: Simd>(s: S, half: bool, at: *const u8, column: usize) -> S::F32 {
-    // SAFETY: as the caller's.
-    unsafe {
-        if half { s.load_f16(at.add(2 * column).cast()) } else { s.load(at.add(4 * column).cast()) }
     }
 }
