@@ -81,7 +81,7 @@ fn without_apples_headers(command: &mut Command) -> Outcome {
     Ok(())
 }
 
-/// Runs tests on an emulated processor: plain kernels in place of AVX, 64-bit Arm's own rules.
+/// Runs tests on an emulated processor: NEON in place of AVX, 64-bit Arm's own rules.
 fn emulate() -> Outcome {
     let (_, compiler, package) = TARGETS[0];
     for (program, package) in [(compiler, package), (EMULATOR, "qemu-user")] {
