@@ -3,14 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use tangor_device::model::Graph;
-use tangor_device::tensor::{Bytes, DType, Layout, MapGuard, Offset, map_file};
+use tangor_device::tensor::{Bytes, DType, Layout, MapGuard, Offset};
 use tangor_device::{
-    Activations, Batch, Device, DeviceError, KvSpec, KvType, PackedBytes, PackedCache, PackedKey,
-    PackedWriter, Prepare, Segment, Span,
+    Activations, KvType, PackedBytes, PackedCache, PackedKey, PackedWriter, Segment,
 };
 use tangor_device_cpu::{CpuDevice, CpuOptions};
 use tangor_testkit::drive::Driver;
@@ -282,49 +279,56 @@ fn a_cache_that_fails_is_done_without() {
     assert_eq!(full.0.0.lock().unwrap().written, 0, "half of it is nothing");
 }
 
-/// Weights in a file, as the store has them.
+/// Files that change while they are mapped.
 #[cfg(unix)]
-#[derive(Debug)]
-struct OnDisk(Memory, File);
+mod lost {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+    use tangor_device::tensor::map_file;
+    use tangor_device::{Batch, Device, DeviceError, KvSpec, Prepare, Span};
 
-#[cfg(unix)]
-impl PackedCache for OnDisk {
-    fn find(&self, key: &PackedKey) -> Option<PackedBytes> {
-        let found = self.0.find(key)?;
-        (&self.1).write_all(&found.data).unwrap();
-        let (data, guard) = map_file(&self.1).unwrap();
-        Some(PackedBytes { data, guard, ..found })
-    }
-    fn create(&self, _: &PackedKey, _: u64) -> Option<Box<dyn PackedWriter>> {
-        None
-    }
-    fn discard(&self, _: &PackedKey) {}
-}
+    /// Weights in a file, as the store has them.
+    #[derive(Debug)]
+    struct OnDisk(Memory, File);
 
-#[cfg(unix)]
-#[test]
-fn weights_that_are_lost_while_they_are_in_use_end_in_an_error() {
-    let (graph, _, cache) = warm(layouts()[0]);
-    let disk = OnDisk(cache, tempfile::tempfile().unwrap());
-    let device = device();
-    let segment = Segment { packed: Some(&disk), ..Segment::whole(&graph) };
-    let options = Prepare { activations: Activations::Int8, context: 64, max_rows: 64 };
-    let mut runnable = device.prepare(&segment, options, &mut |_| {}).unwrap();
-    let hyper = &graph.hyper;
-    let mut kv = device
-        .kv_cache(&KvSpec {
-            layers: hyper.layers,
-            kv_heads: hyper.kv_heads,
-            head_dim: hyper.head_dim,
-            page_tokens: 32,
-            pages: 1,
-            dtype: KvType::F16,
-        })
-        .unwrap();
-    let spans = [Span { rows: 0..20, start: 0, pages: &[0], rope: graph.rope.variant(20) }];
-    let batch = Batch { tokens: &TOKENS, spans: &spans, logit_rows: &[19] };
-    let mut run = || runnable.run(&batch, kv.as_mut(), &[], &mut [Vec::new()]);
-    assert_eq!(run(), Ok(()));
-    disk.1.set_len(0).unwrap();
-    assert_eq!(run(), Err(DeviceError::WeightsChanged));
+    impl PackedCache for OnDisk {
+        fn find(&self, key: &PackedKey) -> Option<PackedBytes> {
+            let found = self.0.find(key)?;
+            (&self.1).write_all(&found.data).unwrap();
+            let (data, guard) = map_file(&self.1).unwrap();
+            Some(PackedBytes { data, guard, ..found })
+        }
+        fn create(&self, _: &PackedKey, _: u64) -> Option<Box<dyn PackedWriter>> {
+            None
+        }
+        fn discard(&self, _: &PackedKey) {}
+    }
+
+    #[test]
+    fn weights_that_are_lost_while_they_are_in_use_end_in_an_error() {
+        let (graph, _, cache) = warm(layouts()[0]);
+        let disk = OnDisk(cache, tempfile::tempfile().unwrap());
+        let device = device();
+        let segment = Segment { packed: Some(&disk), ..Segment::whole(&graph) };
+        let options = Prepare { activations: Activations::Int8, context: 64, max_rows: 64 };
+        let mut runnable = device.prepare(&segment, options, &mut |_| {}).unwrap();
+        let hyper = &graph.hyper;
+        let mut kv = device
+            .kv_cache(&KvSpec {
+                layers: hyper.layers,
+                kv_heads: hyper.kv_heads,
+                head_dim: hyper.head_dim,
+                page_tokens: 32,
+                pages: 1,
+                dtype: KvType::F16,
+            })
+            .unwrap();
+        let spans = [Span { rows: 0..20, start: 0, pages: &[0], rope: graph.rope.variant(20) }];
+        let batch = Batch { tokens: &TOKENS, spans: &spans, logit_rows: &[19] };
+        let mut run = || runnable.run(&batch, kv.as_mut(), &[], &mut [Vec::new()]);
+        assert_eq!(run(), Ok(()));
+        disk.1.set_len(0).unwrap();
+        assert_eq!(run(), Err(DeviceError::WeightsChanged));
+    }
 }
