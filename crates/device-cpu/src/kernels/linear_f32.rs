@@ -21,6 +21,9 @@ const CHUNK: usize = 32;
 /// Vectors per panel.
 const VECTORS: usize = PANEL / LANES;
 
+/// Weights of one input, once they are widened.
+type Wide = MaybeUninit<[f32; PANEL]>;
+
 /// One panel of outputs for a block of at most [`BLOCK`] rows.
 #[derive(Debug)]
 pub(crate) struct LinearF32<'a> {
@@ -48,7 +51,7 @@ impl Op for LinearF32<'_> {
         // `(rows, 64)` sums; only the rows that there are get written.
         let mut block = MaybeUninit::<[[f32; PANEL]; BLOCK]>::uninit();
         let sums = block.as_mut_ptr().cast::<f32>();
-        let mut wide = [[0.0_f32; PANEL]; CHUNK];
+        let mut wide = [const { Wide::uninit() }; CHUNK];
         let chunk = match self.weight {
             Packed::Codes(w) => w.step(GROUP),
             Packed::Dense(_) => CHUNK,
@@ -100,7 +103,7 @@ impl Op for LinearF32<'_> {
 
 /// Widens 16-bit elements from the beginning of `panel`.
 #[inline(always)]
-fn widen<S: Simd>(s: S, w: &PackedDense, panel: &[u8], out: &mut [[f32; PANEL]]) {
+fn widen<S: Simd>(s: S, w: &PackedDense, panel: &[u8], out: &mut [Wide]) {
     assert!(panel.len() >= out.len() * PANEL * 2);
     let from = panel.as_ptr().cast::<u16>();
     for (k, out) in out.iter_mut().enumerate() {
@@ -112,7 +115,7 @@ fn widen<S: Simd>(s: S, w: &PackedDense, panel: &[u8], out: &mut [[f32; PANEL]])
                     DType::F16 => s.load_f16(at),
                     _ => s.load_bf16(at),
                 };
-                s.store(out.as_mut_ptr().add(v * LANES), x);
+                s.store(out.as_mut_ptr().cast::<f32>().add(v * LANES), x);
             }
         }
     }
@@ -120,13 +123,7 @@ fn widen<S: Simd>(s: S, w: &PackedDense, panel: &[u8], out: &mut [[f32; PANEL]])
 
 /// Computes the weights of the step that starts at input `first`.
 #[inline(always)]
-fn dequantise<S: Simd>(
-    s: S,
-    w: &PackedCodes,
-    panel: usize,
-    first: usize,
-    out: &mut [[f32; PANEL]; CHUNK],
-) {
+fn dequantise<S: Simd>(s: S, w: &PackedCodes, panel: usize, first: usize, out: &mut [Wide; CHUNK]) {
     let (record, inputs) = (w.record(panel, first / w.group), w.step(GROUP));
     let mut unpacked = Unpacked::uninit();
     unpacked.fill_codes(s, w, &record, first % w.group, inputs);
@@ -145,7 +142,7 @@ fn dequantise<S: Simd>(
                     true => s.add(s.mul(scale, code), offset),
                     false => s.mul(scale, s.sub(code, offset)),
                 };
-                s.store(out.as_mut_ptr().add(column), x);
+                s.store(out.as_mut_ptr().cast::<f32>().add(column), x);
             }
         }
     }
