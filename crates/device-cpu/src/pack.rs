@@ -150,9 +150,9 @@ impl Packed {
 pub(crate) struct Record<'a> {
     /// The factors of its block.
     pub(crate) header: &'a [u8],
-    /// All that follows.
-    pub(crate) whole: &'a [u8],
     pub(crate) codes: &'a [u8],
+    /// Scales, then offsets.
+    pub(crate) numbers: &'a [u8],
     pub(crate) scales: &'a [u8],
     pub(crate) offsets: &'a [u8],
 }
@@ -354,7 +354,7 @@ impl PackedCodes {
         let whole = &records[index * self.record_bytes()..][..self.record_bytes()];
         let (codes, numbers) = whole.split_at(self.code_bytes());
         let (scales, offsets) = numbers.split_at(PANEL * self.scale_bytes());
-        Record { header, whole, codes, scales, offsets }
+        Record { header, codes, numbers, scales, offsets }
     }
 
     /// The blocks of one panel.

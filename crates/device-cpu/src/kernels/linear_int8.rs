@@ -28,12 +28,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::rounding::GROUP;
 
+mod ahead;
 mod codes;
 mod row;
 mod tile;
+use ahead::ask;
 use codes::{Bits4, Bits4InBytes, Bits8, Stored};
 pub(super) use codes::{FOUR, Unpacked};
-use row::ask_ahead;
 pub(crate) use row::{HALF, HALVES, Row8};
 use tile::{Line, Lines, MIN, Neighbours, Step, UNIFORM, ZERO, neighbours, offset};
 
@@ -97,7 +98,10 @@ impl Linear8<'_> {
             for index in 0..w.records {
                 let record = w.record_of(block, index);
                 if few {
-                    ask_ahead(s, record.whole, 0, PANEL * 4);
+                    ask(s, record.numbers);
+                    if !C::FROM_MEMORY {
+                        ask(s, record.codes);
+                    }
                 }
                 self.record::<S, C>(s, few, &record, first, &mut scratch);
                 first += w.group;

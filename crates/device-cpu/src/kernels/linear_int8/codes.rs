@@ -17,6 +17,8 @@ pub(super) trait Stored<S: Simd> {
     type Acc: Copy;
     /// Bits that a code takes in memory.
     const BITS: usize;
+    /// Whether tiles read them where weights are stored, never from a buffer.
+    const FROM_MEMORY: bool = false;
     /// What [`Stored::dot`] takes every code less.
     const SHIFT: i32;
     fn start(s: S, bias: i32) -> Self::Acc;
@@ -84,6 +86,7 @@ macro_rules! multiplied {
 impl<S: Simd> Stored<S> for Bits4 {
     multiplied!(below 16);
     const BITS: usize = 4;
+    const FROM_MEMORY: bool = true;
     #[inline(always)]
     unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.

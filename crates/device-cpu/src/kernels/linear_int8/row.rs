@@ -3,7 +3,8 @@
 //! It reads a panel from beginning to end and keeps the sums in registers. What it computes is what
 //! a tile of one row computes, in the same order.
 
-use super::codes::{Bits4, Bits5, Bits6, Bits8, Stored, number};
+use super::ahead::{ask, ask_line};
+use super::codes::{Bits4, Bits5, Bits6, Bits8, FOUR, Stored, number};
 use super::{GROUP, put_row};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
@@ -15,10 +16,6 @@ use std::ops::Range;
 pub(crate) const HALF: usize = PANEL / 2;
 /// Halves of a panel.
 pub(crate) const HALVES: usize = 2;
-
-/// How far ahead of the kernel its weights are asked for: beyond what processors fetch by
-/// themselves, above all across the borders of pages.
-const AHEAD: usize = 4096;
 
 /// Some outputs of one row.
 #[derive(Debug)]
@@ -111,7 +108,7 @@ impl Row8<'_> {
             // SAFETY: a header that is not empty holds as many factors as outputs.
             let factors = unsafe { Factors::load(s, header, first * LANES) };
             for record in records.chunks_exact(w.record_bytes()) {
-                ask_ahead(s, record, first * 64, V * 64);
+                ask(s, &record[w.code_bytes()..]);
                 // SAFETY: all pointers stay within the record and the row.
                 unsafe {
                     let scales = record.as_ptr().add(w.code_bytes());
@@ -299,25 +296,12 @@ unsafe fn eights<S: Simd, C: Stored<S>, const N: usize, const V: usize>(
             let x = x.add(eight * 8);
             unroll!(v < V, {
                 let at = codes.add(v * 64);
+                for line in eight * C::BITS / 4..(eight + 1) * C::BITS / 4 {
+                    ask_line(s, at.wrapping_add(line * FOUR));
+                }
                 acc[v] = C::dot(s, acc[v], C::four(s, at, 2 * eight), x);
                 acc[v] = C::dot(s, acc[v], C::four(s, at, 2 * eight + 1), x.add(4));
             });
         });
-    }
-}
-
-/// Asks for what follows a record, `bytes` of every 256 from `first` on: those of the vectors in
-/// question.
-#[inline(always)]
-pub(super) fn ask_ahead<S: Simd>(s: S, record: &[u8], first: usize, bytes: usize) {
-    let ahead = record.as_ptr().wrapping_add(AHEAD);
-    let mut at = first;
-    while at < record.len() {
-        let mut line = 0;
-        while line < bytes {
-            s.prefetch(ahead.wrapping_add(at + line));
-            line += 64;
-        }
-        at += 4 * LANES * 4;
     }
 }

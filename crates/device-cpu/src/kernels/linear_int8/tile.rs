@@ -4,7 +4,8 @@
 //! Every array of sums is indexed by constants alone ([`unroll!`]): otherwise it would live in
 //! memory and not in registers.
 
-use super::codes::{Stored, plain};
+use super::ahead::ask_line;
+use super::codes::{FOUR, Stored, plain};
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, unroll};
 
@@ -338,6 +339,9 @@ unsafe fn dots<S: Simd, C: Stored<S>, L: Lines, const R: usize, const V: usize>(
                     let mut w = [C::four(s, codes, half); V];
                     unroll!(v < V, {
                         w[v] = C::four(s, codes.add(v * 64), half);
+                        if C::FROM_MEMORY && half < C::BITS / 4 {
+                            ask_line(s, codes.add(half * FOUR + v * 64));
+                        }
                     });
                     unroll!(r < R, {
                         let x = lines.x(r).add(eight * 8 + half * 4);
