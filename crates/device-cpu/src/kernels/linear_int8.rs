@@ -97,11 +97,9 @@ impl Linear8<'_> {
         for block in w.panel(self.panel).chunks_exact(w.block_bytes()) {
             for index in 0..w.records {
                 let record = w.record_of(block, index);
-                if few {
-                    ask(s, record.numbers);
-                    if !C::FROM_MEMORY {
-                        ask(s, record.codes);
-                    }
+                ask(s, record.numbers);
+                if !C::FROM_MEMORY {
+                    ask(s, record.codes);
                 }
                 self.record::<S, C>(s, few, &record, first, &mut scratch);
                 first += w.group;
