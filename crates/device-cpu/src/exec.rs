@@ -338,7 +338,7 @@ impl Run<'_> {
         let block = self.block(rows, panels);
         let blocks = rows.div_ceil(block);
         self.pool.run(panels * blocks, |tile, _| {
-            let (panel, first) = (tile / blocks, tile % blocks * block);
+            let (panel, first) = (tile % panels, tile / panels * block);
             let rows = first..(first + block).min(rows);
             match (weight, rounded) {
                 (Packed::Codes(weight), Some(x)) => {

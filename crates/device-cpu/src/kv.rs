@@ -45,30 +45,36 @@ impl BlockShape {
     }
 
     /// Tokens, padded: the distance of a key's elements.
+    #[inline(always)]
     pub(crate) fn padded_tokens(&self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
 
     /// Head dimension, padded: the distance of values.
+    #[inline(always)]
     pub(crate) fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(LANES)
     }
 
     /// Whether attention multiplies bf16.
+    #[inline(always)]
     pub(crate) fn narrow(&self) -> bool {
         matches!(self.dtype, KvType::Bf16 | KvType::Int8)
     }
 
     /// Scales per head and token of keys, in 8 bits.
+    #[inline(always)]
     fn key_groups(&self) -> usize {
         self.head_dim.div_ceil(KEY_GROUP)
     }
 
     /// Scales per head and token of values, in 8 bits.
+    #[inline(always)]
     fn value_groups(&self) -> usize {
         self.head_dim.div_ceil(VALUE_GROUP)
     }
 
+    #[inline(always)]
     fn element(&self) -> usize {
         match self.dtype {
             KvType::F32 => 4,
@@ -78,20 +84,24 @@ impl BlockShape {
     }
 
     /// Bytes of keys, or where the values begin. There are whole pairs of everything.
+    #[inline(always)]
     fn values_at(&self) -> usize {
         self.head_dim.next_multiple_of(2) * self.padded_tokens() * self.element()
     }
 
+    #[inline(always)]
     fn key_scales_at(&self) -> usize {
         let values = self.tokens.next_multiple_of(2) * self.padded_dim() * self.element();
         self.values_at() + values.next_multiple_of(64)
     }
 
+    #[inline(always)]
     fn value_scales_at(&self) -> usize {
         self.key_scales_at() + self.key_groups() * self.padded_tokens() * 2
     }
 
     /// Bytes of a block.
+    #[inline(always)]
     pub(crate) fn bytes(&self) -> usize {
         let scales = if self.dtype == KvType::Int8 {
             // A vector of them is read at once.

@@ -7,6 +7,7 @@
 use crate::simd::{LANES, Simd, unroll};
 use half::bf16;
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP};
 
 /// A matrix of pairs, `(pairs, columns, 2)`, in any form that can be made bf16 as it is read.
@@ -175,26 +176,40 @@ pub(crate) unsafe fn products<S: Simd, B: Source<S>, const R: usize, const V: us
     acc
 }
 
-/// Adds `R` rows of `a` times `V` vectors of columns of `b` from a column on, over some pairs of
-/// `b`; the first of `a` is that of pair 0.
+/// Adds to `sums`, `(R, V, 16)`, `R` rows of `a` times `V` vectors of columns of `b` from a column
+/// on, over some pairs of `b`; the first of `a` is that of pair 0.
 ///
 /// # Safety
 /// All is there.
 #[inline(always)]
 pub(crate) unsafe fn add_products<S: Simd, B: Source<S>, const R: usize, const V: usize>(
     s: S,
-    acc: &mut [[S::F32; V]; R],
+    sums: *mut f32,
     pairs: Range<usize>,
     a: Rows16,
     (b, column): (B, usize),
     distance: isize,
 ) {
-    let b = std::array::from_fn(|v| (b, column + v * LANES));
+    let mut columns = [(b, column); V];
+    let mut acc = [[s.splat(0.0); V]; R];
     // SAFETY: as the caller's.
     unsafe {
+        unroll!(v < V, {
+            columns[v].1 += v * LANES;
+        });
+        unroll!(r < R, {
+            unroll!(v < V, {
+                acc[r][v] = s.load(sums.add((r * V + v) * LANES));
+            });
+        });
         for pair in pairs {
-            accumulate::<S, B, R, V>(s, acc, (a, pair), (b, pair), distance);
+            accumulate::<S, B, R, V>(s, &mut acc, (a, pair), (columns, pair), distance);
         }
+        unroll!(r < R, {
+            unroll!(v < V, {
+                s.store(sums.add((r * V + v) * LANES), acc[r][v]);
+            });
+        });
     }
 }
 
@@ -217,6 +232,9 @@ unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize>(
             columns[v] = b.load(s, pair, column);
         });
         unroll!(r < R, {
+            // One row after the other: the compiler would load all their pairs first, and run out
+            // of registers for the sums.
+            compiler_fence(Ordering::SeqCst);
             let x = a.pair(s, r, a_pair);
             unroll!(v < V, {
                 acc[r][v] = s.dot_pairs(acc[r][v], x, columns[v]);

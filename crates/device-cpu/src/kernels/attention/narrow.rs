@@ -16,6 +16,7 @@ use crate::kernels::pairs::{Codes, Pairs, Rows16, Source, add_products, products
 use crate::kv::BlockShape;
 use crate::simd::{LANES, Op, Simd, math, unroll};
 use half::bf16;
+use std::hint::black_box;
 use std::ops::Range;
 
 /// Tokens that are reduced together, about.
@@ -28,11 +29,13 @@ const DIRECT: usize = 6;
 const TILE: usize = 6;
 
 /// Pages that are reduced together.
+#[inline(always)]
 pub(crate) fn block_pages(shape: &BlockShape) -> usize {
     if shape.narrow() { (BLOCK / shape.tokens).max(1) } else { 1 }
 }
 
 /// Elements of a query in memory.
+#[inline(always)]
 pub(crate) fn query_len(head_dim: usize) -> usize {
     head_dim.next_multiple_of(2)
 }
@@ -512,31 +515,31 @@ impl AttendNarrow<'_> {
     ) -> usize {
         let (tokens, padded) = (self.look.shape.tokens, self.look.shape.padded_tokens());
         let slots = weights.len() / R;
-        let mut acc = [[s.splat(0.0); V]; R];
+        // From page to page sums go through memory that the compiler cannot see through: registers
+        // for all of them over two nested loops are more than it manages without copies.
+        let mut sums = [[[0.0_f32; LANES]; V]; R];
+        let sums = black_box(&mut sums).as_mut_ptr().cast::<f32>();
         for page in tile.any.0 / tokens..tile.any.1.div_ceil(tokens) {
             let low = tile.any.0.saturating_sub(page * tokens);
             let high = (tile.any.1 - page * tokens).min(tokens);
             let weights = &weights[page * padded..][..(R - 1) * slots + padded];
             let weights = Rows16 { at: weights.as_ptr(), stride: slots };
-            // SAFETY: pages have values of all tokens, in whole pairs.
+            let (pairs, from) = (low / 2..high.div_ceil(2), (pages.values(page), column));
+            // SAFETY: pages have values of all tokens, in whole pairs; there are sums of `R` rows.
             unsafe {
-                let from = (pages.values(page), column);
-                add_products::<S, B::Values, R, V>(
-                    s,
-                    &mut acc,
-                    low / 2..high.div_ceil(2),
-                    weights,
-                    from,
-                    block.distance,
-                );
+                let distance = block.distance;
+                add_products::<S, B::Values, R, V>(s, sums, pairs, weights, from, distance);
             }
         }
-        unroll!(r < R, {
-            unroll!(v < V, {
-                // SAFETY: the target has `R` rows of all columns.
-                unsafe { out.put(s, r, column + v * LANES, acc[r][v]) }
-            });
-        });
+        for row in 0..R {
+            for v in 0..V {
+                // SAFETY: the target has `R` rows of all columns, and the sums as many.
+                unsafe {
+                    let x = s.load(sums.add((row * V + v) * LANES));
+                    out.put(s, row, column + v * LANES, x);
+                }
+            }
+        }
         V
     }
 
