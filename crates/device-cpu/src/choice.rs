@@ -129,7 +129,8 @@ impl Sample {
     fn run(&mut self, isa: Isa) {
         if let Packed::Codes(weight) = &self.weight {
             let (x, y) = (&self.x, Shared::new(&mut self.y));
-            dispatch(isa, Linear8 { weight, bias: None, x, panel: 0, rows: 0..Self::ROWS, y });
+            let rows = 0..Self::ROWS;
+            dispatch(isa, Linear8 { weight, bias: None, x, panel: 0, rows, gated: None, y });
         }
     }
 }

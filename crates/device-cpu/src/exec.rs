@@ -13,11 +13,11 @@ use crate::kernels::rows::{RowOp, RowTask};
 use crate::kv::CpuKv;
 use crate::pack::{PANEL, Packed};
 use crate::pool::Pool;
-use crate::program::{Action, Place, Program, Step};
+use crate::program::{Action, Linear, Place, Program, Step};
 use crate::simd::dispatch;
 use std::ops::Range;
 use std::sync::Arc;
-use tangor_device::model::ir::{Hyper, Rows};
+use tangor_device::model::ir::{Activation, Hyper, Rows};
 use tangor_device::model::rope::Rope;
 use tangor_device::{Batch, DeviceError, KvCache, Runnable};
 
@@ -199,9 +199,19 @@ impl Run<'_> {
                 });
                 self.round(memory, place);
             }
-            Action::Linear { weight, bias, rounded } => {
-                self.linear(step, memory, weight, bias.as_deref(), *rounded);
-                self.round(memory, &step.writes[0]);
+            Action::Linear(linear) => {
+                let (from, to) = (&step.reads[0], &step.writes[0]);
+                match &linear.gate {
+                    Some((act, gate)) if self.rows(to) > 1 => {
+                        self.linear(from, &gate.writes[0], memory, linear, Some(*act));
+                        self.round(memory, &gate.writes[0]);
+                    }
+                    gate => {
+                        self.linear(from, to, memory, linear, None);
+                        self.round(memory, to);
+                        gate.iter().for_each(|(_, gate)| self.row_step(gate, memory));
+                    }
+                }
             }
             Action::Attention(op) => {
                 self.attention(op, step, memory, kv)?;
@@ -312,21 +322,22 @@ impl Run<'_> {
         rows.div_ceil(blocks).next_multiple_of(6).clamp(6, BLOCK)
     }
 
+    /// A linear, gated or as it is: a single row is gated afterwards.
     fn linear(
         &self,
-        step: &Step,
+        from: &Place,
+        to: &Place,
         memory: &mut Memory,
-        weight: &Packed,
-        bias: Option<&[f32]>,
-        rounded: bool,
+        linear: &Linear,
+        gated: Option<Activation>,
     ) {
-        let (from, to) = (&step.reads[0], &step.writes[0]);
+        let (weight, bias) = (&*linear.weight, linear.bias.as_deref());
         let rows = self.rows(to);
         self.write(memory, to);
         let mut out = std::mem::take(&mut memory.slots[to.slot]);
         let y = Shared::new(out.get_mut(rows * to.width));
         let x = self.read(memory, from);
-        let rounded = from.rounded.filter(|_| rounded).map(|slot| &memory.rounded[slot]);
+        let rounded = from.rounded.filter(|_| linear.rounded).map(|slot| &memory.rounded[slot]);
         if let (Packed::Codes(weight), Some(x), 1) = (weight, rounded, rows) {
             self.pool.run_grains(to.width.div_ceil(HALF), HALVES, |halves, _| {
                 dispatch(self.isa, Row8 { weight, bias, x, halves, y });
@@ -334,15 +345,16 @@ impl Run<'_> {
             memory.slots[to.slot] = out;
             return;
         }
-        let panels = weight.outputs().div_ceil(PANEL);
+        let panels = to.width.div_ceil(PANEL);
         let block = self.block(rows, panels);
         let blocks = rows.div_ceil(block);
+        // A thread's share is neighbouring tiles: panel by panel through rows of its own.
         self.pool.run(panels * blocks, |tile, _| {
             let (panel, first) = (tile % panels, tile / panels * block);
             let rows = first..(first + block).min(rows);
             match (weight, rounded) {
                 (Packed::Codes(weight), Some(x)) => {
-                    dispatch(self.isa, Linear8 { weight, bias, x, panel, rows, y });
+                    dispatch(self.isa, Linear8 { weight, bias, x, panel, rows, gated, y });
                 }
                 _ => dispatch(self.isa, LinearF32 { weight, bias, x, panel, rows, y }),
             }

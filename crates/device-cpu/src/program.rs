@@ -2,7 +2,7 @@
 //! every value. Values that are never needed at the same time share a slot.
 
 use crate::kept::{self, Keeper};
-use crate::pack::{PackError, Packed};
+use crate::pack::{PANEL, PackError, Packed};
 use crate::pool::Pool;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,12 +18,23 @@ pub(crate) enum Action {
     Embed { table: Table },
     RmsNorm { gain: Vec<f32>, eps: f32 },
     AddRmsNorm { gain: Vec<f32>, eps: f32 },
-    Linear { weight: Arc<Packed>, bias: Option<Vec<f32>>, rounded: bool },
+    Linear(Linear),
     Attention(Attention),
     Gated(Activation),
     Add,
     Scale(f32),
     SelectRows,
+}
+
+/// A linear.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Arc<Packed>,
+    pub(crate) bias: Option<Vec<f32>>,
+    /// Whether it reads its input in 8 bits.
+    pub(crate) rounded: bool,
+    /// The step that gates the outputs and alone reads them, and its function.
+    pub(crate) gate: Option<(Activation, Box<Step>)>,
 }
 
 /// Where the rows of an embedding are.
@@ -137,6 +148,7 @@ impl Compiler<'_> {
             }
         }
         let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
+        let steps = self.fuse_gates(nodes, steps);
         Ok(Program {
             steps,
             inputs: at(&self.segment.inputs),
@@ -146,6 +158,39 @@ impl Compiler<'_> {
             weight_bytes: packed.values().map(|w| w.bytes() as u64).sum(),
             guard,
         })
+    }
+
+    /// Whether the node after a linear gates its outputs and alone reads them, and there is a kernel
+    /// that does both.
+    fn gates(&self, nodes: &[Node], linear: usize) -> bool {
+        let [Node { op, outputs, .. }, gate, ..] = &nodes[linear..] else { return false };
+        let Op::Gated(_) = gate.op else { return false };
+        let [id] = outputs[..] else { return false };
+        let inputs = nodes.iter().flat_map(|node| &node.inputs);
+        let readers = inputs.chain(&self.segment.outputs).filter(|&&input| input == id).count();
+        let width = self.segment.graph.value(id).width;
+        self.rounds(op)
+            && gate.inputs[..] == outputs[..]
+            && readers == 1
+            && width.is_multiple_of(2 * PANEL)
+    }
+
+    /// Makes one step of a linear and its gate.
+    fn fuse_gates(&self, nodes: &[Node], steps: Vec<Step>) -> Vec<Step> {
+        let mut fused: Vec<Step> = Vec::with_capacity(steps.len());
+        for (index, step) in steps.into_iter().enumerate() {
+            if let Action::Gated(act) = step.action
+                && index > 0
+                && self.gates(nodes, index - 1)
+                && let Some(Action::Linear(linear)) = fused.last_mut().map(|step| &mut step.action)
+                && matches!(*linear.weight, Packed::Codes(_))
+            {
+                linear.gate = Some((act, Box::new(step)));
+            } else {
+                fused.push(step);
+            }
+        }
+        fused
     }
 
     /// Every value's place, and the number of slots of both kinds. A slot is free again after the
@@ -158,7 +203,8 @@ impl Compiler<'_> {
         let mut plain: HashSet<ValueId> = self.segment.outputs.iter().copied().collect();
         for (index, node) in nodes.iter().enumerate() {
             for &id in &node.inputs {
-                last.insert(id, index);
+                // What a linear reads it still reads while it writes what its gate writes.
+                last.insert(id, index + usize::from(self.gates(nodes, index)));
                 if self.rounds(&node.op) {
                     rounded.insert(id, index);
                 } else {
@@ -224,11 +270,12 @@ impl Compiler<'_> {
             Op::AddRmsNorm { gain, eps } => {
                 Action::AddRmsNorm { gain: vector(graph, *gain), eps: *eps }
             }
-            Op::Linear { weight, bias } => Action::Linear {
+            Op::Linear { weight, bias } => Action::Linear(Linear {
                 weight: self.pack(node, *weight, packed, keeper)?,
                 bias: bias.map(|bias| vector(graph, bias)),
                 rounded: self.rounds(op),
-            },
+                gate: None,
+            }),
             Op::Attention(a) => {
                 if a.head_dim > crate::kernels::rope::MAX_HEAD
                     || a.heads / a.kv_heads > crate::kernels::attention::MAX_GROUP

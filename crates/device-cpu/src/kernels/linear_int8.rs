@@ -22,10 +22,12 @@
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
+use crate::kernels::rows::gate_row;
 use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales};
 use crate::simd::{LANES, Op, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use tangor_device::model::ir::Activation;
 use tangor_device::rounding::GROUP;
 
 mod ahead;
@@ -54,7 +56,10 @@ pub(crate) struct Linear8<'a> {
     pub(crate) x: &'a Rows8,
     pub(crate) panel: usize,
     pub(crate) rows: Range<usize>,
-    /// `(rows, outputs)`; nobody else writes these rows and outputs.
+    /// `act(gate) * up` instead, where the first half of the outputs are gates, in whole panels, of
+    /// which the panel is one.
+    pub(crate) gated: Option<Activation>,
+    /// `(rows, outputs)`, gated half of them; nobody else writes these rows and outputs.
     pub(crate) y: Shared<'a, f32>,
 }
 
@@ -67,6 +72,7 @@ impl Op for Linear8<'_> {
         assert_eq!(x.groups(), w.inputs.div_ceil(x.group()), "activations do not fit the weight");
         assert!(self.rows.end <= x.rows() && self.rows.len() <= BLOCK);
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
+        assert!(self.gated.is_none() || w.outputs.is_multiple_of(2 * PANEL), "no whole panels");
         let few = self.rows.len() < UNPACK;
         match (w.bits == 4, few) {
             (true, true) => self.panel::<S, Bits4>(s, few),
@@ -79,34 +85,49 @@ impl Op for Linear8<'_> {
 }
 
 impl Linear8<'_> {
-    /// All steps of the panel.
+    /// All steps of the panel, and of the one whose outputs it gates.
     #[inline(always)]
     fn panel<S: Simd, C: Stored<S>>(&self, s: S, few: bool) {
         let w = self.weight;
-        // Only the rows that there are get written, zeros included.
-        let mut block = MaybeUninit::<Block>::uninit();
-        let sums = block.as_mut_ptr().cast::<f32>();
-        // SAFETY: the block has room for more rows.
-        unsafe { sums.write_bytes(0, self.rows.len() * PANEL) };
+        let panels = [self.panel, self.panel + w.outputs / PANEL / 2];
+        let panels = if self.gated.is_some() { &panels[..] } else { &panels[..1] };
+        let mut blocks = MaybeUninit::<[Block; 2]>::uninit();
         let mut unpacked = Unpacked::uninit();
         let mut offsets = MaybeUninit::<[f32; BLOCK]>::uninit();
         let mut list = MaybeUninit::<[Line; 2 * BLOCK]>::uninit();
         let (offsets, list) = (offsets.as_mut_ptr().cast(), list.as_mut_ptr().cast::<Line>());
-        let mut scratch = Scratch { sums, offsets, list, unpacked: &mut unpacked };
-        let mut first = 0;
-        for block in w.panel(self.panel).chunks_exact(w.block_bytes()) {
-            for index in 0..w.records {
-                let record = w.record_of(block, index);
-                ask(s, record.numbers);
-                if !C::FROM_MEMORY {
-                    ask(s, record.codes);
+        let mut sums = blocks.as_mut_ptr().cast::<Block>();
+        for &panel in panels {
+            // Only the rows that there are get written, zeros included.
+            // SAFETY: the block has room for more rows.
+            unsafe { sums.cast::<f32>().write_bytes(0, self.rows.len() * PANEL) };
+            let mut scratch = Scratch { sums: sums.cast(), offsets, list, unpacked: &mut unpacked };
+            let mut first = 0;
+            for block in w.panel(panel).chunks_exact(w.block_bytes()) {
+                for index in 0..w.records {
+                    let record = w.record_of(block, index);
+                    ask(s, record.numbers);
+                    if !C::FROM_MEMORY {
+                        ask(s, record.codes);
+                    }
+                    self.record::<S, C>(s, few, &record, first, &mut scratch);
+                    first += w.group;
                 }
-                self.record::<S, C>(s, few, &record, first, &mut scratch);
-                first += w.group;
+            }
+            // SAFETY: there are two blocks, and at most two panels.
+            sums = unsafe { sums.add(1) };
+        }
+        let first: *const Block = blocks.as_ptr().cast();
+        // SAFETY: the rows of as many blocks as there are panels were zeroed, and then summed up.
+        unsafe {
+            let rows = |block: *const Block| {
+                std::slice::from_raw_parts(block.cast::<[f32; PANEL]>(), self.rows.len())
+            };
+            match self.gated {
+                None => self.finish(s, rows(first)),
+                Some(act) => self.finish_gated(s, act, rows(first), rows(first.add(1))),
             }
         }
-        // SAFETY: these rows were zeroed, and then summed up.
-        self.finish(s, unsafe { std::slice::from_raw_parts(sums.cast(), self.rows.len()) });
     }
 
     /// All steps of the record whose inputs are `first..` of the weight.
@@ -208,6 +229,32 @@ impl Linear8<'_> {
             let y = unsafe { self.y.part(at..at + count) };
             let bias = self.bias.map(|bias| &bias[first..first + count]);
             put_row(s, sums, bias, y);
+        }
+    }
+
+    /// Adds the biases and writes the gated block where it belongs.
+    #[inline(always)]
+    fn finish_gated<S: Simd>(
+        &self,
+        s: S,
+        act: Activation,
+        gates: &[[f32; PANEL]],
+        ups: &[[f32; PANEL]],
+    ) {
+        let outputs = self.weight.outputs / 2;
+        let first = self.panel * PANEL;
+        for (row, (gate, up)) in self.rows.clone().zip(gates.iter().zip(ups)) {
+            let at = row * outputs + first;
+            // SAFETY: whoever makes a `Linear8` has these rows and outputs to itself.
+            let y = unsafe { self.y.part(at..at + PANEL) };
+            let Some(bias) = self.bias else {
+                gate_row(s, act, gate, up, y);
+                continue;
+            };
+            let mut sums = [[0.0; PANEL]; 2];
+            put_row(s, gate, Some(&bias[first..first + PANEL]), &mut sums[0]);
+            put_row(s, up, Some(&bias[outputs + first..][..PANEL]), &mut sums[1]);
+            gate_row(s, act, &sums[0], &sums[1], y);
         }
     }
 }

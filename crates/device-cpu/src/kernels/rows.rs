@@ -67,7 +67,7 @@ impl Op for RowTask<'_> {
                 RowOp::Gated { gate, up, stride, act } => {
                     let (gate, up) = (&gate[row * stride..], &up[row * stride..]);
                     let (gate, up) = (&gate[..self.width], &up[..self.width]);
-                    zip(s, gate, up, out, Gate(act));
+                    gate_row(s, act, gate, up, out);
                 }
                 RowOp::Add { a, b } => zip(s, &a[at.clone()], &b[at], out, Sum),
                 RowOp::Scale { x, factor } => zip(s, &x[at.clone()], &x[at], out, Times(factor)),
@@ -78,6 +78,12 @@ impl Op for RowTask<'_> {
             }
         }
     }
+}
+
+/// `out = act(gate) * up`.
+#[inline(always)]
+pub(super) fn gate_row<S: Simd>(s: S, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    zip(s, gate, up, out, Gate(act));
 }
 
 /// `x / (1 + e^-x)` and the two forms of GELU.

@@ -6,9 +6,11 @@ use crate::buffer::Shared;
 use crate::isa::Isa;
 use crate::kernels::linear_int8::{BLOCK, HALF, Linear8, Row8};
 use crate::kernels::quantise::Rows8;
+use crate::kernels::rows::{RowOp, RowTask};
 use crate::pack::{PANEL, Packed, PackedCodes};
 use crate::pool::Pool;
 use crate::simd::dispatch;
+use tangor_device::model::ir::Activation;
 use tangor_device::rounding::{GROUP, group_of};
 use tangor_device::tensor::quant::{ALL, by_name};
 use tangor_device::tensor::{Bytes, DType, Group, Layout, Offset, Scales, Weight, Zeros};
@@ -110,7 +112,7 @@ fn check(name: &str, weight: &Weight, rows: usize) {
             let y = Shared::new(out.slice());
             for panel in 0..outputs.div_ceil(PANEL) {
                 let (weight, x) = (codes, &x);
-                dispatch(isa, Linear8 { weight, bias, x, panel, rows: 0..rows, y });
+                dispatch(isa, Linear8 { weight, bias, x, panel, rows: 0..rows, gated: None, y });
             }
             assert!(out.bits() == want, "{name} on {isa}");
             if rows == 1 {
@@ -174,6 +176,43 @@ fn linears_of_stacks_are_as_defined() {
             let (first_part, second_part) = (blocks(first, 70, 256), blocks(second, 70, 256));
             let weight = Weight::stack(&[&first_part, &second_part]).unwrap();
             check(&format!("{first} and {second}"), &weight, rows);
+        }
+    }
+}
+
+#[test]
+fn gated_linears_are_the_gates_of_linears() {
+    let pool = Pool::new(1, false);
+    for (outputs, rows, act) in [
+        (2 * PANEL, 5, Activation::Silu),
+        (6 * PANEL, BLOCK, Activation::GeluTanh),
+        (4 * PANEL, 19, Activation::Gelu),
+    ] {
+        let weight = weight(4, 32, rows == 19, outputs, 96);
+        let Packed::Codes(weight) = Packed::new(&weight, &pool).unwrap() else { panic!("codes") };
+        let (weight, half) = (&weight, outputs / 2);
+        let (x, bias) = (values(rows * 96, 2), values(outputs, 5));
+        for bias in [None, Some(&bias[..])] {
+            same_on_all(&format!("{outputs} outputs gated by {act:?}"), |isa| {
+                let x = &quantised(isa, &x, rows, 96, GROUP);
+                let run = |panels: usize, width: usize, gated: Option<Activation>| {
+                    let mut out = Guarded::new(rows * width);
+                    let y = Shared::new(out.slice());
+                    for panel in 0..panels {
+                        dispatch(isa, Linear8 { weight, bias, x, panel, rows: 0..rows, gated, y });
+                    }
+                    out
+                };
+                let mut apart = run(outputs / PANEL, outputs, None);
+                let (gate, mut want) = (apart.slice(), Guarded::new(rows * half));
+                let op = RowOp::Gated { gate, up: &gate[half..], stride: outputs, act };
+                let out = Shared::new(want.slice());
+                let (width, rounded, plain) = (half, None, true);
+                dispatch(isa, RowTask { op, width, rows: 0..rows, out, rounded, plain });
+                let bits = run(half / PANEL, half, Some(act)).bits();
+                assert!(bits == want.bits(), "{rows} rows on {isa}");
+                bits
+            });
         }
     }
 }
