@@ -160,17 +160,17 @@ impl Compiler<'_> {
         })
     }
 
-    /// Whether the node after a linear gates its outputs and alone reads them, and there is a kernel
-    /// that does both.
+    /// Whether the node after node `linear` gates its outputs and alone reads them, and there is a
+    /// kernel that does both.
     fn gates(&self, nodes: &[Node], linear: usize) -> bool {
-        let [Node { op, outputs, .. }, gate, ..] = &nodes[linear..] else { return false };
+        let Some([node, gate]) = nodes.get(linear..linear + 2) else { return false };
         let Op::Gated(_) = gate.op else { return false };
-        let [id] = outputs[..] else { return false };
+        let [id] = node.outputs[..] else { return false };
         let inputs = nodes.iter().flat_map(|node| &node.inputs);
         let readers = inputs.chain(&self.segment.outputs).filter(|&&input| input == id).count();
         let width = self.segment.graph.value(id).width;
-        self.rounds(op)
-            && gate.inputs[..] == outputs[..]
+        self.rounds(&node.op)
+            && gate.inputs == node.outputs
             && readers == 1
             && width.is_multiple_of(2 * PANEL)
     }
