@@ -448,28 +448,34 @@ impl AttendNarrow<'_> {
         let slots = scores.len() / R;
         assert!(weights.len() == scores.len() && vectors.end * LANES <= slots);
         let (mut maxima, mut sums) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
-        let factor = s.splat(self.exponent());
-        for row in 0..R {
-            // SAFETY: rows have `slots` elements, and vectors lie within them.
-            unsafe {
-                let scores = scores.as_ptr().add(row * slots);
-                let weights = weights.as_mut_ptr().add(row * slots);
-                let mut max = s.splat(f32::NEG_INFINITY);
-                for vector in vectors.clone() {
-                    max = s.max(s.load(scores.add(vector * LANES)), max);
-                }
-                let max = s.greatest(max) * self.exponent();
-                let down = s.splat(-max);
-                let mut sum = s.splat(0.0);
-                for vector in vectors.clone() {
-                    let x = s.load(scores.add(vector * LANES));
-                    let p = math::exp2(s, s.fma(x, factor, down));
-                    sum = s.add(sum, p);
-                    s.store_bf16(weights.add(vector * LANES), p);
-                }
-                (maxima[row], sums[row]) = (max, s.sum(sum));
+        let (exponent, scores, weights) = (self.exponent(), scores.as_ptr(), weights.as_mut_ptr());
+        let factor = s.splat(exponent);
+        // Row beside row: what one waits for, the others have.
+        let mut max = [s.splat(f32::NEG_INFINITY); R];
+        let (mut down, mut sum) = ([s.splat(0.0); R], [s.splat(0.0); R]);
+        // SAFETY: rows have `slots` elements, and vectors lie within them.
+        unsafe {
+            for vector in vectors.clone() {
+                unroll!(r < R, {
+                    max[r] = s.max(s.load(scores.add(r * slots + vector * LANES)), max[r]);
+                });
+            }
+            unroll!(r < R, {
+                maxima[r] = s.greatest(max[r]) * exponent;
+                down[r] = s.splat(-maxima[r]);
+            });
+            for vector in vectors {
+                unroll!(r < R, {
+                    let at = r * slots + vector * LANES;
+                    let p = math::exp2(s, s.fma(s.load(scores.add(at)), factor, down[r]));
+                    sum[r] = s.add(sum[r], p);
+                    s.store_bf16(weights.add(at), p);
+                });
             }
         }
+        unroll!(r < R, {
+            sums[r] = s.sum(sum[r]);
+        });
         (maxima, sums)
     }
 
