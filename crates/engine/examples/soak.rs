@@ -3,8 +3,8 @@
 //!
 //!     cargo run --release -p tangor-engine --example soak -- model.gguf [minutes] [clients]
 //!
-//! Fails if an answer differs from what the model says when nothing else runs, if one is lost, or if
-//! resident memory grows by more than 3 % after the first sixth of the time.
+//! Fails if an answer differs from what the model says when nothing else runs, if one is lost, or
+//! if resident memory grows by more than 3 % after the first sixth of the time.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "an example says what it finds")]
 
 use std::sync::Arc;
