@@ -26,7 +26,7 @@ pub(crate) enum Action {
     SelectRows,
 }
 
-/// A linear.
+/// The weights of an [`Op::Linear`], and what its step does beside multiplying.
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub(crate) weight: Arc<Packed>,
@@ -175,7 +175,8 @@ impl Compiler<'_> {
             && width.is_multiple_of(2 * PANEL)
     }
 
-    /// Makes one step of a linear and its gate.
+    /// Moves gates into the steps of their linears. [`Compiler::places`] has kept what these read
+    /// alive for it.
     fn fuse_gates(&self, nodes: &[Node], steps: Vec<Step>) -> Vec<Step> {
         let mut fused: Vec<Step> = Vec::with_capacity(steps.len());
         for (index, step) in steps.into_iter().enumerate() {

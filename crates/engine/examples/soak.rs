@@ -43,7 +43,8 @@ fn prompt(model: &Model, question: &str, sentences: usize) -> Vec<u32> {
     model.text().tokenizer.as_ref().unwrap().encode_spans(&rendered.spans).unwrap()
 }
 
-/// Requests whose answers are known: prompts of very different lengths, a third of them sampled.
+/// Requests and their answers while nothing else runs: prompts of very different lengths, a third
+/// of them sampled.
 fn known(model: &Model) -> Vec<(Request, Completion)> {
     let questions = ["What is it about?", "Continue the story.", "Repeat the text word for word."];
     let requests = (0..18).map(|index| Request {
@@ -142,14 +143,14 @@ fn main() {
         let clients: Vec<_> = (0..clients).map(|seed| scope.spawn(move || run(seed))).collect();
         while begin.elapsed() < whole && clients.iter().all(|client| !client.is_finished()) {
             std::thread::sleep((whole / 30).min(Duration::from_secs(60)));
-            sizes.push(resident());
+            let size = resident();
+            sizes.push(size);
             let [same, new, cut] =
                 [&counts.same, &counts.new, &counts.cut].map(|count| count.load(Ordering::Relaxed));
             println!(
-                "{:6.1} min  {:6.1} MB  {same} answers as expected, {new} to new prompts, \
+                "{:6.1} min  {size:6.1} MB  {same} answers as expected, {new} to new prompts, \
                  {cut} cut short",
-                begin.elapsed().as_secs_f64() / 60.0,
-                resident()
+                begin.elapsed().as_secs_f64() / 60.0
             );
         }
         stop.store(true, Ordering::Relaxed);

@@ -18,7 +18,8 @@
 //! the first-level cache, the block's sums in the second. Tiles of neighbouring rows go first, then
 //! what is left is listed: the last rows, and the high digits. For many rows codes and numbers are
 //! unpacked once per block into a buffer, in the one form that tiles read; for few, where memory is
-//! the limit, tiles read codes of 4 and 8 bits as they are stored.
+//! the limit, tiles read codes of 4 and 8 bits as they are stored. Gates and what they gate are two
+//! panels of one task, so that neither goes to memory.
 
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
