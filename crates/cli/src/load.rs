@@ -12,6 +12,7 @@ use crate::{interrupt, sampling, terminal};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -381,6 +382,7 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
         memory_bytes: facts.memory_bytes,
         host_memory: facts.host_memory,
         rates,
+        refused: BTreeSet::new(),
     }])
 }
 

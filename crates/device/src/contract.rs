@@ -301,6 +301,11 @@ pub enum Health {
 pub trait Device: Send + Sync + fmt::Debug {
     /// Plain facts.
     fn descriptor(&self) -> &Descriptor;
+    /// Why a node cannot run here, if it cannot: what a planner asks before it places anything.
+    /// [`Device::prepare`] refuses the same nodes with [`DeviceError::Refused`].
+    fn refuses(&self, _graph: &Graph, _node: usize) -> Option<String> {
+        None
+    }
     /// Makes an empty KV cache.
     ///
     /// # Errors

@@ -260,7 +260,7 @@ impl Model {
             Activations::F32 => KvType::F32,
             Activations::Int8 => KvType::Bf16,
         });
-        let plan = plan(graph, &profiles(devices, options), &plan_options(options, kv))?;
+        let plan = plan(graph, &profiles(graph, devices, options), &plan_options(options, kv))?;
         let prepare = Prepare {
             activations: options.activations,
             context: plan.kv.context,
@@ -436,7 +436,11 @@ pub(crate) fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-fn profiles(devices: &[Arc<dyn Device>], options: &LoadOptions) -> Vec<DeviceProfile> {
+fn profiles(
+    graph: &Graph,
+    devices: &[Arc<dyn Device>],
+    options: &LoadOptions,
+) -> Vec<DeviceProfile> {
     let profile = |device: &Arc<dyn Device>| {
         let facts = device.descriptor();
         let kind = match facts.kind {
@@ -452,6 +456,9 @@ fn profiles(devices: &[Arc<dyn Device>], options: &LoadOptions) -> Vec<DevicePro
             memory_bytes: facts.memory_bytes,
             host_memory: facts.host_memory,
             rates: measured.map_or_else(|| Rates::typical(kind), |(_, rates)| *rates),
+            refused: (0..graph.nodes.len())
+                .filter(|&node| device.refuses(graph, node).is_some())
+                .collect(),
         }
     };
     devices.iter().map(profile).collect()

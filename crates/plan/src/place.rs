@@ -94,7 +94,11 @@ fn split(
         for (k, &device) in allowed.iter().enumerate() {
             let rates = &devices[device].rates;
             let rows = shape.rows.next_multiple_of(rates.row_tile.max(1));
-            let here = cost::node_seconds(graph, node, rates, &cost::Shape { rows, ..*shape });
+            let here = if devices[device].refused.contains(&index) {
+                f64::INFINITY
+            } else {
+                cost::node_seconds(graph, node, rates, &cost::Shape { rows, ..*shape })
+            };
             // Staying is considered first, so that ties do not change the device.
             let (mut source, mut total) = (k, best[k]);
             for (j, &other) in allowed.iter().enumerate().filter(|_| index > 0) {

@@ -1,6 +1,7 @@
 //! What a planner has to know about a processor: plain numbers.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Kinds of processors.
@@ -72,4 +73,6 @@ pub struct DeviceProfile {
     pub host_memory: bool,
     /// How fast it is.
     pub rates: Rates,
+    /// Nodes of the graph that it cannot run, by index.
+    pub refused: BTreeSet<usize>,
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use tangor_plan::model::ir::Rows;
 use tangor_plan::model::tensor::{Layout, Offset};
@@ -23,6 +24,7 @@ fn device(kind: Kind) -> DeviceProfile {
         memory_bytes: 16 << 30,
         host_memory: true,
         rates: Rates::typical(kind),
+        refused: BTreeSet::new(),
     }
 }
 
