@@ -52,6 +52,10 @@ pub(crate) fn stream(
                     progress.set(done as u64, total as u64);
                 }
             }
+            Event::Replanned { lost, why } => {
+                drop(reading.take());
+                terminal::note(&format!("{why}: going on without {lost}"));
+            }
             Event::Token(token) => {
                 drop(reading.take());
                 tokens.push(token.id);

@@ -253,7 +253,7 @@ fn load(
     let load_s = begin.elapsed().as_secs_f64();
     drop(progress);
     packed.report();
-    let kv = &model.plan().kv;
+    let kv = model.plan().kv;
     if kv.context > kv.model_context {
         terminal::note(&format!(
             "the context of {} tokens is longer than the {} that the model was made for: it may \
@@ -488,13 +488,13 @@ impl Loaded {
         if prefill == decode { prefill } else { format!("{prefill} (prefill), {decode} (decode)") }
     }
 
-    fn devices_of(&self, stage: Stage, text: fn(&DeviceProfile) -> &str) -> Vec<&str> {
+    fn devices_of(&self, stage: Stage, text: fn(&DeviceProfile) -> &str) -> Vec<String> {
         let plan = self.model.plan();
         let mut names = Vec::new();
         for segment in plan.stage(stage, 1).iter().flat_map(|stage| &stage.segments) {
             let name = plan.devices.get(segment.device).map_or("unknown", text);
-            if !names.contains(&name) {
-                names.push(name);
+            if !names.iter().any(|other| other == name) {
+                names.push(name.to_owned());
             }
         }
         names

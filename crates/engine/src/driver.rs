@@ -2,22 +2,27 @@
 //!
 //! It takes commands between steps, runs what the state machine asks for, and hands out what
 //! happened. A panic while computing is caught: the sequences of the batch then run one by one, and
-//! only the one that fails again gets the error. A lost device, or [`MAX_PANICS`] panics within
-//! [`PANIC_WINDOW`], loses the model: everything fails with [`EngineError::Lost`] from then on.
+//! only the one that fails again gets the error. A device that is lost is left out of a new plan, and
+//! every sequence starts over from its tokens; where there is no other device, or nobody wants that,
+//! and after [`MAX_PANICS`] panics within [`PANIC_WINDOW`], the model is lost: everything fails with
+//! [`EngineError::Lost`] from then on.
 
-use crate::executor::Executor;
+use crate::executor::{Executor, Took};
+use crate::fallback::{Fallback, Prepared};
 use crate::generation::Sink;
 use crate::sequence::{Job, Notice, SequenceId};
+use crate::speculate::Speculator;
 use crate::step::{Command, Core, Work};
-use crate::{EngineError, Event, Summary, Timings, Token};
+use crate::{EngineError, Event, Memory, Summary, Timings, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tangor_device::DeviceError;
+use tangor_plan::Plan;
 
 const MAX_PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
@@ -55,8 +60,16 @@ pub(crate) struct Driver {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug, Default)]
+/// How a model runs.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) plan: Plan,
+    pub(crate) memory: Memory,
+}
+
+#[derive(Debug)]
 struct Shared {
+    setup: Mutex<Setup>,
     /// Sequences that are alive.
     alive: AtomicUsize,
     /// Why the model cannot compute any more.
@@ -69,15 +82,24 @@ impl Driver {
     /// # Errors
     /// If the operating system gives no thread.
     pub(crate) fn start(
-        core: Core,
-        executor: Executor,
+        prepared: Prepared,
+        speculator: Option<Speculator>,
+        fallback: Option<Fallback>,
         limit: usize,
     ) -> Result<Arc<Self>, EngineError> {
         let (sender, receiver) = mpsc::channel();
-        let shared = Arc::new(Shared::default());
+        let (memory, Prepared { plan, executor, limits }) = (prepared.memory(), prepared);
+        let shared = Arc::new(Shared {
+            setup: Mutex::new(Setup { plan, memory }),
+            alive: AtomicUsize::new(0),
+            lost: OnceLock::new(),
+        });
+        let mut core = Core::new(limits);
+        core.speculator = speculator;
         let worker = Worker {
             core,
             executor,
+            fallback,
             endpoints: BTreeMap::new(),
             messages: receiver,
             panics: VecDeque::new(),
@@ -153,6 +175,11 @@ impl Driver {
         }
     }
 
+    /// How the model runs now.
+    pub(crate) fn setup(&self) -> MutexGuard<'_, Setup> {
+        self.shared.setup()
+    }
+
     /// Why there are no answers any more.
     pub(crate) fn lost(&self) -> EngineError {
         let unknown = || EngineError::Lost("its thread ended".into());
@@ -194,10 +221,19 @@ impl std::fmt::Debug for Driver {
     }
 }
 
+impl Shared {
+    fn setup(&self) -> MutexGuard<'_, Setup> {
+        // Whoever panicked while holding it has changed no part of it by halves.
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The thread's end.
 struct Worker {
     core: Core,
     executor: Executor,
+    /// `None`: a lost device loses the model.
+    fallback: Option<Fallback>,
     endpoints: BTreeMap<SequenceId, Endpoint>,
     messages: Receiver<Message>,
     /// When steps panicked, at most [`MAX_PANICS`].
@@ -257,6 +293,11 @@ impl Worker {
         let result = catch_unwind(AssertUnwindSafe(|| self.executor.run(&work)));
         let seconds = begin.elapsed().as_secs_f64();
         let result = result.unwrap_or_else(|panic| Err(EngineError::Panicked(message(&*panic))));
+        if let Err(EngineError::Device(error)) = &result
+            && self.go_on_without(error)
+        {
+            return true;
+        }
         let lost = match &result {
             Err(EngineError::Device(error @ DeviceError::Lost { .. })) => {
                 Some(EngineError::Lost(error.to_string()))
@@ -272,12 +313,45 @@ impl Worker {
         };
         if result.is_ok() {
             self.core.measured(&work, seconds);
+            note_times(&mut self.shared.setup().plan, self.executor.took());
         }
         self.core.finish(&work, result.map(|()| self.executor.logits()));
         if let Some(lost) = lost {
-            self.core.fail_all(&lost);
-            // The first reason stays.
-            let _ = self.shared.lost.set(lost);
+            self.lose(lost);
+        }
+        self.announce();
+        true
+    }
+
+    /// The model cannot compute any more.
+    fn lose(&mut self, lost: EngineError) {
+        self.core.fail_all(&lost);
+        // The first reason stays.
+        let _ = self.shared.lost.set(lost);
+    }
+
+    /// If `error` means that a device is lost and there are others: plans anew for these and starts
+    /// all sequences over. `false` if the error is the batch's own, or nothing can be done.
+    fn go_on_without(&mut self, error: &DeviceError) -> bool {
+        let Some(fallback) = &mut self.fallback else { return false };
+        let lost = match error {
+            DeviceError::Lost { device, .. } | DeviceError::OutOfMemory { device, .. } => device,
+            DeviceError::Timeout { device } if fallback.is_lost(device) => device,
+            _ => return false,
+        };
+        match fallback.without(lost) {
+            Ok(prepared) => {
+                let (memory, Prepared { mut plan, executor, limits }) =
+                    (prepared.memory(), prepared);
+                plan.reasons.push(format!("planned anew: {error}"));
+                self.executor = executor;
+                self.core.restart(limits);
+                self.core.tell_replanned(lost, &error.to_string());
+                *self.shared.setup() = Setup { plan, memory };
+            }
+            Err(none) => {
+                self.lose(EngineError::Lost(format!("{error}; and without it: {none}")));
+            }
         }
         self.announce();
         true
@@ -330,6 +404,7 @@ impl Request {
             }
             Notice::Logits { .. } => return,
             Notice::Prefill(done) => Ok(Event::Prefill { done, total: self.prompt }),
+            Notice::Replanned { lost, why } => Ok(Event::Replanned { lost, why }),
             Notice::Token { id, text, logprobs } => {
                 self.first.get_or_insert(now);
                 self.last = Some(now);
@@ -350,6 +425,20 @@ impl Request {
             Notice::Failed(error) => Err(error),
         };
         (self.sink)(event);
+    }
+}
+
+/// Share of the newest run in what a segment is said to take.
+const NEWEST: f64 = 0.25;
+
+/// Takes down what a batch took, if it had as many rows as the stage was planned for.
+fn note_times(plan: &mut Plan, took: &Took) {
+    let Some(stage) = plan.stages.get_mut(took.stage).filter(|stage| stage.m == took.rows) else {
+        return;
+    };
+    for (segment, &seconds) in stage.segments.iter_mut().zip(&took.seconds) {
+        let old = segment.measured_s.unwrap_or(seconds);
+        segment.measured_s = Some(old + NEWEST * (seconds - old));
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{EngineError, Memory, Progress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 use tangor_device::{
     Batch, Device, KvCache, KvSpec, KvType, PackedCache, Prepare, Runnable, Segment, Span,
 };
@@ -17,17 +18,38 @@ use tangor_plan::{Plan, Stage};
 pub(crate) struct Executor {
     /// One per device that takes part.
     caches: Vec<Box<dyn KvCache>>,
-    segments: Vec<Prepared>,
-    /// Which segments a stage runs, for batches of up to so many rows.
-    routes: Vec<(Stage, usize, Vec<usize>)>,
+    segments: Vec<Piece>,
+    /// One per stage of the plan, in its order.
+    routes: Vec<Route>,
+    /// What the last batch took.
+    took: Took,
     handover: Handover,
     /// Values between segments, by id.
     values: BTreeMap<ValueId, Vec<f32>>,
     logits: ValueId,
 }
 
+/// The segments that a stage runs, for batches of up to so many rows.
 #[derive(Debug)]
-struct Prepared {
+struct Route {
+    stage: Stage,
+    m: usize,
+    segments: Vec<usize>,
+}
+
+/// Seconds that the segments of a stage took for one batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Took {
+    /// Index of the stage in [`Plan::stages`].
+    pub(crate) stage: usize,
+    /// Rows of the batch.
+    pub(crate) rows: usize,
+    /// One per segment of the stage.
+    pub(crate) seconds: Vec<f64>,
+}
+
+#[derive(Debug)]
+struct Piece {
     /// Index of its cache.
     cache: usize,
     runnable: Box<dyn Runnable>,
@@ -69,15 +91,15 @@ impl Executor {
         let mut keys: Vec<(usize, Range<usize>)> = Vec::new();
         let mut routes = Vec::new();
         for stage in &plan.stages {
-            let mut route = Vec::new();
+            let mut segments = Vec::new();
             for segment in &stage.segments {
                 let key = (segment.device, segment.range.clone());
-                route.push(keys.iter().position(|other| *other == key).unwrap_or_else(|| {
+                segments.push(keys.iter().position(|other| *other == key).unwrap_or_else(|| {
                     keys.push(key);
                     keys.len() - 1
                 }));
             }
-            routes.push((stage.stage, stage.m, route));
+            routes.push(Route { stage: stage.stage, m: stage.m, segments });
         }
         let count = keys.len();
         let mut segments = Vec::with_capacity(count);
@@ -89,11 +111,12 @@ impl Executor {
                 progress(Progress { device: &device.descriptor().name, share });
             };
             let prepare = (prepare, packed);
-            segments.push(Prepared::new(graph, range, (&**device, cache), prepare, &mut report)?);
+            segments.push(Piece::new(graph, range, (&**device, cache), prepare, &mut report)?);
         }
         let handover = Handover::new(&caches);
         let (values, logits) = (BTreeMap::new(), graph.logits);
-        Ok(Self { caches, segments, routes, handover, values, logits })
+        let took = Took::default();
+        Ok(Self { caches, segments, routes, took, handover, values, logits })
     }
 
     /// Bytes that weights and caches take.
@@ -124,10 +147,20 @@ impl Executor {
             })
             .collect();
         let batch = Batch { tokens: &work.tokens, spans: &spans, logit_rows: &work.logit_rows };
-        for index in self.route(work.stage, work.tokens.len()) {
+        let Some(route) = self.route(work.stage, work.tokens.len()) else { return Ok(()) };
+        (self.took.stage, self.took.rows) = (route, work.tokens.len());
+        self.took.seconds.clear();
+        for index in self.routes[route].segments.clone() {
+            let begin = Instant::now();
             self.run_segment(index, &batch)?;
+            self.took.seconds.push(begin.elapsed().as_secs_f64());
         }
         Ok(())
+    }
+
+    /// What the last batch took, if it ran to its end.
+    pub(crate) fn took(&self) -> &Took {
+        &self.took
     }
 
     /// Logits of the last batch, `(logit rows, vocab)`.
@@ -135,12 +168,12 @@ impl Executor {
         self.values.get(&self.logits).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The segments for a batch: of the smallest planned one that is large enough, or the largest.
-    fn route(&self, stage: Stage, rows: usize) -> Vec<usize> {
-        let mut of_stage = self.routes.iter().filter(|(other, ..)| *other == stage);
+    /// Index of the stage for a batch: the smallest planned one that is large enough, or the
+    /// largest.
+    fn route(&self, stage: Stage, rows: usize) -> Option<usize> {
+        let mut of_stage = (0..self.routes.len()).filter(|&i| self.routes[i].stage == stage);
         let last = of_stage.clone().next_back();
-        let route = of_stage.find(|(_, m, _)| *m >= rows).or(last);
-        route.map(|(.., segments)| segments.clone()).unwrap_or_default()
+        of_stage.find(|&i| self.routes[i].m >= rows).or(last)
     }
 
     fn run_segment(&mut self, index: usize, batch: &Batch<'_>) -> Result<(), EngineError> {
@@ -168,7 +201,7 @@ impl Executor {
     }
 }
 
-impl Prepared {
+impl Piece {
     fn new(
         graph: &Graph,
         range: Range<usize>,

@@ -56,7 +56,7 @@ impl Generation {
         let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         for event in self.events.iter() {
             match event? {
-                Event::Prefill { .. } => {}
+                Event::Prefill { .. } | Event::Replanned { .. } => {}
                 Event::Token(token) => {
                     tokens.push(token.id);
                     text.push_str(&token.text);

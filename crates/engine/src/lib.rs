@@ -7,7 +7,8 @@
 //! Inside, `step` is a pure state machine over all sequences (`sequence`), the page pool (`kv`) and
 //! the scheduling policy (`schedule`), which may run proposed tokens (`propose`) where that pays
 //! (`speculate`); `executor` runs its batches on devices as the plan says;
-//! `driver` is the thread around them.
+//! `driver` is the thread around them, which goes on with the devices that are left when one is lost
+//! (`fallback`).
 //!
 //! What a sequence computes depends on its tokens alone: not on what else runs, on how its prompt
 //! is cut, on what is found in the cache, or on whether it was interrupted. Tests assert equal
@@ -18,6 +19,7 @@ mod checkpoint_text;
 mod driver;
 mod error;
 mod executor;
+mod fallback;
 mod generation;
 mod handover;
 mod kv;
@@ -35,7 +37,7 @@ mod stop;
 pub use checkpoint_text::Text;
 pub use error::EngineError;
 pub use generation::{Cancel, Generation};
-pub use model::{LoadOptions, Memory, Model, Progress, Speculate};
+pub use model::{LoadOptions, Memory, Model, OnLost, Progress, Speculate};
 pub use request::{Completion, Event, Finish, Logprobs, Request, Summary, Timings, Token, Usage};
 pub use sample::{MAX_LOGPROBS, SamplingParams};
 pub use session::{Session, SessionOptions};

@@ -3,6 +3,7 @@
 use crate::checkpoint_text::{Decoder, Text};
 use crate::driver::Driver;
 use crate::executor::Executor;
+use crate::fallback::{Fallback, Prepared};
 use crate::generation::{Cancel, Generation, Sink};
 use crate::propose::{DraftModel, Ngram};
 use crate::sample::MAX_LOGPROBS;
@@ -14,11 +15,15 @@ use crate::stop::StopMatcher;
 use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
+use tangor_device::tensor::MapGuard;
 use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, PackedCache, Prepare};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
 use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, plan};
+
+/// What a checkpoint is loaded into, and whether its files are still what they were.
+type Parts = (Graph, Text, MapGuard);
 
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 64;
@@ -36,6 +41,16 @@ pub enum Speculate {
     Off,
     /// What followed the same tokens before is proposed always, whether it pays or not.
     Ngram,
+}
+
+/// What happens to requests when a device is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLost {
+    /// The model is planned anew for the devices that are left, and every request goes on there.
+    #[default]
+    Continue,
+    /// Every request fails with [`EngineError::Lost`].
+    Fail,
 }
 
 /// How a model is to be loaded.
@@ -71,6 +86,8 @@ pub struct LoadOptions {
     pub speculate: Speculate,
     /// Keeps packed weights for the next load. Never changes a result.
     pub packed: Option<Arc<dyn PackedCache>>,
+    /// What happens to requests when a device is lost.
+    pub on_lost: OnLost,
 }
 
 impl Default for LoadOptions {
@@ -91,6 +108,7 @@ impl Default for LoadOptions {
             rates: Vec::new(),
             speculate: Speculate::Auto,
             packed: None,
+            on_lost: OnLost::Continue,
         }
     }
 }
@@ -120,10 +138,8 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Model {
     hyper: Hyper,
-    plan: Plan,
     text: Text,
     devices: Vec<Descriptor>,
-    memory: Memory,
     eos: Arc<[u32]>,
     driver: Arc<Driver>,
 }
@@ -142,7 +158,10 @@ impl Model {
         let of_import = |error: &dyn std::fmt::Display| EngineError::Import(error.to_string());
         let text = Text::of(checkpoint)?;
         let graph = import(checkpoint).map_err(|error| of_import(&error))?;
-        let model = Self::from_graph(graph, text, devices, options, progress)?;
+        let speculator = Self::speculator(options);
+        let guard = checkpoint.guard().clone();
+        let parts = (graph, text, guard);
+        let model = Self::with_speculator(parts, devices, options, speculator, progress)?;
         checkpoint.guard().release();
         checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
         Ok(model)
@@ -161,12 +180,13 @@ impl Model {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
         let of_import = |error: &dyn std::fmt::Display| EngineError::Import(error.to_string());
-        let parts = |checkpoint: &Checkpoint| -> Result<(Graph, Text), EngineError> {
+        let parts = |checkpoint: &Checkpoint| -> Result<Parts, EngineError> {
             let text = Text::of(checkpoint)?;
-            Ok((import(checkpoint).map_err(|error| of_import(&error))?, text))
+            let graph = import(checkpoint).map_err(|error| of_import(&error))?;
+            Ok((graph, text, checkpoint.guard().clone()))
         };
         let (small, model) = (parts(draft)?, parts(checkpoint)?);
-        let model = Self::from_graphs(model, small, devices, options, progress)?;
+        let model = Self::with_draft(model, small, devices, options, progress)?;
         for checkpoint in [checkpoint, draft] {
             checkpoint.guard().release();
             checkpoint.check_unchanged().map_err(|error| of_import(&error))?;
@@ -185,6 +205,18 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
+        let unguarded = |graph, text| (graph, text, MapGuard::default());
+        let (model, draft) = (unguarded(graph, text), unguarded(draft, draft_text));
+        Self::with_draft(model, draft, devices, options, progress)
+    }
+
+    fn with_draft(
+        (graph, text, guard): Parts,
+        (draft, draft_text, _): Parts,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Self>, EngineError> {
         check_same_ids((&graph, &text), (&draft, &draft_text))?;
         // How much of the whole each is: the loading of weights is most of it.
         let size = |graph: &Graph| -> f32 {
@@ -193,17 +225,18 @@ impl Model {
         let share = size(&draft) / (size(&draft) + size(&graph)).max(1.0);
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
-        let (_, executor, limits) = Self::prepare(&draft, devices, options, &mut first)?;
+        let small = Self::prepare(&draft, devices, options, &mut first)?;
         drop(draft);
-        let proposer = DraftModel::new(Core::new(limits), executor);
+        let proposer = DraftModel::new(Core::new(small.limits), small.executor);
         let speculator = Some(Speculator::new(Box::new(proposer), false));
         let mut then = |step: Progress<'_>| {
             progress(Progress { share: share + step.share * (1.0 - share), ..step });
         };
-        Self::with_speculator(graph, text, devices, options, speculator, &mut then)
+        Self::with_speculator((graph, text, guard), devices, options, speculator, &mut then)
     }
 
-    /// Loads a graph. Its weights are dropped when they are packed.
+    /// Loads a graph. Its weights are dropped when they are packed, unless there are other devices
+    /// to go on with when one is lost.
     ///
     /// # Errors
     /// [`EngineError::Plan`] if no plan fits, [`EngineError::Device`] if a device refuses,
@@ -215,34 +248,36 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
+        let speculator = Self::speculator(options);
+        let parts = (graph, text, MapGuard::default());
+        Self::with_speculator(parts, devices, options, speculator, progress)
+    }
+
+    fn speculator(options: &LoadOptions) -> Option<Speculator> {
         let ngram = |always| Some(Speculator::new(Box::new(Ngram), always));
-        let speculator = match options.speculate {
+        match options.speculate {
             Speculate::Off => None,
             Speculate::Auto => ngram(false),
             Speculate::Ngram => ngram(true),
-        };
-        Self::with_speculator(graph, text, devices, options, speculator, progress)
+        }
     }
 
     /// Loads a graph, to run it with proposals of any kind.
     pub(crate) fn with_speculator(
-        graph: Graph,
-        text: Text,
+        (graph, text, guard): Parts,
         devices: &[Arc<dyn Device>],
         options: &LoadOptions,
         speculator: Option<Speculator>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
-        let (plan, executor, limits) = Self::prepare(&graph, devices, options, progress)?;
-        let memory = executor.memory();
-        let mut core = Core::new(limits);
-        core.speculator = speculator;
-        let driver = Driver::start(core, executor, options.max_alive)?;
+        let prepared = Self::prepare(&graph, devices, options, progress)?;
+        let hyper = graph.hyper.clone();
+        let fallback = (options.on_lost == OnLost::Continue && devices.len() > 1)
+            .then(|| Fallback::new(graph, devices, options, guard));
+        let driver = Driver::start(prepared, speculator, fallback, options.max_alive)?;
         Ok(Arc::new(Self {
-            hyper: graph.hyper,
-            plan,
+            hyper,
             devices: devices.iter().map(|device| device.descriptor().clone()).collect(),
-            memory,
             eos: text.end_tokens().into(),
             text,
             driver,
@@ -255,7 +290,7 @@ impl Model {
         devices: &[Arc<dyn Device>],
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<(Plan, Executor, Limits), EngineError> {
+    ) -> Result<Prepared, EngineError> {
         let kv = options.kv.unwrap_or(match options.activations {
             Activations::F32 => KvType::F32,
             Activations::Int8 => KvType::Bf16,
@@ -270,7 +305,7 @@ impl Model {
         let executor = Executor::new(graph, &plan, devices, (prepare, packed), kv, progress)?;
         let mut limits = Limits::of(&plan, graph);
         limits.prefix_cache = options.prefix_cache;
-        Ok((plan, executor, limits))
+        Ok(Prepared { plan, executor, limits })
     }
 
     /// Starts to answer a request.
@@ -360,10 +395,10 @@ impl Model {
         &self.hyper
     }
 
-    /// What runs where, and why.
+    /// What runs where, and why: as it is now, with what runs took so far.
     #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    pub fn plan(&self) -> Plan {
+        self.driver.setup().plan.clone()
     }
 
     /// Tokenizer and chat template.
@@ -381,13 +416,13 @@ impl Model {
     /// Longest sequence, prompt and answer.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.plan.kv.context
+        self.driver.setup().plan.kv.context
     }
 
     /// Bytes that it takes.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        self.memory
+        self.driver.setup().memory
     }
 
     /// The devices that it was loaded with.

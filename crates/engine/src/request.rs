@@ -33,6 +33,13 @@ pub enum Event {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// A device was lost; the answer goes on with the others, from where it was.
+    Replanned {
+        /// The device's name.
+        lost: String,
+        /// What its driver said.
+        why: String,
+    },
     /// A token was generated.
     Token(Token),
     /// Nothing follows.

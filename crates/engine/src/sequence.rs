@@ -179,6 +179,8 @@ pub(crate) enum Notice {
     Started,
     /// Tokens of its prompt that are computed.
     Prefill(usize),
+    /// A device was lost, and the sequence goes on without it.
+    Replanned { lost: String, why: String },
     /// A token was generated.
     Token { id: u32, text: String, logprobs: Option<Logprobs> },
     /// The request ended.

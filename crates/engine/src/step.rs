@@ -72,6 +72,11 @@ impl Limits {
         }
     }
 
+    /// Such that a sequence that has the pool for itself always gets to its end.
+    fn bounded(self) -> Self {
+        Self { context: self.context.min(self.pages * self.page_tokens), ..self }
+    }
+
     fn variant(&self, tokens: usize) -> Variant {
         match self.short_rope {
             Some(limit) if tokens > limit => Variant::Long,
@@ -156,9 +161,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(mut limits: Limits) -> Self {
-        // A sequence that has the pool for itself always gets to its end.
-        limits.context = limits.context.min(limits.pages * limits.page_tokens);
+    pub(crate) fn new(limits: Limits) -> Self {
+        let limits = limits.bounded();
         Self {
             pages: Pages::new(limits.pages, limits.page_tokens),
             limits,
@@ -354,6 +358,41 @@ impl Core {
             [only] if only.proposed == 0 => self.fail(only.id, error.clone()),
             spans => self.suspects.extend(spans.iter().map(|span| span.id)),
         }
+    }
+
+    /// Starts all sequences over, with other devices: no page holds anything any more, and every
+    /// sequence that runs is computed again from its tokens. Those that are too long for the new
+    /// limits fail.
+    pub(crate) fn restart(&mut self, limits: Limits) {
+        let Self { sequences, running, waiting, .. } = self;
+        running.drain(..).rev().for_each(|id| waiting.push_front(id));
+        for sequence in sequences.values_mut() {
+            sequence.pages.clear();
+            (sequence.computed, sequence.published) = (0, 0);
+            sequence.node = Pages::root(sequence.rope);
+            if sequence.phase == Phase::Running {
+                sequence.phase = Phase::Waiting;
+            }
+        }
+        self.suspects.clear();
+        self.copies.clear();
+        self.last_was_prefill = false;
+        self.limits = limits.bounded();
+        self.pages = Pages::new(self.limits.pages, self.limits.page_tokens);
+        let context = self.limits.context;
+        let lengths = self.sequences.iter().map(|(id, s)| (*id, s.tokens.len()));
+        let too_long: Vec<_> = lengths.filter(|(_, tokens)| *tokens >= context).collect();
+        for (id, tokens) in too_long {
+            self.fail(id, EngineError::PromptTooLong { tokens, context });
+        }
+    }
+
+    /// Tells every request that a device was lost.
+    pub(crate) fn tell_replanned(&mut self, lost: &str, why: &str) {
+        let notice = |id: &SequenceId| {
+            (*id, Notice::Replanned { lost: lost.to_owned(), why: why.to_owned() })
+        };
+        self.notices.extend(self.sequences.keys().map(notice));
     }
 
     /// Ends every sequence with an error.

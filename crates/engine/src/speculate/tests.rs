@@ -6,7 +6,7 @@ use crate::propose::{DraftModel, Ngram};
 use crate::{LoadOptions, Model, Request, SamplingParams, Text};
 use std::sync::{Arc, Mutex};
 use tangor_device::oracle::OracleDevice;
-use tangor_device::tensor::{Layout, Offset};
+use tangor_device::tensor::{Layout, MapGuard, Offset};
 use tangor_device::{Activations, Device, KvType};
 use tangor_device_cpu::{CpuDevice, CpuOptions};
 use tangor_plan::model::Graph;
@@ -134,7 +134,14 @@ fn load(
     let speculator = proposer.map(|proposer| Speculator::new(proposer, true));
     let devices = [Arc::clone(device)];
     let (graph, text) = (graph.clone(), Text::default());
-    Model::with_speculator(graph, text, &devices, options, speculator, &mut |_| {}).unwrap()
+    Model::with_speculator(
+        (graph, text, MapGuard::default()),
+        &devices,
+        options,
+        speculator,
+        &mut |_| {},
+    )
+    .unwrap()
 }
 
 /// Whatever is proposed, alone and together, with a full cache and a roomy one.
@@ -222,8 +229,8 @@ fn a_sequence_may_grow_past_the_border_of_long_rope_within_a_proposal() {
 /// A draft model on the same device, every proposal of which is run.
 fn drafting(graph: &Graph, device: &Arc<dyn Device>, options: &LoadOptions) -> DraftModel {
     let devices = [Arc::clone(device)];
-    let (_, executor, limits) = Model::prepare(graph, &devices, options, &mut |_| {}).unwrap();
-    DraftModel::new(Core::new(limits), executor)
+    let prepared = Model::prepare(graph, &devices, options, &mut |_| {}).unwrap();
+    DraftModel::new(Core::new(prepared.limits), prepared.executor)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{
     Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
 };
-use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage};
-use tangor_engine::{EngineError, Finish, LoadOptions, SessionOptions};
+use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
+use tangor_engine::{EngineError, Event, Finish, LoadOptions, OnLost, SessionOptions};
 
 /// What a device does about a batch that contains [`POISON`].
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,10 @@ enum Fault {
     Panics,
     GetsLost,
     NotNumbers,
+    /// Whatever the batch: after so many runs, for good.
+    Dies {
+        after: usize,
+    },
 }
 
 const POISON: u32 = 13;
@@ -60,13 +64,19 @@ impl Device for Faulty {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
         let inner = self.inner.prepare(segment, options, progress)?;
-        Ok(Box::new(FaultyRunnable { inner, fault: self.fault, runs: Arc::clone(&self.runs) }))
+        Ok(Box::new(FaultyRunnable {
+            inner,
+            name: self.descriptor.name.clone(),
+            fault: self.fault,
+            runs: Arc::clone(&self.runs),
+        }))
     }
 }
 
 #[derive(Debug)]
 struct FaultyRunnable {
     inner: Box<dyn Runnable>,
+    name: String,
     fault: Fault,
     runs: Arc<AtomicUsize>,
 }
@@ -79,13 +89,13 @@ impl Runnable for FaultyRunnable {
         inputs: &[&[f32]],
         outputs: &mut [Vec<f32>],
     ) -> Result<(), DeviceError> {
-        self.runs.fetch_add(1, Ordering::Relaxed);
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        let lost = || DeviceError::Lost { device: self.name.clone(), why: "unplugged".into() };
         let poisoned = batch.tokens.contains(&POISON);
         match self.fault {
             Fault::Fails if poisoned => return Err(DeviceError::Timeout { device: "bad".into() }),
-            Fault::GetsLost if poisoned => {
-                return Err(DeviceError::Lost { device: "bad".into(), why: "unplugged".into() });
-            }
+            Fault::GetsLost if poisoned => return Err(lost()),
+            Fault::Dies { after } if runs >= after => return Err(lost()),
             Fault::Panics if poisoned => panic!("poisoned"),
             _ => {}
         }
@@ -159,6 +169,84 @@ fn a_lost_device_loses_the_model_and_says_so() {
     assert!(lost(&later), "{later}");
 }
 
+/// Every device in turn dies in the middle: while it reads a prompt, or after `after` runs.
+#[test]
+fn requests_go_on_where_they_were_when_a_device_is_lost() {
+    let graph = llama();
+    let requests: Vec<_> =
+        (0..6).map(|i| greedy(&prompt(i % 4, 20 + 9 * i as usize), 20)).collect();
+    let one = load(&graph, &oracle(), &exact());
+    let expected: Vec<_> = requests.iter().map(|request| ask(&one, request)).collect();
+    for (dies, after) in [("npu0", 1), ("npu0", 5), ("gpu0", 1), ("gpu0", 9), ("gpu0", 30)] {
+        let device = |name: &str, kind| {
+            let fault = if name == dies { Fault::Dies { after } } else { Fault::Nothing };
+            Faulty::new(name, kind, fault) as Arc<dyn Device>
+        };
+        let devices = [
+            device("npu0", DeviceKind::Npu),
+            device("gpu0", DeviceKind::Gpu),
+            device("cpu", DeviceKind::Cpu),
+        ];
+        let options = LoadOptions {
+            device: DeviceChoice::Hybrid,
+            prefill_device: Some("npu".into()),
+            decode_device: Some("gpu".into()),
+            ..exact()
+        };
+        let model = load(&graph, &devices, &options);
+        let mut session = model.session(SessionOptions::default()).unwrap();
+        let generations: Vec<_> =
+            requests.iter().map(|request| model.generate(request.clone()).unwrap()).collect();
+        session.append(&prompt(9, 40)).unwrap();
+        let answers: Vec<_> = generations.into_iter().map(transcript).collect();
+        assert_eq!(answers, expected, "{dies} after {after} runs");
+        let plan = model.plan();
+        let uses =
+            |stage: &StagePlan| stage.segments.iter().any(|s| plan.devices[s.device].name == dies);
+        assert!(!plan.stages.iter().any(uses), "{}", plan.explain());
+        assert!(plan.reasons.iter().any(|why| why.contains("unplugged")), "{:?}", plan.reasons);
+        session.append(&[1]).unwrap();
+        assert_eq!(ask_all(&model, &requests), expected, "afterwards");
+    }
+}
+
+#[test]
+fn a_request_hears_that_a_device_was_lost() {
+    let devices: Vec<Arc<dyn Device>> = vec![
+        Faulty::new("gpu0", DeviceKind::Gpu, Fault::Dies { after: 3 }),
+        Faulty::new("cpu", DeviceKind::Cpu, Fault::Nothing),
+    ];
+    let on_gpu = LoadOptions { device: DeviceChoice::Gpu, ..exact() };
+    let model = load(&llama(), &devices, &on_gpu);
+    let events: Vec<_> = model.generate(greedy(&prompt(1, 9), 9)).unwrap().collect();
+    let heard = |event: &Result<Event, EngineError>| {
+        matches!(event, Ok(Event::Replanned { lost, why })
+            if lost == "gpu0" && why.contains("unplugged"))
+    };
+    assert_eq!(events.iter().filter(|event| heard(event)).count(), 1, "{events:?}");
+    assert!(matches!(events.last(), Some(Ok(Event::Done(_)))), "{events:?}");
+}
+
+#[test]
+fn requests_fail_when_a_device_is_lost_if_that_is_wanted_or_none_is_left() {
+    let dying =
+        || Faulty::new("gpu0", DeviceKind::Gpu, Fault::Dies { after: 3 }) as Arc<dyn Device>;
+    let other = |fault| Faulty::new("cpu", DeviceKind::Cpu, fault) as Arc<dyn Device>;
+    let on_gpu = || LoadOptions { device: DeviceChoice::Gpu, ..exact() };
+    let fail = LoadOptions { on_lost: OnLost::Fail, ..on_gpu() };
+    for (devices, options) in [
+        (vec![dying(), other(Fault::Nothing)], fail),
+        (vec![dying(), other(Fault::Dies { after: 1 })], on_gpu()),
+        (vec![dying()], on_gpu()),
+    ] {
+        let model = load(&llama(), &devices, &options);
+        let error = model.generate(greedy(&prompt(1, 9), 9)).unwrap().wait().unwrap_err();
+        assert!(error.to_string().contains("unplugged"), "{error}");
+        let later = model.generate(greedy(&[1], 1)).map(|_| ()).unwrap_err();
+        assert!(matches!(later, EngineError::Lost(_)), "{later}");
+    }
+}
+
 #[test]
 fn three_panics_in_a_minute_lose_the_model() {
     let device: Vec<Arc<dyn Device>> = vec![Faulty::new("bad", DeviceKind::Cpu, Fault::Panics)];
@@ -213,8 +301,9 @@ fn a_stage_that_is_split_between_devices_equals_one_device() {
         ("computes".into(), Rates { int8_ops_per_s: 1e15, read_bytes_per_s: 1e6, ..free }),
     ];
     let split = load(&graph, &devices, &LoadOptions { rates, ..exact() });
-    let stage = split.plan().stage(Stage::Prefill, 24).unwrap();
-    assert!(stage.segments.len() > 2, "{}", split.plan().explain());
+    let plan = split.plan();
+    let stage = plan.stage(Stage::Prefill, 24).unwrap();
+    assert!(stage.segments.len() > 2, "{}", plan.explain());
     assert_eq!(ask_all(&split, &requests), expected);
     assert_eq!(ask_all(&split, &requests), expected, "with a warm cache");
 }

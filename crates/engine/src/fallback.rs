@@ -1,0 +1,78 @@
+//! Going on without a device that was lost: another plan for the devices that are left.
+
+use crate::executor::Executor;
+use crate::model::{LoadOptions, Model};
+use crate::step::Limits;
+use crate::{EngineError, Memory};
+use std::sync::Arc;
+use tangor_device::Device;
+use tangor_device::tensor::MapGuard;
+use tangor_plan::model::Graph;
+use tangor_plan::{DeviceChoice, Plan, PlanError};
+
+/// A model that is ready to run: what a plan came to.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) executor: Executor,
+    pub(crate) limits: Limits,
+}
+
+impl Prepared {
+    pub(crate) fn memory(&self) -> Memory {
+        self.executor.memory()
+    }
+}
+
+/// What it takes to prepare a model anew. The graph's weights lie in mapped files as a rule, so that
+/// keeping it takes no memory.
+#[derive(Debug)]
+pub(crate) struct Fallback {
+    graph: Graph,
+    /// Those that were not lost.
+    devices: Vec<Arc<dyn Device>>,
+    options: LoadOptions,
+    guard: MapGuard,
+}
+
+impl Fallback {
+    pub(crate) fn new(
+        graph: Graph,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        guard: MapGuard,
+    ) -> Self {
+        Self { graph, devices: devices.to_vec(), options: options.clone(), guard }
+    }
+
+    /// Whether a device is there by this name and cannot be used any more.
+    pub(crate) fn is_lost(&self, name: &str) -> bool {
+        use tangor_device::Health::Lost;
+        let mut devices = self.devices.iter().filter(|device| device.descriptor().name == name);
+        devices.any(|device| matches!(device.health(), Lost(_)))
+    }
+
+    /// Prepares the model for the devices that are left without the one called `lost`. What was
+    /// asked for of devices holds as long as it can; then whatever is left has to do.
+    ///
+    /// # Errors
+    /// [`EngineError::Plan`] if nothing that is left can run the model, whatever a device says, and
+    /// [`tangor_device::DeviceError::WeightsChanged`] if the files are not what they were.
+    pub(crate) fn without(&mut self, lost: &str) -> Result<Prepared, EngineError> {
+        self.devices.retain(|device| device.descriptor().name != lost);
+        let prepare = |options: &LoadOptions| {
+            Model::prepare(&self.graph, &self.devices, options, &mut |_| {})
+        };
+        let prepared = match prepare(&self.options) {
+            Err(EngineError::Plan(PlanError::NoDevice { .. })) => prepare(&LoadOptions {
+                device: DeviceChoice::Auto,
+                prefill_device: None,
+                decode_device: None,
+                ..self.options.clone()
+            }),
+            result => result,
+        };
+        self.guard.check().map_err(|_| tangor_device::DeviceError::WeightsChanged)?;
+        prepared
+    }
+}
