@@ -6,6 +6,7 @@ use crate::kv::CpuKv;
 use crate::pool::Pool;
 use crate::program::Compiler;
 use crate::system;
+use crate::weights::Weights;
 use std::sync::Arc;
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
@@ -88,6 +89,25 @@ impl CpuDevice {
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
+
+    fn compile(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        weights: &mut Weights,
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
+        let compiler = Compiler { segment, options, device: &self.descriptor.name };
+        let program = compiler.compile(weights)?;
+        let memory = Memory::new(&program, self.pool.threads());
+        Ok(Box::new(CpuRunnable {
+            program,
+            hyper: segment.graph.hyper.clone(),
+            rope: segment.graph.rope.clone(),
+            pool: Arc::clone(&self.pool),
+            isa: self.isa,
+            memory,
+        }))
+    }
 }
 
 impl Device for CpuDevice {
@@ -105,17 +125,23 @@ impl Device for CpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
-        let device = &self.descriptor.name;
-        let compiler = Compiler { segment, options, pool: &self.pool, device };
-        let program = compiler.compile(progress)?;
-        let memory = Memory::new(&program, self.pool.threads());
-        Ok(Box::new(CpuRunnable {
-            program,
-            hyper: segment.graph.hyper.clone(),
-            rope: segment.graph.rope.clone(),
-            pool: Arc::clone(&self.pool),
-            isa: self.isa,
-            memory,
-        }))
+        let mut weights = Weights::pack(
+            std::slice::from_ref(segment),
+            &self.pool,
+            &self.descriptor.name,
+            progress,
+        )?;
+        self.compile(segment, options, &mut weights)
+    }
+
+    fn prepare_all(
+        &self,
+        segments: &[Segment<'_>],
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
+        let name = &self.descriptor.name;
+        let mut weights = Weights::pack(segments, &self.pool, name, progress)?;
+        segments.iter().map(|segment| self.compile(segment, options, &mut weights)).collect()
     }
 }

@@ -20,6 +20,7 @@ mod pool;
 mod program;
 mod simd;
 mod system;
+mod weights;
 
 pub use choice::{Speed, speeds};
 pub use device::{CpuDevice, CpuError, CpuOptions, MAX_THREADS};

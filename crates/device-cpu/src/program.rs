@@ -1,9 +1,8 @@
 //! A segment made ready: its operations in order, its weights packed, and a slot of memory for
 //! every value. Values that are never needed at the same time share a slot.
 
-use crate::kept::{self, Keeper};
-use crate::pack::{PANEL, PackError, Packed};
-use crate::pool::Pool;
+use crate::pack::{PANEL, Packed};
+use crate::weights::Weights;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tangor_device::model::ir::{Activation, Attention, Node, Rows};
@@ -94,11 +93,10 @@ pub(crate) struct Program {
     pub(crate) guard: MapGuard,
 }
 
-/// Packs the weights of a segment and gives every value its place.
+/// Gives every value of a segment its place, and every step its weights.
 pub(crate) struct Compiler<'a> {
     pub(crate) segment: &'a Segment<'a>,
     pub(crate) options: Prepare,
-    pub(crate) pool: &'a Pool,
     pub(crate) device: &'a str,
 }
 
@@ -119,35 +117,17 @@ impl Slots {
 }
 
 impl Compiler<'_> {
-    pub(crate) fn compile(&self, progress: &mut dyn FnMut(f32)) -> Result<Program, DeviceError> {
+    pub(crate) fn compile(&self, weights: &mut Weights) -> Result<Program, DeviceError> {
         let places = self.places();
-        let graph = self.segment.graph;
-        let nodes = &graph.nodes[self.segment.nodes.clone()];
-        let total: usize = nodes.iter().filter_map(|node| linear_of(graph, &node.op)).sum();
-        let linears = linears(nodes);
-        let found = kept::find(self.segment, &linears);
-        let mut keeper = found.is_none().then(|| Keeper::new(self.segment, &linears));
-        let (mut packed, guard) = found.unwrap_or_default();
-        let mut done = 0;
-        let mut steps = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let action = self.action(&node.name, &node.op, &mut packed, &mut keeper)?;
-            let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
-            steps.push(Step { action, reads: at(&node.inputs), writes: at(&node.outputs) });
-            if let Some(size) = linear_of(graph, &node.op) {
-                done += size;
-                #[allow(clippy::cast_precision_loss)]
-                progress(done as f32 / total as f32);
-            }
-        }
-        keeper.into_iter().for_each(Keeper::finish);
-        for (step, node) in steps.iter_mut().zip(nodes) {
-            let Op::Embed { table } = &node.op else { continue };
-            if let Some(weight) = packed.get(table) {
-                step.action = Action::Embed { table: Table::Packed(Arc::clone(weight)) };
-            }
-        }
+        let nodes = &self.segment.graph.nodes[self.segment.nodes.clone()];
         let at = |ids: &[ValueId]| ids.iter().map(|id| places.0[id]).collect();
+        let mut steps = Vec::with_capacity(nodes.len());
+        let mut weight_bytes = 0;
+        for node in nodes {
+            let action = self.action(&node.name, &node.op, weights)?;
+            steps.push(Step { action, reads: at(&node.inputs), writes: at(&node.outputs) });
+            weight_bytes += weights.count(&node.op);
+        }
         let steps = self.fuse_gates(nodes, steps);
         Ok(Program {
             steps,
@@ -155,8 +135,8 @@ impl Compiler<'_> {
             outputs: at(&self.segment.outputs),
             slots: places.1,
             rounded_slots: places.2,
-            weight_bytes: packed.values().map(|w| w.bytes() as u64).sum(),
-            guard,
+            weight_bytes,
+            guard: weights.guard.clone(),
         })
     }
 
@@ -255,24 +235,23 @@ impl Compiler<'_> {
             && group_of(self.segment.graph.weight(*weight)).is_some()
     }
 
-    fn action(
-        &self,
-        node: &str,
-        op: &Op,
-        packed: &mut HashMap<WeightId, Arc<Packed>>,
-        keeper: &mut Option<Keeper>,
-    ) -> Result<Action, DeviceError> {
+    fn action(&self, node: &str, op: &Op, weights: &Weights) -> Result<Action, DeviceError> {
         let graph = self.segment.graph;
         Ok(match op {
-            Op::Embed { table } => {
-                Action::Embed { table: Table::Stored(graph.weight(*table).clone()) }
-            }
+            Op::Embed { table } => Action::Embed {
+                table: match weights.get(*table) {
+                    Some(packed) => Table::Packed(packed),
+                    None => Table::Stored(graph.weight(*table).clone()),
+                },
+            },
             Op::RmsNorm { gain, eps } => Action::RmsNorm { gain: vector(graph, *gain), eps: *eps },
             Op::AddRmsNorm { gain, eps } => {
                 Action::AddRmsNorm { gain: vector(graph, *gain), eps: *eps }
             }
             Op::Linear { weight, bias } => Action::Linear(Linear {
-                weight: self.pack(node, *weight, packed, keeper)?,
+                weight: weights
+                    .get(*weight)
+                    .ok_or_else(|| self.refuse(node, "its weights are not packed".into()))?,
                 bias: bias.map(|bias| vector(graph, bias)),
                 rounded: self.rounds(op),
                 gate: None,
@@ -293,50 +272,9 @@ impl Compiler<'_> {
         })
     }
 
-    fn pack(
-        &self,
-        node: &str,
-        id: WeightId,
-        packed: &mut HashMap<WeightId, Arc<Packed>>,
-        keeper: &mut Option<Keeper>,
-    ) -> Result<Arc<Packed>, DeviceError> {
-        if let Some(weight) = packed.get(&id) {
-            return Ok(Arc::clone(weight));
-        }
-        let weight = Packed::new(self.segment.graph.weight(id), self.pool);
-        let weight = Arc::new(weight.map_err(|error| match error {
-            PackError::Layout(what) => self.refuse(node, format!("no kernel for {what}")),
-            PackError::Memory(bytes) => DeviceError::OutOfMemory {
-                device: self.device.to_owned(),
-                what: "weights",
-                bytes: bytes as u64,
-            },
-        })?);
-        packed.insert(id, Arc::clone(&weight));
-        keeper.iter_mut().for_each(|keeper| keeper.keep(&weight));
-        Ok(weight)
-    }
-
     fn refuse(&self, node: &str, why: String) -> DeviceError {
         DeviceError::Refused { device: self.device.to_owned(), node: node.to_owned(), why }
     }
-}
-
-/// The weights of all linears, in the order in which they are used first.
-fn linears(nodes: &[Node]) -> Vec<WeightId> {
-    let mut seen = HashSet::new();
-    let weight = |node: &Node| match node.op {
-        Op::Linear { weight, .. } => Some(weight),
-        _ => None,
-    };
-    nodes.iter().filter_map(weight).filter(|id| seen.insert(*id)).collect()
-}
-
-/// Elements of a linear's weight: what its packing costs.
-fn linear_of(graph: &Graph, op: &Op) -> Option<usize> {
-    let Op::Linear { weight, .. } = op else { return None };
-    let weight = graph.weight(*weight);
-    Some(weight.rows() * weight.cols())
 }
 
 fn vector(graph: &Graph, id: WeightId) -> Vec<f32> {

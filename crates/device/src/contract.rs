@@ -322,6 +322,24 @@ pub trait Device: Send + Sync + fmt::Debug {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError>;
+    /// Packs several segments of one graph. A device that can holds a weight once that several of
+    /// them read; [`Runnable::memory_bytes`] of the first of these counts it.
+    ///
+    /// # Errors
+    /// As [`Device::prepare`].
+    fn prepare_all(
+        &self,
+        segments: &[Segment<'_>],
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
+        let count = segments.len() as f32;
+        let prepare = |(index, segment)| {
+            let mut report = |share: f32| progress((index as f32 + share) / count);
+            self.prepare(segment, options, &mut report)
+        };
+        segments.iter().enumerate().map(prepare).collect()
+    }
     /// Whether it can be used now.
     fn health(&self) -> Health {
         Health::Ready

@@ -2,6 +2,7 @@
 
 use crate::handover::Handover;
 use crate::step::Work;
+use crate::together::{Lane, Together};
 use crate::{EngineError, Memory, Progress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use tangor_device::{
     Batch, Device, KvCache, KvSpec, KvType, PackedCache, Prepare, Runnable, Segment, Span,
 };
-use tangor_plan::model::{Graph, Op, ValueId};
+use tangor_plan::model::{Graph, Node, Op, ValueId};
 use tangor_plan::{Plan, Stage};
 
 /// Prepared segments and KV caches of every device that takes part.
@@ -21,11 +22,12 @@ pub(crate) struct Executor {
     segments: Vec<Piece>,
     /// One per stage of the plan, in its order.
     routes: Vec<Route>,
+    /// How two devices share prompts, where they do.
+    together: Option<Together>,
     /// What the last batch took.
     took: Took,
     handover: Handover,
-    /// Values between segments, by id.
-    values: BTreeMap<ValueId, Vec<f32>>,
+    values: Values,
     logits: ValueId,
 }
 
@@ -48,16 +50,29 @@ pub(crate) struct Took {
     pub(crate) seconds: Vec<f64>,
 }
 
+/// Values between segments, by id: `(rows, width)`.
+pub(crate) type Values = BTreeMap<ValueId, Vec<f32>>;
+
+/// Nodes that a device runs in one go.
 #[derive(Debug)]
-struct Piece {
+pub(crate) struct Piece {
     /// Index of its cache.
     cache: usize,
     runnable: Box<dyn Runnable>,
+    pub(crate) ends: Ends,
+}
+
+/// What nodes exchange with others.
+#[derive(Debug)]
+pub(crate) struct Ends {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
-    /// Attention layers that it runs.
-    layers: Vec<usize>,
+    /// Attention layers that they run.
+    pub(crate) layers: Vec<usize>,
 }
+
+/// A device and the nodes that it runs.
+type Key = (usize, Range<usize>);
 
 impl Executor {
     /// Prepares every segment of the plan once, and makes the caches.
@@ -68,12 +83,26 @@ impl Executor {
         graph: &Graph,
         plan: &Plan,
         devices: &[Arc<dyn Device>],
-        (prepare, packed): (Prepare, Option<&dyn PackedCache>),
+        prepare: (Prepare, Option<&dyn PackedCache>),
         kv: KvType,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, EngineError> {
-        let planned = || plan.stages.iter().flat_map(|stage| &stage.segments);
-        let used: BTreeSet<usize> = planned().map(|segment| segment.device).collect();
+        let shared = shared_prefill(plan);
+        Self::with_shared(graph, plan, devices, prepare, (kv, shared), progress)
+    }
+
+    fn with_shared(
+        graph: &Graph,
+        plan: &Plan,
+        devices: &[Arc<dyn Device>],
+        prepare: (Prepare, Option<&dyn PackedCache>),
+        (kv, shared): (KvType, Option<Shared>),
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, EngineError> {
+        let planned = plan.stages.iter().flat_map(|stage| &stage.segments);
+        let planned = planned.map(|segment| segment.device);
+        let used: BTreeSet<usize> =
+            planned.chain(shared.iter().flat_map(|shared| shared.devices)).collect();
         let used: Vec<usize> = used.into_iter().collect();
         let hyper = &graph.hyper;
         let spec = KvSpec {
@@ -88,7 +117,7 @@ impl Executor {
             .iter()
             .map(|&device| devices[device].kv_cache(&spec))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut keys: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut keys: Vec<Key> = Vec::new();
         let mut routes = Vec::new();
         for stage in &plan.stages {
             let mut segments = Vec::new();
@@ -101,22 +130,63 @@ impl Executor {
             }
             routes.push(Route { stage: stage.stage, m: stage.m, segments });
         }
-        let count = keys.len();
-        let mut segments = Vec::with_capacity(count);
-        for (index, (device, range)) in keys.into_iter().enumerate() {
-            let cache = used.iter().position(|&d| d == device).unwrap_or(0);
-            let device = &devices[device];
+        let lanes = shared.map(|shared| {
+            let keys = shared.keys();
+            (shared, [keys[0].len(), keys[1].len()], keys.concat())
+        });
+        let own = keys.len();
+        keys.extend(lanes.iter().flat_map(|(.., keys)| keys.clone()));
+        let mut segments = Self::prepare(graph, devices, &used, (&keys, prepare), progress)?;
+        let mut of_lanes = segments.split_off(own).into_iter();
+        let together = lanes.map(|(shared, counts, _)| Together {
+            lanes: [0, 1].map(|lane| Lane {
+                cache: used.iter().position(|&d| d == shared.devices[lane]).unwrap_or(0),
+                pieces: of_lanes.by_ref().take(counts[lane]).collect(),
+            }),
+            rows: shared.rows,
+        });
+        let handover = Handover::new(&caches);
+        let (values, logits) = (Values::new(), graph.logits);
+        let took = Took::default();
+        Ok(Self { caches, segments, routes, together, took, handover, values, logits })
+    }
+
+    /// Prepares segments, all of a device in one go, so that it can share weights between them.
+    fn prepare(
+        graph: &Graph,
+        devices: &[Arc<dyn Device>],
+        used: &[usize],
+        (keys, (prepare, packed)): (&[Key], (Prepare, Option<&dyn PackedCache>)),
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Piece>, EngineError> {
+        let ends: Vec<Ends> = keys.iter().map(|(_, range)| Ends::of(graph, range)).collect();
+        let mut runnables: Vec<Option<Box<dyn Runnable>>> = keys.iter().map(|_| None).collect();
+        for (turn, &index) in used.iter().enumerate() {
+            let mine: Vec<usize> = (0..keys.len()).filter(|&i| keys[i].0 == index).collect();
+            let segment = |&i: &usize| Segment {
+                graph,
+                nodes: keys[i].1.clone(),
+                inputs: ends[i].inputs.clone(),
+                outputs: ends[i].outputs.clone(),
+                packed,
+            };
+            let segments: Vec<Segment<'_>> = mine.iter().map(segment).collect();
+            let device = &devices[index];
             let mut report = |share: f32| {
-                let share = (index as f32 + share.clamp(0.0, 1.0)) / count as f32;
+                let share = (turn as f32 + share.clamp(0.0, 1.0)) / used.len() as f32;
                 progress(Progress { device: &device.descriptor().name, share });
             };
-            let prepare = (prepare, packed);
-            segments.push(Piece::new(graph, range, (&**device, cache), prepare, &mut report)?);
+            let prepared = device.prepare_all(&segments, prepare, &mut report)?;
+            for (i, runnable) in mine.into_iter().zip(prepared) {
+                runnables[i] = Some(runnable);
+            }
         }
-        let handover = Handover::new(&caches);
-        let (values, logits) = (BTreeMap::new(), graph.logits);
-        let took = Took::default();
-        Ok(Self { caches, segments, routes, took, handover, values, logits })
+        let pieces =
+            keys.iter().zip(ends).zip(runnables).filter_map(|(((device, _), ends), run)| {
+                let cache = used.iter().position(|d| d == device)?;
+                Some(Piece { cache, runnable: run?, ends })
+            });
+        Ok(pieces.collect())
     }
 
     /// Bytes that weights and caches take.
@@ -147,6 +217,9 @@ impl Executor {
             })
             .collect();
         let batch = Batch { tokens: &work.tokens, spans: &spans, logit_rows: &work.logit_rows };
+        if work.stage == Stage::Prefill && self.run_together(&batch)? {
+            return Ok(());
+        }
         let Some(route) = self.route(work.stage, work.tokens.len()) else { return Ok(()) };
         (self.took.stage, self.took.rows) = (route, work.tokens.len());
         self.took.seconds.clear();
@@ -176,61 +249,109 @@ impl Executor {
         of_stage.find(|&i| self.routes[i].m >= rows).or(last)
     }
 
-    fn run_segment(&mut self, index: usize, batch: &Batch<'_>) -> Result<(), EngineError> {
-        let segment = &mut self.segments[index];
-        for span in batch.spans {
-            let (layers, cache) = (&segment.layers, segment.cache);
-            self.handover.bring(&mut self.caches, cache, layers, span.pages, span.start);
+    /// Runs a batch on two devices at the same time, if it has rows for both, or if the second is
+    /// to have the keys and values of the first.
+    fn run_together(&mut self, batch: &Batch<'_>) -> Result<bool, EngineError> {
+        let Some(together) = &mut self.together else { return Ok(false) };
+        if !together.wants(batch) {
+            return Ok(false);
         }
-        let mut outputs: Vec<Vec<f32>> =
-            segment.outputs.iter().map(|id| self.values.remove(id).unwrap_or_default()).collect();
-        let inputs: Vec<&[f32]> = segment
-            .inputs
-            .iter()
-            .map(|id| self.values.get(id).map(Vec::as_slice).unwrap_or_default())
-            .collect();
-        let cache = self.caches[segment.cache].as_mut();
-        let result = segment.runnable.run(batch, cache, &inputs, &mut outputs);
-        self.values.extend(segment.outputs.iter().copied().zip(outputs));
-        result?;
+        let pair = [0, 1].map(|lane| together.lanes[lane].cache);
+        let layers: Vec<usize> = (0..self.caches[pair[0]].spec().layers).collect();
+        for (span, device) in batch.spans.iter().flat_map(|span| pair.map(|d| (span, d))) {
+            self.handover.bring(&mut self.caches, device, &layers, span.pages, span.start);
+        }
+        let logits = together.run(batch, &mut self.caches, self.logits)?;
+        self.values.insert(self.logits, logits);
         for span in batch.spans {
             let written = (span.start, span.start + span.rows.len());
-            self.handover.wrote(segment.cache, &segment.layers, span.pages, written);
+            self.handover.wrote(pair[0], &layers, span.pages, written);
+            self.handover.received(pair[1], &layers, span.pages, written);
+        }
+        self.took.seconds.clear();
+        Ok(true)
+    }
+
+    fn run_segment(&mut self, index: usize, batch: &Batch<'_>) -> Result<(), EngineError> {
+        let piece = &mut self.segments[index];
+        for span in batch.spans {
+            let (layers, cache) = (&piece.ends.layers, piece.cache);
+            self.handover.bring(&mut self.caches, cache, layers, span.pages, span.start);
+        }
+        piece.run(batch, self.caches[piece.cache].as_mut(), &mut self.values)?;
+        for span in batch.spans {
+            let written = (span.start, span.start + span.rows.len());
+            self.handover.wrote(piece.cache, &piece.ends.layers, span.pages, written);
         }
         Ok(())
     }
 }
 
-impl Piece {
-    fn new(
-        graph: &Graph,
-        range: Range<usize>,
-        (device, cache): (&dyn Device, usize),
-        (prepare, packed): (Prepare, Option<&dyn PackedCache>),
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<Self, EngineError> {
+impl Ends {
+    fn of(graph: &Graph, range: &Range<usize>) -> Self {
         let nodes = &graph.nodes[range.clone()];
         let written: BTreeSet<ValueId> = nodes.iter().flat_map(|n| n.outputs.clone()).collect();
         let read: BTreeSet<ValueId> = nodes.iter().flat_map(|n| n.inputs.clone()).collect();
         let later = graph.nodes[range.end..].iter().flat_map(|n| n.inputs.clone());
         let wanted: BTreeSet<ValueId> = later.chain([graph.logits]).collect();
-        let inputs: Vec<ValueId> = read.difference(&written).copied().collect();
-        let outputs: Vec<ValueId> = written.intersection(&wanted).copied().collect();
-        let layers = nodes
-            .iter()
-            .filter_map(|node| match &node.op {
-                Op::Attention(attention) => Some(attention.layer),
-                _ => None,
-            })
-            .collect();
-        let segment = Segment {
-            graph,
-            nodes: range,
-            inputs: inputs.clone(),
-            outputs: outputs.clone(),
-            packed,
+        let layer = |node: &Node| match &node.op {
+            Op::Attention(attention) => Some(attention.layer),
+            _ => None,
         };
-        let runnable = device.prepare(&segment, prepare, progress)?;
-        Ok(Self { cache, runnable, inputs, outputs, layers })
+        Self {
+            inputs: read.difference(&written).copied().collect(),
+            outputs: written.intersection(&wanted).copied().collect(),
+            layers: nodes.iter().filter_map(layer).collect(),
+        }
     }
 }
+
+impl Piece {
+    /// Runs a batch: reads its inputs from `values` and leaves its outputs there.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub(crate) fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        cache: &mut dyn KvCache,
+        values: &mut Values,
+    ) -> Result<(), EngineError> {
+        let mut outputs: Vec<Vec<f32>> =
+            self.ends.outputs.iter().map(|id| values.remove(id).unwrap_or_default()).collect();
+        let inputs: Vec<&[f32]> = self
+            .ends
+            .inputs
+            .iter()
+            .map(|id| values.get(id).map(Vec::as_slice).unwrap_or_default())
+            .collect();
+        let result = self.runnable.run(batch, cache, &inputs, &mut outputs);
+        values.extend(self.ends.outputs.iter().copied().zip(outputs));
+        Ok(result?)
+    }
+}
+
+/// Two devices that share prompts, and where they cut the graph.
+struct Shared {
+    devices: [usize; 2],
+    rows: [usize; 2],
+    pieces: Vec<Range<usize>>,
+}
+
+impl Shared {
+    /// What each of the two has to prepare: whoever has no rows of its own only receives.
+    fn keys(&self) -> [Vec<Key>; 2] {
+        [0, 1].map(|lane| match self.rows[lane] {
+            0 => Vec::new(),
+            _ => self.pieces.iter().map(|piece| (self.devices[lane], piece.clone())).collect(),
+        })
+    }
+}
+
+/// How prompts are shared: as the plan says.
+fn shared_prefill(_plan: &Plan) -> Option<Shared> {
+    None
+}
+
+#[cfg(test)]
+mod tests;

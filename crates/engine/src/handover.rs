@@ -73,6 +73,23 @@ impl Handover {
         }
     }
 
+    /// A device has received the tokens `start..end` of a sequence, all of them, from another one
+    /// that [`Handover::wrote`] them.
+    pub(crate) fn received(
+        &mut self,
+        device: usize,
+        layers: &[usize],
+        pages: &[PageId],
+        (start, end): (usize, usize),
+    ) {
+        let size = self.page_tokens;
+        for (index, &page) in pages.iter().enumerate().take(end.div_ceil(size)).skip(start / size) {
+            for &layer in layers {
+                self.held[device][layer][page as usize] = (end - index * size).min(size);
+            }
+        }
+    }
+
     /// A device has written the tokens `start..end` of a sequence: no other cache holds them now.
     pub(crate) fn wrote(
         &mut self,

@@ -33,6 +33,7 @@ mod session;
 mod speculate;
 mod step;
 mod stop;
+mod together;
 
 pub use checkpoint_text::Text;
 pub use error::EngineError;
