@@ -1,7 +1,7 @@
 //! What a plan is made from, with the cost of every node on every device worked out once per shape
 //! of a batch.
 
-use crate::cost::{self, Shape};
+use crate::cost::{self, Shape, Stored};
 use crate::{DeviceProfile, KvType, PlanOptions, Policy, Rates};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,6 +19,11 @@ pub(crate) struct Case<'a> {
     pub(crate) pieces: Vec<Range<usize>>,
     /// Of each value, the first node that writes and the last that reads it.
     lives: Vec<Option<(usize, usize)>>,
+    /// Of each device and node: arithmetic that is padded, over what it is without.
+    padding: Vec<Vec<f64>>,
+    stored: Vec<Stored>,
+    /// Bytes of all weights as they are stored.
+    pub(crate) weights_bytes: u64,
     costs: RefCell<HashMap<Key, Rc<Vec<f64>>>>,
 }
 
@@ -38,7 +43,22 @@ impl<'a> Case<'a> {
         };
         let lives = (0..graph.values.len()).map(life).collect();
         let pieces = pieces(graph);
-        Self { graph, devices, options, pieces, lives, costs: RefCell::default() }
+        let padding = |device: &DeviceProfile| -> Vec<f64> {
+            let tile = device.rates.matrix_tile;
+            graph.nodes.iter().map(|node| cost::matrix_padding(graph, node, tile)).collect()
+        };
+        let padding = devices.iter().map(padding).collect();
+        Self {
+            graph,
+            devices,
+            options,
+            pieces,
+            lives,
+            padding,
+            stored: graph.nodes.iter().map(|node| Stored::of(graph, node)).collect(),
+            weights_bytes: cost::weights_bytes(graph),
+            costs: RefCell::default(),
+        }
     }
 
     /// Seconds of every node on a device, while `beside` works too.
@@ -59,8 +79,11 @@ impl<'a> Case<'a> {
             let same = profile.host_memory && other.host_memory;
             profile.rates = profile.rates.beside(&other.rates, same);
         }
-        let nodes = self.graph.nodes.iter();
-        let costs = nodes.map(|node| cost::node_seconds(self.graph, node, &profile, shape));
+        let nodes = self.graph.nodes.iter().zip(self.stored.iter().zip(&self.padding[device]));
+        let seconds = |(node, (stored, padding)): (&_, (&Stored, &f64))| {
+            cost::node_seconds(self.graph, node, &profile, shape, (*stored, *padding))
+        };
+        let costs = nodes.map(seconds);
         let costs = Rc::new(costs.collect::<Vec<f64>>());
         self.costs.borrow_mut().insert(key, Rc::clone(&costs));
         costs

@@ -110,7 +110,7 @@ fn of_set(
     if prefill.first.is_empty() || decode.first.is_empty() {
         return Ok(None);
     }
-    let mut memory = memory::memories(case.graph, case.devices, set, case.options);
+    let mut memory = memory::memories(case, set);
     if let Some(full) = memory.iter().find(|memory| memory.room() == 0) {
         return Err(PlanError::WeightsDoNotFit {
             device: full.memory.clone(),

@@ -35,9 +35,36 @@ pub struct Work {
     pub elements: f64,
 }
 
+/// What is true of a node's weight: worked out once, as weights may be stacks of many parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stored {
+    bytes: f64,
+    /// Which of [`Rates::group_share`] counts.
+    class: usize,
+}
+
+impl Stored {
+    pub(crate) fn of(graph: &Graph, node: &Node) -> Self {
+        let (Op::Linear { weight, .. } | Op::Embed { table: weight }) = &node.op else {
+            return Self::default();
+        };
+        let weight = graph.weight(*weight);
+        let class = match weight.layout() {
+            Some(Layout::Quant { group, .. }) if group >= 128 => 2,
+            Some(Layout::Quant { group, .. }) if group >= 64 => 1,
+            _ => 0,
+        };
+        Self { bytes: weight.stored_bytes() as f64, class }
+    }
+}
+
 /// What `node` does for a batch.
 #[must_use]
 pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
+    work_of(graph, node, Stored::of(graph, node), shape)
+}
+
+fn work_of(graph: &Graph, node: &Node, stored: Stored, shape: &Shape) -> Work {
     let elements = elements(graph, node, shape);
     match &node.op {
         Op::Linear { weight, .. } => {
@@ -47,11 +74,11 @@ pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
                 return Work::default();
             }
             let ops = 2.0 * rows * weight.rows() as f64 * weight.cols() as f64;
-            Work { ops, bytes: weight.stored_bytes() as f64, elements }
+            Work { ops, bytes: stored.bytes, elements }
         }
         Op::Embed { table } => {
             let table = graph.weight(*table);
-            let row = table.stored_bytes() as f64 / table.rows() as f64;
+            let row = stored.bytes / table.rows() as f64;
             Work { ops: 0.0, bytes: shape.rows as f64 * row, elements }
         }
         Op::Attention(a) => {
@@ -94,16 +121,21 @@ pub fn kv_bytes(kv: KvType) -> f64 {
 #[must_use]
 pub fn seconds(graph: &Graph, range: Range<usize>, device: &DeviceProfile, shape: &Shape) -> f64 {
     let nodes = graph.nodes.get(range).unwrap_or_default();
-    let of_nodes: f64 = nodes.iter().map(|node| node_seconds(graph, node, device, shape)).sum();
-    device.rates.run_s + of_nodes
+    let tile = device.rates.matrix_tile;
+    let of_node = |node: &Node| {
+        let known = (Stored::of(graph, node), matrix_padding(graph, node, tile));
+        node_seconds(graph, node, device, shape, known)
+    };
+    device.rates.run_s + nodes.iter().map(of_node).sum::<f64>()
 }
 
-/// Seconds that one node takes.
+/// Seconds that one node takes, whose weight and [`matrix_padding`] are known.
 pub(crate) fn node_seconds(
     graph: &Graph,
     node: &Node,
     device: &DeviceProfile,
     shape: &Shape,
+    (stored, padding): (Stored, f64),
 ) -> f64 {
     // Each count is padded by itself: the last row alone is a batch of one row.
     let padded = Shape {
@@ -112,11 +144,10 @@ pub(crate) fn node_seconds(
         ..*shape
     };
     let rates = &device.rates;
-    let work = work(graph, node, &padded);
+    let work = work_of(graph, node, stored, &padded);
     let (arithmetic, read) = match &node.op {
-        Op::Linear { weight, .. } => {
-            let rate = rates.int8_ops_per_s * group_share(graph.weight(*weight).layout(), rates);
-            let padding = matrix_padding(graph, node, rates.matrix_tile);
+        Op::Linear { .. } => {
+            let rate = rates.int8_ops_per_s * rates.group_share[stored.class];
             (work.ops * padding / rate, work.bytes * device.layout_bytes)
         }
         Op::Attention(_) if padded.rows < Rates::FEW_ROWS => {
@@ -129,18 +160,9 @@ pub(crate) fn node_seconds(
     arithmetic.max(read / rates.read_bytes_per_s) + work.elements * rates.element_s + fixed
 }
 
-/// Of a device's rate, what products with such weights reach.
-fn group_share(layout: Option<Layout>, rates: &Rates) -> f64 {
-    match layout {
-        Some(Layout::Quant { group, .. }) if group >= 128 => rates.group_share[2],
-        Some(Layout::Quant { group, .. }) if group >= 64 => rates.group_share[1],
-        _ => rates.group_share[0],
-    }
-}
-
 /// Arithmetic of a linear that is padded to tiles, over what it is without. What is stored as one
 /// matrix but is several, q, k and v or gates and ups, is padded one by one.
-fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usize; 2]) -> f64 {
+pub(crate) fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usize; 2]) -> f64 {
     let (Op::Linear { weight, .. }, true) = (&node.op, inputs > 1 || outputs > 1) else {
         return 1.0;
     };

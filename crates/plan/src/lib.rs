@@ -20,6 +20,7 @@ mod place;
 mod plan;
 mod predict;
 mod profile;
+pub mod simulate;
 mod timeline;
 mod vendor;
 

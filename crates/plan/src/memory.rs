@@ -1,10 +1,10 @@
 //! What a plan takes of each memory: one copy of the weights per form in which devices pack them,
 //! and keys and values once.
 
-use crate::{DeviceProfile, PlanOptions, cost};
+use crate::case::Case;
+use crate::{DeviceProfile, PlanOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tangor_model::Graph;
 
 /// What lies in one memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +38,8 @@ pub(crate) fn limit(device: &DeviceProfile, options: &PlanOptions) -> u64 {
     options.memory_limit.map_or(device.memory_bytes, |limit| limit.min(device.memory_bytes))
 }
 
-/// Bytes of the weights as a device packs them.
-pub(crate) fn packed_bytes(graph: &Graph, device: &DeviceProfile) -> u64 {
-    let stored = cost::weights_bytes(graph);
+/// Bytes of `stored` bytes of weights as a device packs them.
+pub(crate) fn packed_bytes(stored: u64, device: &DeviceProfile) -> u64 {
     if device.layout_bytes == 1.0 {
         return stored;
     }
@@ -51,19 +50,14 @@ pub(crate) fn packed_bytes(graph: &Graph, device: &DeviceProfile) -> u64 {
 ///
 /// Every device is taken to need all weights: a part of a model is not worth a plan that fits only
 /// just.
-pub(crate) fn memories(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    used: &[usize],
-    options: &PlanOptions,
-) -> Vec<MemoryUse> {
+pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
     let mut of: BTreeMap<&str, (BTreeMap<&str, u64>, u64)> = BTreeMap::new();
-    for device in used.iter().map(|&index| &devices[index]) {
+    for device in used.iter().map(|&index| &case.devices[index]) {
         let memory = if device.host_memory { "host" } else { &device.name };
         let (copies, most) = of.entry(memory).or_default();
         let bytes = copies.entry(&device.layout).or_default();
-        *bytes = (*bytes).max(packed_bytes(graph, device));
-        *most = (*most).max(limit(device, options));
+        *bytes = (*bytes).max(packed_bytes(case.weights_bytes, device));
+        *most = (*most).max(limit(device, case.options));
     }
     let used = |(memory, (copies, limit_bytes)): (&str, (BTreeMap<&str, u64>, u64))| MemoryUse {
         memory: memory.to_owned(),

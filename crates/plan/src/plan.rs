@@ -263,7 +263,7 @@ pub fn replan(
     let case = Case::new(graph, devices, options);
     let seats = |stage, only: &Option<String>, reasons: &mut Vec<String>| {
         let seats = place::seats(devices, options, stage, only.as_deref(), without)?;
-        that_fit(graph, devices, seats, options, reasons)
+        that_fit(&case, seats, reasons)
     };
     let prefill = seats("prefill", &options.prefill_device, &mut reasons)?;
     let decode = seats("decode", &options.decode_device, &mut reasons)?;
@@ -366,21 +366,20 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
 
 /// Prefill is planned for these numbers of rows.
 pub(crate) fn row_counts(most: usize) -> Vec<usize> {
-    let mut counts = vec![most.div_ceil(16), most.div_ceil(4), most];
+    let mut counts = [16, 8, 4, 2, 1].map(|parts| most.div_ceil(parts)).to_vec();
     counts.dedup();
     counts
 }
 
 /// The devices that have room for the weights.
 fn that_fit(
-    graph: &Graph,
-    devices: &[DeviceProfile],
+    case: &Case<'_>,
     mut seats: Seats,
-    options: &PlanOptions,
     reasons: &mut Vec<String>,
 ) -> Result<Seats, PlanError> {
-    let room = |d: usize| memory::limit(&devices[d], options);
-    let needed = |d: usize| memory::packed_bytes(graph, &devices[d]);
+    let devices = case.devices;
+    let room = |d: usize| memory::limit(&devices[d], case.options);
+    let needed = |d: usize| memory::packed_bytes(case.weights_bytes, &devices[d]);
     let fits = |d: &usize| room(*d) > needed(*d);
     for &d in seats.first.iter().filter(|d| !fits(d)) {
         let reason = format!(

@@ -58,7 +58,7 @@ pub(crate) fn choose(
     let forecast = predict::forecast(case, &stages, None);
     let used: BTreeSet<usize> = [many, one].into();
     let used: Vec<usize> = used.into_iter().collect();
-    let mut memory = memory::memories(case.graph, case.devices, &used, case.options);
+    let mut memory = memory::memories(case, &used);
     if let Some(full) = memory.iter().find(|memory| memory.room() == 0) {
         return Err(PlanError::WeightsDoNotFit {
             device: full.memory.clone(),

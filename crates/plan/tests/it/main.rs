@@ -1,6 +1,8 @@
 //! Plans of published shapes for machines that are not here.
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
+mod simulate;
+
 use serde_json::Value;
 use std::sync::LazyLock;
 use tangor_plan::model::ir::Rows;
