@@ -12,7 +12,6 @@ use crate::{interrupt, sampling, terminal};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -376,13 +375,9 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
     }
     let facts = cpu.descriptor();
     Ok(vec![DeviceProfile {
-        name: facts.name.clone(),
-        kind: Kind::Cpu,
         description: facts.description.clone(),
-        memory_bytes: facts.memory_bytes,
-        host_memory: facts.host_memory,
         rates,
-        refused: BTreeSet::new(),
+        ..DeviceProfile::new(&facts.name, Kind::Cpu, facts.memory_bytes, facts.host_memory)
     }])
 }
 

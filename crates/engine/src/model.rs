@@ -485,15 +485,12 @@ fn profiles(
         };
         let measured = options.rates.iter().find(|(name, _)| *name == facts.name);
         DeviceProfile {
-            name: facts.name.clone(),
-            kind,
             description: facts.description.clone(),
-            memory_bytes: facts.memory_bytes,
-            host_memory: facts.host_memory,
             rates: measured.map_or_else(|| Rates::typical(kind), |(_, rates)| *rates),
             refused: (0..graph.nodes.len())
                 .filter(|&node| device.refuses(graph, node).is_some())
                 .collect(),
+            ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
         }
     };
     devices.iter().map(profile).collect()

@@ -1,8 +1,10 @@
-//! What a node costs: a roofline over arithmetic and memory traffic.
+//! What a node costs: a roofline over arithmetic and memory traffic, with the padding and the fixed
+//! costs of a device.
 
-use crate::{KvType, Rates};
+use crate::{DeviceProfile, KvType, Rates};
 use std::ops::Range;
 use tangor_model::ir::Rows;
+use tangor_model::tensor::Layout;
 use tangor_model::{Graph, Node, Op};
 
 /// A batch as the cost model sees it.
@@ -12,6 +14,8 @@ pub struct Shape {
     pub rows: usize,
     /// Rows whose logits are wanted.
     pub logit_rows: usize,
+    /// Whether these rows are picked right before the head instead of as early as possible.
+    pub picked_late: bool,
     /// Tokens that a row attends to, on average.
     pub context: f64,
     /// Sequences of the batch: each reads its own keys and values once.
@@ -25,50 +29,82 @@ pub struct Shape {
 pub struct Work {
     /// Multiplications and additions.
     pub ops: f64,
-    /// Bytes read and written.
+    /// Bytes of weights, or of keys and values, that are read.
     pub bytes: f64,
+    /// Activations that are read and written.
+    pub elements: f64,
+}
+
+/// What is true of a node's weight: worked out once, as weights may be stacks of many parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stored {
+    bytes: f64,
+    /// Which of [`Rates::group_share`] counts.
+    class: usize,
+}
+
+impl Stored {
+    pub(crate) fn of(graph: &Graph, node: &Node) -> Self {
+        let (Op::Linear { weight, .. } | Op::Embed { table: weight }) = &node.op else {
+            return Self::default();
+        };
+        let weight = graph.weight(*weight);
+        let class = match weight.layout() {
+            Some(Layout::Quant { group, .. }) if group >= 128 => 2,
+            Some(Layout::Quant { group, .. }) if group >= 64 => 1,
+            _ => 0,
+        };
+        Self { bytes: weight.stored_bytes() as f64, class }
+    }
 }
 
 /// What `node` does for a batch.
 #[must_use]
 pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
-    let rows_of = |rows| match rows {
-        Rows::Tokens => shape.rows as f64,
-        Rows::Logits => shape.logit_rows as f64,
-    };
-    let elements: f64 = node
-        .inputs
-        .iter()
-        .chain(&node.outputs)
-        .map(|&id| graph.value(id))
-        .map(|value| value.width as f64 * rows_of(value.rows))
-        .sum();
-    let traffic = 4.0 * elements;
+    work_of(graph, node, Stored::of(graph, node), shape)
+}
+
+fn work_of(graph: &Graph, node: &Node, stored: Stored, shape: &Shape) -> Work {
+    let elements = elements(graph, node, shape);
     match &node.op {
         Op::Linear { weight, .. } => {
             let weight = graph.weight(*weight);
-            let rows = node.inputs.first().map_or(0.0, |&id| rows_of(graph.value(id).rows));
+            let rows = rows_of(graph, node, shape);
             if rows == 0.0 {
                 return Work::default();
             }
-            Work {
-                ops: 2.0 * rows * weight.rows() as f64 * weight.cols() as f64,
-                bytes: weight.stored_bytes() as f64 + traffic,
-            }
+            let ops = 2.0 * rows * weight.rows() as f64 * weight.cols() as f64;
+            Work { ops, bytes: stored.bytes, elements }
         }
         Op::Embed { table } => {
             let table = graph.weight(*table);
-            let row = table.stored_bytes() as f64 / table.rows() as f64;
-            Work { ops: 0.0, bytes: shape.rows as f64 * row + traffic }
+            let row = stored.bytes / table.rows() as f64;
+            Work { ops: 0.0, bytes: shape.rows as f64 * row, elements }
         }
         Op::Attention(a) => {
             let seen = a.window.map_or(shape.context, |window| shape.context.min(window as f64));
             let pairs = shape.rows as f64 * seen * (a.heads * a.head_dim) as f64;
             let cached = seen * (a.kv_heads * a.head_dim) as f64 * 2.0 * kv_bytes(shape.kv);
-            Work { ops: 4.0 * pairs, bytes: shape.sequences as f64 * cached + traffic }
+            Work { ops: 4.0 * pairs, bytes: shape.sequences as f64 * cached, elements }
         }
-        _ => Work { ops: elements, bytes: traffic },
+        _ => Work { ops: elements, bytes: 0.0, elements },
     }
+}
+
+/// Rows that a node computes.
+fn rows_of(graph: &Graph, node: &Node, shape: &Shape) -> f64 {
+    let rows = node.inputs.first().or(node.outputs.first()).map(|&id| graph.value(id).rows);
+    let head = node.outputs.contains(&graph.logits);
+    match rows {
+        Some(Rows::Logits) if head || !shape.picked_late => shape.logit_rows as f64,
+        _ => shape.rows as f64,
+    }
+}
+
+fn elements(graph: &Graph, node: &Node, shape: &Shape) -> f64 {
+    let values = node.inputs.iter().chain(&node.outputs);
+    let width: usize = values.map(|&id| graph.value(id).width).sum();
+    width as f64 * rows_of(graph, node, shape)
 }
 
 /// Bytes per element of a KV cache, scales included.
@@ -83,18 +119,66 @@ pub fn kv_bytes(kv: KvType) -> f64 {
 
 /// Seconds that the nodes `range` take on a device, its fixed costs included.
 #[must_use]
-pub fn seconds(graph: &Graph, range: Range<usize>, rates: &Rates, shape: &Shape) -> f64 {
-    let tile = rates.row_tile.max(1);
-    let padded = Shape { rows: shape.rows.next_multiple_of(tile), ..*shape };
+pub fn seconds(graph: &Graph, range: Range<usize>, device: &DeviceProfile, shape: &Shape) -> f64 {
     let nodes = graph.nodes.get(range).unwrap_or_default();
-    let of_nodes: f64 = nodes.iter().map(|node| node_seconds(graph, node, rates, &padded)).sum();
-    rates.run_s + of_nodes
+    let tile = device.rates.matrix_tile;
+    let of_node = |node: &Node| {
+        let known = (Stored::of(graph, node), matrix_padding(graph, node, tile));
+        node_seconds(graph, node, device, shape, known)
+    };
+    device.rates.run_s + nodes.iter().map(of_node).sum::<f64>()
 }
 
-/// Seconds that one node takes.
-pub(crate) fn node_seconds(graph: &Graph, node: &Node, rates: &Rates, shape: &Shape) -> f64 {
-    let work = work(graph, node, shape);
-    (work.ops / rates.int8_ops_per_s).max(work.bytes / rates.read_bytes_per_s) + rates.node_s
+/// Seconds that one node takes, whose weight and [`matrix_padding`] are known.
+pub(crate) fn node_seconds(
+    graph: &Graph,
+    node: &Node,
+    device: &DeviceProfile,
+    shape: &Shape,
+    (stored, padding): (Stored, f64),
+) -> f64 {
+    // Each count is padded by itself: the last row alone is a batch of one row.
+    let padded = Shape {
+        rows: device.padded_rows(shape.rows),
+        logit_rows: if shape.logit_rows == 0 { 0 } else { device.padded_rows(shape.logit_rows) },
+        ..*shape
+    };
+    let rates = &device.rates;
+    let work = work_of(graph, node, stored, &padded);
+    let (arithmetic, read) = match &node.op {
+        Op::Linear { .. } => {
+            let rate = rates.int8_ops_per_s * rates.group_share[stored.class];
+            (work.ops * padding / rate, work.bytes * device.layout_bytes)
+        }
+        Op::Attention(_) if padded.rows < Rates::FEW_ROWS => {
+            (work.ops / rates.attention_row_ops_per_s, work.bytes)
+        }
+        Op::Attention(_) => (work.ops / rates.attention_ops_per_s, work.bytes),
+        _ => (0.0, work.bytes),
+    };
+    let fixed = if rows_of(graph, node, shape) <= 1.0 { rates.node_row_s } else { rates.node_s };
+    arithmetic.max(read / rates.read_bytes_per_s) + work.elements * rates.element_s + fixed
+}
+
+/// Arithmetic of a linear that is padded to tiles, over what it is without. What is stored as one
+/// matrix but is several, q, k and v or gates and ups, is padded one by one.
+pub(crate) fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usize; 2]) -> f64 {
+    let (Op::Linear { weight, .. }, true) = (&node.op, inputs > 1 || outputs > 1) else {
+        return 1.0;
+    };
+    let weight = graph.weight(*weight);
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let reads = |n: &&Node| n.inputs.as_slice() == node.outputs.as_slice();
+    let parts = match graph.nodes.iter().find(reads).map(|reader| &reader.op) {
+        Some(Op::Attention(a)) => {
+            vec![a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.head_dim]
+        }
+        Some(Op::Gated(_)) => vec![rows / 2, rows / 2],
+        _ => vec![rows],
+    };
+    let padded: usize = parts.iter().map(|part| part.next_multiple_of(outputs.max(1))).sum();
+    let cols_padded = cols.next_multiple_of(inputs.max(1));
+    (padded as f64 * cols_padded as f64) / (rows as f64 * cols as f64)
 }
 
 /// Bytes of all weights, each counted once.

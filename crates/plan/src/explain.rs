@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 impl Plan {
-    /// `predicted{ttft_s, decode_tps, weights_bytes, kv_bytes}` and
-    /// `stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}]`.
+    /// `predicted{ttft_s, decode_tps, weights_bytes, kv_bytes}`,
+    /// `stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}]`, `devices`,
+    /// `memory[{memory, weights[{layout, bytes}], kv_bytes, limit_bytes}]`, `cooperative`,
+    /// `considered[{what, ttft_s, possible}]`, `reasons`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let stages: Vec<Value> = self
@@ -29,7 +31,40 @@ impl Plan {
                 json!({ "stage": stage.stage.name(), "m": stage.m, "segments": segments })
             })
             .collect();
-        json!({ "predicted": self.predicted, "stages": stages })
+        let memory = self.memory.iter().map(|memory| {
+            let copies = memory.copies.iter();
+            let copies = copies.map(|(layout, bytes)| json!({ "layout": layout, "bytes": bytes }));
+            json!({
+                "memory": memory.memory,
+                "weights": copies.collect::<Vec<_>>(),
+                "kv_bytes": memory.kv_bytes,
+                "limit_bytes": memory.limit_bytes,
+            })
+        });
+        let devices = self.devices.iter().map(|device| {
+            json!({ "name": device.name, "kind": device.kind, "description": device.description,
+                    "rates": device.rates })
+        });
+        let cooperative = self.cooperative.as_ref().map(|both| {
+            json!({
+                "devices": both.devices.map(|device| &*self.devices[device].name),
+                "rows": both.rows,
+                "pieces": both.pieces.len(),
+                "predicted_s": both.predicted_s,
+                "alone_s": both.alone_s,
+                "measured_s": both.measured_s,
+                "why": both.why,
+            })
+        });
+        json!({
+            "predicted": self.predicted,
+            "stages": stages,
+            "devices": devices.collect::<Vec<_>>(),
+            "memory": memory.collect::<Vec<_>>(),
+            "cooperative": cooperative,
+            "considered": self.considered,
+            "reasons": self.reasons,
+        })
     }
 
     /// The plan as a table with its reasons.
@@ -78,6 +113,22 @@ impl Plan {
                     ),
                 );
             }
+        }
+        if let Some(both) = &self.cooperative {
+            let name = |index: usize| &*self.devices[both.devices[index]].name;
+            line(
+                &mut out,
+                format_args!(
+                    "\ntogether {} reads {} rows and {} the next {}, in turns, one layer behind: \
+                     {:.3} s instead of {:.3} s",
+                    name(0),
+                    both.rows[0],
+                    name(1),
+                    both.rows[1],
+                    both.measured_s.unwrap_or(both.predicted_s),
+                    both.alone_s
+                ),
+            );
         }
         let (kv, predicted) = (&self.kv, &self.predicted);
         line(

@@ -7,17 +7,31 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod case;
+mod choose;
+mod cooperate;
 pub mod cost;
 mod explain;
+mod handover;
 mod kv;
+mod memory;
 mod options;
 mod place;
 mod plan;
+mod predict;
 mod profile;
+pub mod simulate;
+mod timeline;
+mod vendor;
 
 pub use arena::Arena;
+pub use cooperate::Cooperative;
 pub use kv::{KvPlan, PAGE_TOKENS};
-pub use options::{DeviceChoice, KvType, PlanOptions};
-pub use plan::{Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan};
+pub use memory::MemoryUse;
+pub use options::{DeviceChoice, KvType, PlanOptions, Policy};
+pub use plan::{
+    Considered, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan, replan,
+};
 pub use profile::{DeviceProfile, Kind, Rates};
 pub use tangor_model as model;
+pub use timeline::{Slot, Timeline};

@@ -77,6 +77,18 @@ pub enum KvType {
     Int8,
 }
 
+/// Who decides what runs where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The cost model.
+    #[default]
+    Ours,
+    /// The fixed rule of AMD's hybrid flow: batches of more than one row on the NPU, single rows on
+    /// the GPU. For comparisons: see [`simulate`](crate::simulate).
+    Vendor,
+}
+
 /// What the plan is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanOptions {
@@ -86,6 +98,10 @@ pub struct PlanOptions {
     pub prefill_device: Option<String>,
     /// Restricts decode further: a device's name, or a kind.
     pub decode_device: Option<String>,
+    /// Who decides.
+    pub policy: Policy,
+    /// Whether two devices may read one prompt at the same time.
+    pub cooperative: bool,
     /// Most rows of one prefill batch.
     pub prefill_rows: usize,
     /// Sequences that may run at once.
@@ -111,6 +127,8 @@ impl Default for PlanOptions {
             device: DeviceChoice::Auto,
             prefill_device: None,
             decode_device: None,
+            policy: Policy::Ours,
+            cooperative: true,
             prefill_rows: 512,
             max_sequences: 16,
             context: None,

@@ -1,14 +1,12 @@
 //! Which device runs which nodes of a stage: the cheapest path through the graph.
 
+use crate::case::Case;
+use crate::cost::Shape;
 use crate::plan::{PlanError, SegmentPlan};
-use crate::{DeviceProfile, PlanOptions, cost};
+use crate::{DeviceProfile, Kind, PlanOptions};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use tangor_model::ir::Rows;
 use tangor_model::{Graph, Node, Op};
-
-/// Bytes per second between memories that are not shared: PCIe 4.0 x8, as it is reached.
-pub(crate) const LINK_BYTES_PER_S: f64 = 12e9;
 
 /// A device for each run of nodes, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,24 +17,54 @@ pub(crate) struct Placement {
     pub(crate) seconds: f64,
 }
 
-/// The devices, by index, that may run a stage.
-pub(crate) fn candidates(
+/// Devices that may run a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seats {
+    /// Those that were asked for.
+    pub(crate) first: Vec<usize>,
+    /// Those that take what all of these refuse, and nothing else.
+    pub(crate) last_resort: Vec<usize>,
+}
+
+impl Seats {
+    pub(crate) fn one(device: usize, last_resort: &[usize]) -> Self {
+        let others = last_resort.iter().copied().filter(|&other| other != device);
+        Self { first: vec![device], last_resort: others.collect() }
+    }
+
+    /// All of them, those of last resort behind.
+    pub(crate) fn all(&self) -> Vec<usize> {
+        self.first.iter().chain(&self.last_resort).copied().collect()
+    }
+
+    fn refuse(&self, devices: &[DeviceProfile], node: usize) -> bool {
+        self.first.iter().all(|&d| devices[d].refused.contains(&node))
+    }
+}
+
+/// The devices, by index, that may run a stage: those of the kind or name that was asked for. Where
+/// that leaves neural processors only, the central processor takes what they refuse.
+pub(crate) fn seats(
     devices: &[DeviceProfile],
     options: &PlanOptions,
     stage: &'static str,
     only: Option<&str>,
-) -> Result<Vec<usize>, PlanError> {
+    without: &[usize],
+) -> Result<Seats, PlanError> {
+    let there = |&d: &usize| !without.contains(&d);
+    let left: Vec<usize> = (0..devices.len()).filter(there).collect();
     let none = |asked: &str| PlanError::NoDevice {
         asked: asked.to_owned(),
         stage,
-        available: if devices.is_empty() {
+        available: if left.is_empty() {
             "none".into()
         } else {
-            let names = devices.iter().map(|device| format!("{} ({})", device.name, device.kind));
+            let left = left.iter().map(|&d| &devices[d]);
+            let names = left.map(|device| format!("{} ({})", device.name, device.kind));
             names.collect::<Vec<_>>().join(", ")
         },
     };
-    let kinds: BTreeSet<_> = devices.iter().map(|device| device.kind).collect();
+    let kinds: BTreeSet<_> = left.iter().map(|&d| devices[d].kind).collect();
     if options.device == crate::DeviceChoice::Hybrid && kinds.len() < 2 {
         return Err(none("second kind of"));
     }
@@ -44,33 +72,39 @@ pub(crate) fn candidates(
         Some(name) => device.name == name || device.kind.to_string() == name,
         None => options.device.kind().is_none_or(|kind| kind == device.kind),
     };
-    let found: Vec<usize> = (0..devices.len()).filter(|&i| matches(&devices[i])).collect();
-    if found.is_empty() {
+    let first: Vec<usize> = left.iter().copied().filter(|&d| matches(&devices[d])).collect();
+    if first.is_empty() {
         return Err(none(only.unwrap_or(&options.device.to_string())));
     }
-    Ok(found)
+    let neural = first.iter().all(|&d| devices[d].kind == Kind::Npu);
+    let is_cpu = |&d: &usize| neural && devices[d].kind == Kind::Cpu;
+    Ok(Seats { first, last_resort: left.into_iter().filter(is_cpu).collect() })
+}
+
+/// The first node that none of the devices runs.
+pub(crate) fn refused_by_all(case: &Case<'_>, seats: &Seats) -> Option<usize> {
+    let all = seats.all();
+    let refused = |node: &usize| all.iter().all(|&d| case.devices[d].refused.contains(node));
+    (0..case.graph.nodes.len()).find(refused)
 }
 
 /// Share of the time of the best single device that a split must save: a segment that another stage
 /// does not have needs weights packed once more, and every border is one more thing to go wrong.
-const WORTH_A_SPLIT: f64 = 0.1;
+pub(crate) const WORTH_A_SPLIT: f64 = 0.1;
 
-/// The cheapest way to run the whole graph on `allowed` devices: on one of them, or split if that
-/// saves enough.
-pub(crate) fn place(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    allowed: &[usize],
-    shape: &cost::Shape,
-) -> Placement {
-    let whole = allowed
+/// The cheapest way to run the whole graph on these devices: on one of them, or split if that saves
+/// enough. `None` if no device takes some node.
+pub(crate) fn place(case: &Case<'_>, seats: &Seats, shape: &Shape) -> Option<Placement> {
+    let whole = seats
+        .first
         .iter()
-        .map(|&device| split(graph, devices, &[device], shape))
+        .filter_map(|&device| split(case, &Seats::one(device, &seats.last_resort), shape))
         .min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    let split = split(graph, devices, allowed, shape);
-    match whole {
-        Some(whole) if split.seconds > whole.seconds * (1.0 - WORTH_A_SPLIT) => whole,
-        _ => split,
+    match (whole, split(case, seats, shape)) {
+        (Some(whole), Some(split)) if split.seconds > whole.seconds * (1.0 - WORTH_A_SPLIT) => {
+            Some(whole)
+        }
+        (whole, split) => split.or(whole),
     }
 }
 
@@ -78,33 +112,29 @@ pub(crate) fn place(
 ///
 /// Dynamic programming over the nodes: a node on a device costs what the roofline says; changing
 /// the device costs a run and the transfer of every value that lives on.
-fn split(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    allowed: &[usize],
-    shape: &cost::Shape,
-) -> Placement {
-    let crossing = crossing_bytes(graph, shape);
+pub(crate) fn split(case: &Case<'_>, seats: &Seats, shape: &Shape) -> Option<Placement> {
+    let allowed = seats.all();
+    let crossing = case.crossing(shape);
+    let costs: Vec<_> = allowed.iter().map(|&d| case.nodes(d, None, shape)).collect();
     // best[k]: cheapest cost of the nodes so far with the last one on allowed[k].
-    let mut best: Vec<f64> = allowed.iter().map(|&d| devices[d].rates.run_s).collect();
-    let mut came_from: Vec<Vec<usize>> = Vec::with_capacity(graph.nodes.len());
-    for (index, node) in graph.nodes.iter().enumerate() {
+    let mut best: Vec<f64> = allowed.iter().map(|&d| case.rates(d).run_s).collect();
+    let mut came_from: Vec<Vec<usize>> = Vec::with_capacity(case.graph.nodes.len());
+    for index in 0..case.graph.nodes.len() {
+        let spare = seats.refuse(case.devices, index);
         let mut next = Vec::with_capacity(allowed.len());
         let mut from = Vec::with_capacity(allowed.len());
         for (k, &device) in allowed.iter().enumerate() {
-            let rates = &devices[device].rates;
-            let rows = shape.rows.next_multiple_of(rates.row_tile.max(1));
-            let here = if devices[device].refused.contains(&index) {
-                f64::INFINITY
-            } else {
-                cost::node_seconds(graph, node, rates, &cost::Shape { rows, ..*shape })
+            let barred = k >= seats.first.len() && !spare;
+            let here = match barred || case.devices[device].refused.contains(&index) {
+                true => f64::INFINITY,
+                false => costs[k][index],
             };
             // Staying is considered first, so that ties do not change the device.
             let (mut source, mut total) = (k, best[k]);
             for (j, &other) in allowed.iter().enumerate().filter(|_| index > 0) {
-                let shared = devices[other].host_memory && devices[device].host_memory;
-                let link = if shared { 0.0 } else { crossing[index] / LINK_BYTES_PER_S };
-                let moved = best[j] + rates.run_s + link;
+                let moved = best[j]
+                    + case.rates(device).run_s
+                    + case.transfer(other, device, crossing[index]);
                 if j != k && moved < total {
                     (source, total) = (j, moved);
                 }
@@ -115,11 +145,9 @@ fn split(
         best = next;
         came_from.push(from);
     }
-    let last = (0..allowed.len()).min_by(|&a, &b| best[a].total_cmp(&best[b])).unwrap_or(0);
-    Placement {
-        seconds: best.get(last).copied().unwrap_or(0.0),
-        parts: trace_back(allowed, &came_from, last),
-    }
+    let last = (0..allowed.len()).min_by(|&a, &b| best[a].total_cmp(&best[b]))?;
+    let parts = trace_back(&allowed, &came_from, last);
+    best[last].is_finite().then_some(Placement { seconds: best[last], parts })
 }
 
 fn trace_back(
@@ -141,42 +169,33 @@ fn trace_back(
     parts
 }
 
-/// Bytes of the values that are written before a node and read by it or later, per node.
-fn crossing_bytes(graph: &Graph, shape: &cost::Shape) -> Vec<f64> {
-    let mut bytes = vec![0.0; graph.nodes.len()];
-    for (id, value) in graph.values.iter().enumerate() {
-        let written = graph.nodes.iter().position(|n| n.outputs.iter().any(|o| o.0 == id));
-        let read = graph.nodes.iter().rposition(|n| n.inputs.iter().any(|i| i.0 == id));
-        let (Some(written), Some(read)) = (written, read) else { continue };
-        let rows = match value.rows {
-            Rows::Tokens => shape.rows,
-            Rows::Logits => shape.logit_rows,
-        };
-        for slot in bytes.iter_mut().take(read + 1).skip(written + 1) {
-            *slot += 4.0 * (rows * value.width) as f64;
-        }
-    }
-    bytes
+/// Seconds of a placement for a batch of another shape, transfers included.
+pub(crate) fn seconds(case: &Case<'_>, parts: &[(usize, Range<usize>)], shape: &Shape) -> f64 {
+    let crossing = if parts.len() > 1 { case.crossing(shape) } else { Vec::new() };
+    let run = |(device, range): &(usize, Range<usize>)| case.segment(*device, range.clone(), shape);
+    let moved = |pair: &[(usize, Range<usize>)]| {
+        case.transfer(pair[0].0, pair[1].0, crossing[pair[1].1.start])
+    };
+    parts.iter().map(run).sum::<f64>() + parts.windows(2).map(moved).sum::<f64>()
 }
 
-/// Spells a placement out.
+/// Spells a placement out; `considered` are the devices that the stage might have run on.
 pub(crate) fn segments(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    allowed: &[usize],
+    case: &Case<'_>,
+    considered: &[usize],
     placement: &Placement,
-    shape: &cost::Shape,
+    shape: &Shape,
 ) -> Vec<SegmentPlan> {
     let spell = |(device, range): &(usize, Range<usize>)| {
-        let nodes = &graph.nodes[range.clone()];
+        let nodes = &case.graph.nodes[range.clone()];
         SegmentPlan {
             device: *device,
             range: range.clone(),
             nodes: nodes.iter().map(|node| node.name.clone()).collect(),
-            layouts: layouts(graph, nodes),
-            predicted_s: cost::seconds(graph, range.clone(), &devices[*device].rates, shape),
+            layouts: layouts(case.graph, nodes),
+            predicted_s: case.segment(*device, range.clone(), shape),
             measured_s: None,
-            why: why(graph, devices, allowed, (*device, range), shape),
+            why: why(case, considered, (*device, range), shape),
         }
     };
     placement.parts.iter().map(spell).collect()
@@ -200,32 +219,35 @@ fn layouts(graph: &Graph, nodes: &[Node]) -> Vec<String> {
 }
 
 fn why(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    allowed: &[usize],
+    case: &Case<'_>,
+    considered: &[usize],
     (device, range): (usize, &Range<usize>),
-    shape: &cost::Shape,
+    shape: &Shape,
 ) -> String {
-    if allowed.len() == 1 {
+    let devices = case.devices;
+    let name = &devices[device].name;
+    if considered.len() <= 1 && considered.contains(&device) {
         return if devices.len() == 1 {
             "the only device".into()
         } else {
             "no other device is considered for this stage".into()
         };
     }
-    let mut times: Vec<(f64, &str)> = allowed
+    let refuses = |d: usize| range.clone().any(|node| devices[d].refused.contains(&node));
+    let mut times: Vec<(f64, &str)> = considered
         .iter()
-        .map(|&d| {
-            (cost::seconds(graph, range.clone(), &devices[d].rates, shape), &*devices[d].name)
-        })
+        .filter(|&&d| !refuses(d))
+        .map(|&d| (case.segment(d, range.clone(), shape), &*devices[d].name))
         .collect();
     times.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
-    let list: Vec<String> =
+    let mut list: Vec<String> =
         times.iter().map(|(s, name)| format!("{name} {:.3} ms", s * 1e3)).collect();
-    let verdict = if times.first().is_some_and(|(_, name)| *name == devices[device].name) {
-        "fastest"
-    } else {
-        "saves a transfer"
+    let refusing = considered.iter().filter(|&&d| refuses(d));
+    list.extend(refusing.map(|&d| format!("{} refuses", devices[d].name)));
+    let verdict = match times.first() {
+        Some((_, best)) if best == name => "fastest",
+        _ if !considered.contains(&device) => "takes what others refuse",
+        _ => "costs less with the rest of the plan",
     };
     format!("{verdict}: {}", list.join(", "))
 }

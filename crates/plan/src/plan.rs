@@ -1,10 +1,16 @@
 //! The plan and how it is made.
 
 use crate::arena::Arena;
-use crate::kv::{KvPlan, kv_plan};
-use crate::place::{Placement, candidates};
-use crate::{DeviceProfile, KvType, PlanOptions, cost, place};
+use crate::case::Case;
+use crate::choose::{self, Chosen};
+use crate::cooperate::Cooperative;
+use crate::kv::KvPlan;
+use crate::memory::{self, MemoryUse};
+use crate::place::{self, Seats};
+use crate::timeline::Timeline;
+use crate::{DeviceChoice, DeviceProfile, PlanOptions, Policy, vendor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use tangor_model::Graph;
 
@@ -12,7 +18,7 @@ use tangor_model::Graph;
 const LOGIT_ROWS: usize = 64;
 
 /// Rows per sequence of a verify batch: a drafted continuation and the token before it.
-const VERIFY_ROWS: usize = 8;
+pub(crate) const VERIFY_ROWS: usize = 8;
 
 /// What a stage does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,10 +89,21 @@ pub struct Predicted {
     pub ttft_s: f64,
     /// Tokens per second after it, one sequence.
     pub decode_tps: f64,
-    /// Bytes of all weights, each counted once.
+    /// Bytes of all weights: one copy for each memory and form that they are packed in.
     pub weights_bytes: u64,
     /// Bytes of keys and values of the prompt and the answer.
     pub kv_bytes: u64,
+}
+
+/// A way to read the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Considered {
+    /// In words.
+    pub what: String,
+    /// Seconds that the prompt takes so, without the hand-over.
+    pub ttft_s: f64,
+    /// Whether an engine can run it.
+    pub possible: bool,
 }
 
 /// Where everything runs, and why.
@@ -96,6 +113,14 @@ pub struct Plan {
     pub devices: Vec<DeviceProfile>,
     /// Prefill at a few row counts, ascending, then decode, then verify.
     pub stages: Vec<StagePlan>,
+    /// How two devices read a prompt together, if that is worth it.
+    pub cooperative: Option<Cooperative>,
+    /// The ways to read the prompt that were weighed, in the order of their names.
+    pub considered: Vec<Considered>,
+    /// What lies in which memory.
+    pub memory: Vec<MemoryUse>,
+    /// When which device should work.
+    pub timeline: Timeline,
     /// Offsets of activations in a scratch buffer.
     pub arena: Arena,
     /// The KV cache.
@@ -119,10 +144,23 @@ impl Plan {
     /// largest.
     #[must_use]
     pub fn stage(&self, stage: Stage, m: usize) -> Option<&StagePlan> {
-        let mut of_stage = self.stages.iter().filter(|plan| plan.stage == stage);
-        let last = of_stage.clone().next_back();
-        of_stage.find(|plan| plan.m >= m).or(last)
+        stage_for(&self.stages, stage, m)
     }
+
+    /// Indices of the devices that take part.
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<usize> {
+        let segments = self.stages.iter().flat_map(|stage| &stage.segments);
+        let shared = self.cooperative.iter().flat_map(|both| both.devices);
+        segments.map(|segment| segment.device).chain(shared).collect()
+    }
+}
+
+/// The smallest of a stage's plans that takes `m` rows, or the largest.
+pub(crate) fn stage_for(stages: &[StagePlan], stage: Stage, m: usize) -> Option<&StagePlan> {
+    let mut of_stage = stages.iter().filter(|plan| plan.stage == stage);
+    let last = of_stage.clone().next_back();
+    of_stage.find(|plan| plan.m >= m).or(last)
 }
 
 /// No plan can be made.
@@ -151,6 +189,16 @@ pub enum PlanError {
         needed: u64,
         /// Bytes that the device may use.
         limit: u64,
+    },
+    /// No device that may take part runs some node.
+    #[error("no device runs {node} ({op}): {devices} refuse it")]
+    Refused {
+        /// The first such node.
+        node: String,
+        /// Its operation.
+        op: &'static str,
+        /// The devices that might have.
+        devices: String,
     },
     /// The KV cache of one sequence does not fit.
     #[error(
@@ -183,51 +231,125 @@ pub enum PlanError {
 /// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more.
 ///
 /// # Errors
-/// [`PlanError`]: a device that is not there, or weights or KV that do not fit.
+/// [`PlanError`]: a device that is not there, a node that no device runs, or weights or KV that do
+/// not fit.
 pub fn plan(
     graph: &Graph,
     devices: &[DeviceProfile],
     options: &PlanOptions,
 ) -> Result<Plan, PlanError> {
-    check(options)?;
-    let mut reasons = Vec::new();
-    let weights = cost::weights_bytes(graph);
-    let for_prefill = candidates(devices, options, "prefill", options.prefill_device.as_deref())?;
-    let for_decode = candidates(devices, options, "decode", options.decode_device.as_deref())?;
-    let for_prefill = that_fit(devices, &for_prefill, weights, options, &mut reasons)?;
-    let for_decode = that_fit(devices, &for_decode, weights, options, &mut reasons)?;
-    let (for_prefill, for_decode) =
-        together(graph, devices, (for_prefill, for_decode), options, &mut reasons);
+    replan(graph, devices, options, &[])
+}
 
+/// Makes a plan without some devices: one that failed, or whose memory is gone. Indices are those of
+/// `devices`, which stay what they were. A choice that cannot be kept without them is given up, with
+/// a reason.
+///
+/// # Errors
+/// As [`plan`].
+pub fn replan(
+    graph: &Graph,
+    devices: &[DeviceProfile],
+    options: &PlanOptions,
+    without: &[usize],
+) -> Result<Plan, PlanError> {
+    check(options)?;
+    let mut reasons: Vec<String> = without
+        .iter()
+        .filter_map(|&lost| devices.get(lost))
+        .map(|lost| format!("{} takes no part: it has failed or was taken away", lost.name))
+        .collect();
+    let options = &keepable(devices, options, without, &mut reasons);
+    let case = Case::new(graph, devices, options);
+    let seats = |stage, only: &Option<String>, reasons: &mut Vec<String>| {
+        let seats = place::seats(devices, options, stage, only.as_deref(), without)?;
+        that_fit(&case, seats, reasons)
+    };
+    let prefill = seats("prefill", &options.prefill_device, &mut reasons)?;
+    let decode = seats("decode", &options.decode_device, &mut reasons)?;
+    let chosen = match options.policy {
+        Policy::Ours => choose::choose(&case, &prefill, &decode, &mut reasons)?,
+        Policy::Vendor => vendor::choose(&case, &prefill, &decode, &mut reasons)?,
+    };
+    let mut plan = finish(&case, chosen);
+    say_what_goes_elsewhere(&mut plan, &prefill, &decode);
+    Ok(plan)
+}
+
+/// The options that can be kept without some devices.
+fn keepable(
+    devices: &[DeviceProfile],
+    options: &PlanOptions,
+    without: &[usize],
+    reasons: &mut Vec<String>,
+) -> PlanOptions {
+    let mut kept = options.clone();
+    if without.is_empty() {
+        return kept;
+    }
+    let gone = |kept: &PlanOptions, only: Option<&str>| {
+        place::seats(devices, kept, "", only, without).is_err()
+    };
+    if gone(&kept, None) {
+        reasons.push(format!("--device {} cannot be kept: what is left is used", kept.device));
+        kept.device = DeviceChoice::Auto;
+    }
+    for only in [&mut kept.prefill_device, &mut kept.decode_device] {
+        let auto = PlanOptions { device: DeviceChoice::Auto, ..options.clone() };
+        if let Some(name) = only.take_if(|name| gone(&auto, Some(name))) {
+            reasons.push(format!("{name} cannot be kept: what is left is used"));
+        }
+    }
+    kept
+}
+
+fn finish(case: &Case<'_>, chosen: Chosen) -> Plan {
+    let (graph, options) = (case.graph, case.options);
     let max_rows = options.prefill_rows.max(options.max_sequences);
     let logit_rows = LOGIT_ROWS.min(max_rows).max(options.max_sequences);
-    let mut stages = Vec::new();
-    for m in row_counts(options.prefill_rows) {
-        let shape = prefill_shape(options, m);
-        stages.push(stage(graph, devices, &for_prefill, (Stage::Prefill, m), &shape));
-    }
-    let shape = decode_shape(options);
-    stages.push(stage(graph, devices, &for_decode, (Stage::Decode, 1), &shape));
-    let verify = cost::Shape { rows: VERIFY_ROWS, logit_rows: VERIFY_ROWS, ..shape };
-    stages.push(stage(graph, devices, &for_decode, (Stage::Verify, VERIFY_ROWS), &verify));
-
-    let used = stages.iter().flat_map(|plan| plan.segments.iter().map(|segment| segment.device));
-    let room = used.map(|d| limit(&devices[d], options).saturating_sub(weights)).min();
-    let kv = kv_plan(graph, options, room.unwrap_or(0), &mut reasons)?;
-    let mut plan = Plan {
-        devices: devices.to_vec(),
-        stages,
+    let token_s = chosen.forecast.token_s;
+    let predicted = Predicted {
+        ttft_s: chosen.forecast.ttft_s,
+        decode_tps: if token_s > 0.0 { 1.0 / token_s } else { 0.0 },
+        weights_bytes: chosen.memory.iter().map(MemoryUse::weights_bytes).sum(),
+        kv_bytes: chosen.forecast.kv_bytes,
+    };
+    Plan {
+        devices: case.devices.to_vec(),
+        stages: chosen.stages,
+        cooperative: chosen.cooperative,
+        considered: chosen.considered,
+        memory: chosen.memory,
+        timeline: chosen.forecast.timeline,
         arena: Arena::new(graph, max_rows, logit_rows),
-        kv,
-        predicted: Predicted { ttft_s: 0.0, decode_tps: 0.0, weights_bytes: weights, kv_bytes: 0 },
+        kv: chosen.kv,
+        predicted,
         max_sequences: options.max_sequences,
         prefill_rows: options.prefill_rows,
         max_rows,
         logit_rows,
-        reasons,
-    };
-    plan.predicted = predict(graph, &plan, options);
-    Ok(plan)
+        reasons: chosen.reasons,
+    }
+}
+
+/// Names the devices of last resort that run something, and what.
+fn say_what_goes_elsewhere(plan: &mut Plan, prefill: &Seats, decode: &Seats) {
+    for (seats, stages) in
+        [(prefill, &[Stage::Prefill][..]), (decode, &[Stage::Decode, Stage::Verify])]
+    {
+        let of = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
+        let resort = of.flat_map(|stage| &stage.segments);
+        let mut resort = resort.filter(|segment| seats.last_resort.contains(&segment.device));
+        if let Some(segment) = resort.next() {
+            let (device, first) = (&plan.devices[segment.device].name, segment.nodes.first());
+            let reason = format!(
+                "{} of {} goes to {device}: the NPU refuses it",
+                first.map_or("", String::as_str),
+                stages[0].name()
+            );
+            plan.reasons.push(reason);
+        }
+    }
 }
 
 fn check(options: &PlanOptions) -> Result<(), PlanError> {
@@ -243,157 +365,42 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
 }
 
 /// Prefill is planned for these numbers of rows.
-fn row_counts(most: usize) -> Vec<usize> {
-    let mut counts = vec![most.div_ceil(16), most.div_ceil(4), most];
+pub(crate) fn row_counts(most: usize) -> Vec<usize> {
+    let mut counts = [16, 8, 4, 2, 1].map(|parts| most.div_ceil(parts)).to_vec();
     counts.dedup();
     counts
 }
 
-fn limit(device: &DeviceProfile, options: &PlanOptions) -> u64 {
-    options.memory_limit.map_or(device.memory_bytes, |limit| limit.min(device.memory_bytes))
-}
-
-/// The candidates that have room for the weights.
+/// The devices that have room for the weights.
 fn that_fit(
-    devices: &[DeviceProfile],
-    candidates: &[usize],
-    weights: u64,
-    options: &PlanOptions,
+    case: &Case<'_>,
+    mut seats: Seats,
     reasons: &mut Vec<String>,
-) -> Result<Vec<usize>, PlanError> {
-    let room = |d: usize| limit(&devices[d], options);
-    let fit: Vec<usize> = candidates.iter().copied().filter(|&d| room(d) > weights).collect();
-    for &d in candidates.iter().filter(|&&d| room(d) <= weights) {
+) -> Result<Seats, PlanError> {
+    let devices = case.devices;
+    let room = |d: usize| memory::limit(&devices[d], case.options);
+    let needed = |d: usize| memory::packed_bytes(case.weights_bytes, &devices[d]);
+    let fits = |d: &usize| room(*d) > needed(*d);
+    for &d in seats.first.iter().filter(|d| !fits(d)) {
         let reason = format!(
-            "{} is left out: it has room for {} bytes and the weights take {weights}",
+            "{} is left out: it has room for {} bytes and the weights take {}",
             devices[d].name,
-            room(d)
+            room(d),
+            needed(d)
         );
         if !reasons.contains(&reason) {
             reasons.push(reason);
         }
     }
-    if fit.is_empty() {
-        let roomiest = candidates.iter().copied().max_by_key(|&d| room(d)).unwrap_or(0);
-        let device = devices[roomiest].name.clone();
-        return Err(PlanError::WeightsDoNotFit { device, needed: weights, limit: room(roomiest) });
+    let roomiest = seats.first.iter().copied().max_by_key(|&d| room(d)).unwrap_or(0);
+    seats.first.retain(fits);
+    seats.last_resort.retain(fits);
+    if seats.first.is_empty() {
+        return Err(PlanError::WeightsDoNotFit {
+            device: devices[roomiest].name.clone(),
+            needed: needed(roomiest),
+            limit: room(roomiest),
+        });
     }
-    Ok(fit)
-}
-
-/// Weighs the best placement of each stage, with the hand-over of keys and values between them,
-/// against everything on one device.
-fn together(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    (prefill, decode): (Vec<usize>, Vec<usize>),
-    options: &PlanOptions,
-    reasons: &mut Vec<String>,
-) -> (Vec<usize>, Vec<usize>) {
-    let total = |prefill: &[usize], decode: &[usize]| {
-        let rows = options.prefill_rows.min(options.prompt.max(1));
-        let chunks = options.prompt.max(1).div_ceil(rows);
-        let first = place::place(graph, devices, prefill, &prefill_shape(options, rows));
-        let then = place::place(graph, devices, decode, &decode_shape(options));
-        let handed = handover_seconds(graph, devices, &first, &then, options);
-        first.seconds * to_f64(chunks) + handed + then.seconds * to_f64(options.answer)
-    };
-    let mut best = (total(&prefill, &decode), None);
-    for &device in prefill.iter().filter(|device| decode.contains(device)) {
-        let alone = total(&[device], &[device]);
-        if alone < best.0 {
-            best = (alone, Some(device));
-        }
-    }
-    match best.1 {
-        None => (prefill, decode),
-        Some(device) => {
-            reasons.push(format!(
-                "everything on {}: handing keys and values over would cost more than it saves",
-                devices[device].name
-            ));
-            (vec![device], vec![device])
-        }
-    }
-}
-
-/// Seconds to hand the prompt's keys and values to other memory.
-fn handover_seconds(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    from: &Placement,
-    to: &Placement,
-    options: &PlanOptions,
-) -> f64 {
-    let shared = |d: usize| devices[d].host_memory;
-    let same = from.parts == to.parts;
-    if same || from.parts.iter().chain(&to.parts).all(|(device, _)| shared(*device)) {
-        return 0.0;
-    }
-    kv_token_bytes(graph, options.kv) * to_f64(options.prompt) / place::LINK_BYTES_PER_S
-}
-
-fn to_f64(n: usize) -> f64 {
-    n as f64
-}
-
-/// Bytes of one token's keys and values in all layers.
-fn kv_token_bytes(graph: &Graph, kv: KvType) -> f64 {
-    let hyper = &graph.hyper;
-    to_f64(2 * hyper.layers * hyper.kv_heads * hyper.head_dim) * cost::kv_bytes(kv)
-}
-
-fn prefill_shape(options: &PlanOptions, rows: usize) -> cost::Shape {
-    let context = to_f64(options.prompt) / 2.0;
-    cost::Shape { rows, logit_rows: 1, context, sequences: 1, kv: options.kv }
-}
-
-fn decode_shape(options: &PlanOptions) -> cost::Shape {
-    let context = to_f64(options.prompt) + to_f64(options.answer) / 2.0;
-    cost::Shape { rows: 1, logit_rows: 1, context, sequences: 1, kv: options.kv }
-}
-
-fn stage(
-    graph: &Graph,
-    devices: &[DeviceProfile],
-    allowed: &[usize],
-    (stage, m): (Stage, usize),
-    shape: &cost::Shape,
-) -> StagePlan {
-    let placement = place::place(graph, devices, allowed, shape);
-    let segments = place::segments(graph, devices, allowed, &placement, shape);
-    StagePlan { stage, m, segments }
-}
-
-fn predict(graph: &Graph, plan: &Plan, options: &PlanOptions) -> Predicted {
-    let mut ttft_s = 0.0;
-    let mut done = 0;
-    while done < options.prompt.max(1) {
-        let rows = options.prefill_rows.min(options.prompt.max(1) - done);
-        let context = to_f64(done) + to_f64(rows) / 2.0;
-        let last = done + rows >= options.prompt;
-        let shape =
-            cost::Shape { context, logit_rows: usize::from(last), ..prefill_shape(options, rows) };
-        for segment in plan.stage(Stage::Prefill, rows).into_iter().flat_map(|s| &s.segments) {
-            let rates = &plan.devices[segment.device].rates;
-            ttft_s += cost::seconds(graph, segment.range.clone(), rates, &shape);
-        }
-        done += rows;
-    }
-    let placed = |stage, m| {
-        let parts = plan.stage(stage, m).map(|s| &s.segments).into_iter().flatten();
-        let parts = parts.map(|segment| (segment.device, segment.range.clone())).collect();
-        Placement { parts, seconds: 0.0 }
-    };
-    let (first, then) = (placed(Stage::Prefill, options.prefill_rows), placed(Stage::Decode, 1));
-    ttft_s += handover_seconds(graph, &plan.devices, &first, &then, options);
-    let decode_s = plan.stage(Stage::Decode, 1).map_or(0.0, StagePlan::predicted_s);
-    let tokens = options.prompt + options.answer;
-    let kv_bytes = (to_f64(tokens) * kv_token_bytes(graph, options.kv)) as u64;
-    Predicted {
-        ttft_s,
-        decode_tps: if decode_s > 0.0 { 1.0 / decode_s } else { 0.0 },
-        weights_bytes: plan.predicted.weights_bytes,
-        kv_bytes,
-    }
+    Ok(seats)
 }

@@ -1,8 +1,9 @@
 //! Plans of published shapes for machines that are not here.
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
+mod simulate;
+
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use tangor_plan::model::ir::Rows;
 use tangor_plan::model::tensor::{Layout, Offset};
@@ -17,15 +18,8 @@ static LLAMA_1B: LazyLock<Graph> = LazyLock::new(|| {
 });
 
 fn device(kind: Kind) -> DeviceProfile {
-    DeviceProfile {
-        name: format!("{kind}0"),
-        kind,
-        description: format!("a {kind}"),
-        memory_bytes: 16 << 30,
-        host_memory: true,
-        rates: Rates::typical(kind),
-        refused: BTreeSet::new(),
-    }
+    let profile = DeviceProfile::new(&format!("{kind}0"), kind, 16 << 30, true);
+    DeviceProfile { description: format!("a {kind}"), ..profile }
 }
 
 fn all() -> Vec<DeviceProfile> {
@@ -49,7 +43,8 @@ fn json_has_the_promised_keys_and_no_others() {
     let plan = plan(&LLAMA_1B, &[device(Kind::Cpu)], &PlanOptions::default()).unwrap();
     let json = plan.to_json();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&json), ["predicted", "stages"]);
+    let all = ["predicted", "stages", "devices", "memory", "cooperative", "considered", "reasons"];
+    assert_eq!(keys(&json), all);
     let predicted = ["ttft_s", "decode_tps", "weights_bytes", "kv_bytes"];
     assert_eq!(keys(&json["predicted"]), predicted);
     for stage in json["stages"].as_array().unwrap() {
@@ -137,7 +132,7 @@ fn nothing_is_handed_over_for_a_gain_that_is_smaller() {
     let rates = devices[0].rates;
     // A graphics card that reads a little faster and has memory of its own.
     devices[1].host_memory = false;
-    devices[1].rates = Rates { read_bytes_per_s: rates.read_bytes_per_s * 1.005, ..rates };
+    devices[1].rates = Rates { read_bytes_per_s: rates.read_bytes_per_s * 1.001, ..rates };
     let prefill = |decode_device: Option<String>| {
         let options = PlanOptions { decode_device, ..PlanOptions::default() };
         let plan = plan(&LLAMA_1B, &devices, &options).unwrap();
