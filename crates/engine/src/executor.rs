@@ -87,7 +87,7 @@ impl Executor {
         kv: KvType,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, EngineError> {
-        let shared = shared_prefill(plan);
+        let shared = shared_prefill(graph, plan);
         Self::with_shared(graph, plan, devices, prepare, (kv, shared), progress)
     }
 
@@ -348,9 +348,25 @@ impl Shared {
     }
 }
 
-/// How prompts are shared: as the plan says.
-fn shared_prefill(_plan: &Plan) -> Option<Shared> {
-    None
+/// How prompts are shared: as the plan says. Where another device decodes, in a memory of its own,
+/// it receives keys and values while prompts are read.
+fn shared_prefill(graph: &Graph, plan: &Plan) -> Option<Shared> {
+    if let Some(both) = &plan.cooperative {
+        let pieces = both.pieces.clone();
+        return Some(Shared { devices: both.devices, rows: both.rows, pieces });
+    }
+    let only = |stage| {
+        let of_stage = plan.stages.iter().filter(move |planned| planned.stage == stage);
+        let mut devices = of_stage.flat_map(|planned| planned.segments.iter().map(|s| s.device));
+        let first = devices.next()?;
+        devices.all(|device| device == first).then_some(first)
+    };
+    let (reads, writes) = (only(Stage::Prefill)?, only(Stage::Decode)?);
+    let apart = [reads, writes].iter().any(|&device| !plan.devices[device].host_memory);
+    (reads != writes && apart).then(|| {
+        let pieces = tangor_plan::pieces(graph);
+        Shared { devices: [reads, writes], rows: [1, 0], pieces }
+    })
 }
 
 #[cfg(test)]

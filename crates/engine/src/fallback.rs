@@ -7,8 +7,8 @@ use crate::{EngineError, Memory};
 use std::sync::Arc;
 use tangor_device::Device;
 use tangor_device::tensor::MapGuard;
+use tangor_plan::Plan;
 use tangor_plan::model::Graph;
-use tangor_plan::{DeviceChoice, Plan, PlanError};
 
 /// A model that is ready to run: what a plan came to.
 #[derive(Debug)]
@@ -29,8 +29,9 @@ impl Prepared {
 #[derive(Debug)]
 pub(crate) struct Fallback {
     graph: Graph,
-    /// Those that were not lost.
     devices: Vec<Arc<dyn Device>>,
+    /// Indices of those that are gone.
+    lost: Vec<usize>,
     options: LoadOptions,
     guard: MapGuard,
 }
@@ -42,7 +43,8 @@ impl Fallback {
         options: &LoadOptions,
         guard: MapGuard,
     ) -> Self {
-        Self { graph, devices: devices.to_vec(), options: options.clone(), guard }
+        let (devices, options) = (devices.to_vec(), options.clone());
+        Self { graph, devices, lost: Vec::new(), options, guard }
     }
 
     /// Whether a device is there by this name and cannot be used any more.
@@ -53,25 +55,16 @@ impl Fallback {
     }
 
     /// Prepares the model for the devices that are left without the one called `lost`. What was
-    /// asked for of devices holds as long as it can; then whatever is left has to do.
+    /// asked for of devices holds as long as it can (see [`tangor_plan::replan`]).
     ///
     /// # Errors
     /// [`EngineError::Plan`] if nothing that is left can run the model, whatever a device says, and
     /// [`tangor_device::DeviceError::WeightsChanged`] if the files are not what they were.
     pub(crate) fn without(&mut self, lost: &str) -> Result<Prepared, EngineError> {
-        self.devices.retain(|device| device.descriptor().name != lost);
-        let prepare = |options: &LoadOptions| {
-            Model::prepare(&self.graph, &self.devices, options, &mut |_| {})
-        };
-        let prepared = match prepare(&self.options) {
-            Err(EngineError::Plan(PlanError::NoDevice { .. })) => prepare(&LoadOptions {
-                device: DeviceChoice::Auto,
-                prefill_device: None,
-                decode_device: None,
-                ..self.options.clone()
-            }),
-            result => result,
-        };
+        let names = self.devices.iter().map(|device| &device.descriptor().name);
+        self.lost.extend(names.enumerate().filter(|(_, name)| *name == lost).map(|(i, _)| i));
+        let devices = (&self.devices[..], &self.lost[..]);
+        let prepared = Model::prepare(&self.graph, devices, &self.options, &mut |_| {});
         self.guard.check().map_err(|_| tangor_device::DeviceError::WeightsChanged)?;
         prepared
     }

@@ -20,7 +20,7 @@ use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, PackedC
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
-use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, plan};
+use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, replan};
 
 /// What a checkpoint is loaded into, and whether its files are still what they were.
 type Parts = (Graph, Text, MapGuard);
@@ -225,7 +225,7 @@ impl Model {
         let share = size(&draft) / (size(&draft) + size(&graph)).max(1.0);
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
-        let small = Self::prepare(&draft, devices, options, &mut first)?;
+        let small = Self::prepare(&draft, (devices, &[]), options, &mut first)?;
         drop(draft);
         let proposer = DraftModel::new(Core::new(small.limits), small.executor);
         let speculator = Some(Speculator::new(Box::new(proposer), false));
@@ -270,7 +270,7 @@ impl Model {
         speculator: Option<Speculator>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
-        let prepared = Self::prepare(&graph, devices, options, progress)?;
+        let prepared = Self::prepare(&graph, (devices, &[]), options, progress)?;
         let hyper = graph.hyper.clone();
         let fallback = (options.on_lost == OnLost::Continue && devices.len() > 1)
             .then(|| Fallback::new(graph, devices, options, guard));
@@ -284,10 +284,10 @@ impl Model {
         }))
     }
 
-    /// Plans a graph and packs its weights.
+    /// Plans a graph and packs its weights; devices `without`, by index, take no part.
     pub(crate) fn prepare(
         graph: &Graph,
-        devices: &[Arc<dyn Device>],
+        (devices, without): (&[Arc<dyn Device>], &[usize]),
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Prepared, EngineError> {
@@ -295,16 +295,17 @@ impl Model {
             Activations::F32 => KvType::F32,
             Activations::Int8 => KvType::Bf16,
         });
-        let plan = plan(graph, &profiles(graph, devices, options), &plan_options(options, kv))?;
+        let profiles = profiles(graph, devices, options);
+        let plan = replan(graph, &profiles, &plan_options(options, kv), without)?;
+        let mut limits = Limits::of(&plan, graph);
+        limits.prefix_cache = options.prefix_cache;
         let prepare = Prepare {
             activations: options.activations,
             context: plan.kv.context,
-            max_rows: plan.max_rows,
+            max_rows: limits.max_rows,
         };
         let packed = options.packed.as_deref();
         let executor = Executor::new(graph, &plan, devices, (prepare, packed), kv, progress)?;
-        let mut limits = Limits::of(&plan, graph);
-        limits.prefix_cache = options.prefix_cache;
         Ok(Prepared { plan, executor, limits })
     }
 

@@ -56,17 +56,20 @@ impl Limits {
             segments.flat_map(|s| &s.segments).map(|s| (s.device, s.range.clone()))
         };
         let first = devices(Stage::Decode).next();
+        // Two devices that share a prompt have rows for one turn of both.
+        let shared = plan.cooperative.as_ref().map_or(0, |both| both.rows.iter().sum());
         Self {
             context: plan.kv.context,
             vocab: graph.hyper.vocab,
             max_sequences: plan.max_sequences,
-            prefill_rows: plan.prefill_rows,
-            max_rows: plan.max_rows,
+            prefill_rows: plan.prefill_rows.max(shared),
+            max_rows: plan.max_rows.max(shared),
             logit_rows: plan.logit_rows,
             pages: plan.kv.pages,
             page_tokens: plan.kv.page_tokens,
             prefix_cache: true,
-            mixed: devices(Stage::Prefill).chain(devices(Stage::Decode)).all(|d| Some(d) == first),
+            mixed: shared == 0
+                && devices(Stage::Prefill).chain(devices(Stage::Decode)).all(|d| Some(d) == first),
             short_rope: graph.rope.long.as_ref().map(|(limit, _)| *limit),
             verify: devices(Stage::Decode).eq(devices(Stage::Verify)),
         }

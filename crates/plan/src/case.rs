@@ -163,7 +163,8 @@ impl<'a> Case<'a> {
 
 /// The graph cut in front of every layer but the first: before the node that reads the residual
 /// stream for the layer's attention.
-fn pieces(graph: &Graph) -> Vec<Range<usize>> {
+#[must_use]
+pub fn pieces(graph: &Graph) -> Vec<Range<usize>> {
     let is_attention = |op: &Op| matches!(op, Op::Attention(_));
     let attention: Vec<usize> =
         (0..graph.nodes.len()).filter(|&i| is_attention(&graph.nodes[i].op)).collect();

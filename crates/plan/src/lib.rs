@@ -25,6 +25,7 @@ mod timeline;
 mod vendor;
 
 pub use arena::Arena;
+pub use case::pieces;
 pub use cooperate::Cooperative;
 pub use kv::{KvPlan, PAGE_TOKENS};
 pub use memory::MemoryUse;

@@ -100,7 +100,7 @@ fn prompts_that_two_devices_share_equal_those_of_one() {
             ..LoadOptions::default()
         };
         let prepare = |devices: &[Arc<dyn Device>], options: &LoadOptions| {
-            Model::prepare(&graph, devices, options, &mut |_| {}).unwrap()
+            Model::prepare(&graph, (devices, &[]), options, &mut |_| {}).unwrap()
         };
         let alone = LoadOptions { prefill_device: None, decode_device: None, ..options.clone() };
         let expected = bits(&mut prepare(&devices[..1], &alone).executor);

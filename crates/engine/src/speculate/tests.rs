@@ -229,7 +229,7 @@ fn a_sequence_may_grow_past_the_border_of_long_rope_within_a_proposal() {
 /// A draft model on the same device, every proposal of which is run.
 fn drafting(graph: &Graph, device: &Arc<dyn Device>, options: &LoadOptions) -> DraftModel {
     let devices = [Arc::clone(device)];
-    let prepared = Model::prepare(graph, &devices, options, &mut |_| {}).unwrap();
+    let prepared = Model::prepare(graph, (&devices, &[]), options, &mut |_| {}).unwrap();
     DraftModel::new(Core::new(prepared.limits), prepared.executor)
 }
 
