@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tangor_device::model::Graph;
 use tangor_device::{
-    Activations, Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec,
-    Prepare, Products, Rounding, Runnable, Segment,
+    Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare,
+    Products, Rounding, Runnable, Segment,
 };
 
 /// Row counts that pieces are compiled for, if nothing else is said.
@@ -220,8 +220,14 @@ impl NpuDevice {
             memory_bytes: options.memory_bytes.unwrap_or_else(memory_bytes),
             host_memory: true,
         };
-        let (name, keep, known) = (descriptor.name.clone(), options.keep, Mutex::default());
-        Ok(Self { descriptor, core: Arc::new(Core { name, provider, rows, keep, known }) })
+        let core = Core {
+            name: descriptor.name.clone(),
+            provider,
+            rows,
+            keep: options.keep,
+            known: Mutex::default(),
+        };
+        Ok(Self { descriptor, core: Arc::new(core) })
     }
 
     /// The device as ONNX Runtime lists it.
@@ -277,7 +283,7 @@ impl Device for NpuDevice {
             Hardware::Npu => Products::Bf16,
             Hardware::Cpu | Hardware::Gpu => Products::F32,
         };
-        Arithmetic { rounding: Rounding::Own, products }
+        Arithmetic { rounding: Rounding::None, products }
     }
 
     /// Asks the provider for the node alone, once per shape.
@@ -285,8 +291,7 @@ impl Device for NpuDevice {
         if forms(&graph.nodes.get(node)?.op).is_empty() {
             return None;
         }
-        let asked = [Activations::Int8, Activations::F32];
-        asked.into_iter().find_map(|mode| form_of(&self.core, graph, node, mode).err())
+        form_of(&self.core, graph, node).err()
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {

@@ -7,7 +7,6 @@ use crate::proto::Message;
 use crate::weights::{Data, LinearForm, Packed, Tensor, vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use tangor_device::Activations;
 use tangor_device::model::ir::Activation;
 use tangor_device::model::{Graph, Node, Op, ValueId};
 
@@ -141,15 +140,10 @@ impl Emitted {
     ///
     /// # Errors
     /// The place in the piece of a node whose weight cannot be had in the form wanted.
-    pub(crate) fn new(
-        graph: &Graph,
-        piece: &Piece,
-        activations: Activations,
-    ) -> Result<Self, usize> {
+    pub(crate) fn new(graph: &Graph, piece: &Piece) -> Result<Self, usize> {
         let name = |&id: &ValueId| (value_name(id), graph.value(id).width);
         let mut writer = Writer {
             graph,
-            activations,
             out: Self {
                 nodes: Vec::new(),
                 tensors: Vec::new(),
@@ -200,7 +194,6 @@ enum Attribute<'a> {
 
 struct Writer<'a> {
     graph: &'a Graph,
-    activations: Activations,
     out: Emitted,
 }
 
@@ -350,13 +343,14 @@ impl Writer<'_> {
                     self.tensor(&zeros_name, zeros);
                     reads.push(&zeros_name);
                 }
-                let accuracy = if self.activations == Activations::Int8 { 4 } else { 1 };
                 let attributes = [
                     Attribute::Int("K", inputs),
                     Attribute::Int("N", outputs),
                     Attribute::Int("bits", i64::from(bits)),
                     Attribute::Int("block_size", as_int(group)),
-                    Attribute::Int("accuracy_level", accuracy),
+                    // Rows stay `f32`: level 4 would let kernels round them in one group per block,
+                    // several times as coarsely as the contract's own rounding.
+                    Attribute::Int("accuracy_level", 1),
                 ];
                 self.push("MatMulNBits", &reads, &[y], &attributes);
             }

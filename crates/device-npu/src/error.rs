@@ -75,7 +75,11 @@ pub enum NpuError {
 pub(crate) fn running(device: &str, error: &ort::Error) -> DeviceError {
     let why = one_line(error.message());
     if is_memory(&why) {
-        return DeviceError::OutOfMemory { device: device.to_owned(), what: "activations", bytes: 0 };
+        return DeviceError::OutOfMemory {
+            device: device.to_owned(),
+            what: "activations",
+            bytes: 0,
+        };
     }
     DeviceError::Lost { device: device.to_owned(), why }
 }

@@ -71,7 +71,6 @@ impl Prepared {
                 .map(|((_, name, width), y)| (name.as_str(), &mut y[start * width..end * width]))
                 .collect();
             session.run(&reads, &mut writes)?;
-            spread_broken_rows(&self.inputs, &reads, &self.outputs, &mut writes);
             start = end;
         }
         for ((id, _, _), y) in self.outputs.iter().zip(written) {
@@ -82,24 +81,6 @@ impl Prepared {
 
     fn bytes(&self) -> usize {
         self.weights + self.sessions.iter().map(Bound::bytes).sum::<usize>()
-    }
-}
-
-/// Kernels that round rows to integers may lose a NaN. A row that holds one in any input gives
-/// NaN in all outputs, so that it stays visible.
-fn spread_broken_rows(
-    inputs: &[(ValueId, String, usize)],
-    reads: &[(&str, &[f32])],
-    outputs: &[(ValueId, String, usize)],
-    writes: &mut [(&str, &mut [f32])],
-) {
-    for ((_, _, width), (_, x)) in inputs.iter().zip(reads) {
-        let broken = x.chunks(*width).enumerate().filter(|(_, row)| row.iter().any(|x| x.is_nan()));
-        for (row, _) in broken {
-            for ((_, _, width), (_, y)) in outputs.iter().zip(&mut *writes) {
-                y[row * width..][..*width].fill(f32::NAN);
-            }
-        }
     }
 }
 
@@ -148,8 +129,11 @@ impl NpuRunnable {
             }
         };
         let mut later: HashSet<ValueId> = outputs.iter().copied().collect();
-        let mut free: Vec<Vec<ValueId>> =
-            steps.iter().rev().map(|s| reads(s).into_iter().filter(|id| later.insert(*id)).collect()).collect();
+        let mut free: Vec<Vec<ValueId>> = steps
+            .iter()
+            .rev()
+            .map(|s| reads(s).into_iter().filter(|id| later.insert(*id)).collect())
+            .collect();
         free.reverse();
         // Weights of pieces are the provider's; the graph is kept for what the host reads.
         let graph = host_graph(segment, &steps);

@@ -31,8 +31,7 @@ impl NpuKv {
             what: "KV cache",
             bytes: bytes as u64,
         };
-        let factors =
-            [2, spec.pages, spec.layers, spec.kv_heads, spec.page_tokens, spec.head_dim];
+        let factors = [2, spec.pages, spec.layers, spec.kv_heads, spec.page_tokens, spec.head_dim];
         let elements = factors.iter().try_fold(1_usize, |all, &factor| all.checked_mul(factor));
         let elements = elements.ok_or_else(|| no_room(usize::MAX))?;
         let data = match spec.dtype {
@@ -213,7 +212,14 @@ impl KvCache for NpuKv {
         }
     }
 
-    fn write_page(&mut self, page: PageId, layer: usize, tokens: usize, keys: &[f32], values: &[f32]) {
+    fn write_page(
+        &mut self,
+        page: PageId,
+        layer: usize,
+        tokens: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
         let KvSpec { kv_heads, head_dim, .. } = self.spec;
         let rows = keys.chunks(head_dim).zip(values.chunks(head_dim));
         for (index, (key, value)) in rows.take(tokens * kv_heads).enumerate() {

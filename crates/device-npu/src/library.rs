@@ -40,12 +40,7 @@ const KNOWN: &[(&str, Option<&str>, &str, &str)] = &[
         "onnxruntime_ep_ryzenai",
         "onnxruntime_providers_ryzenai",
     ),
-    (
-        "VitisAIExecutionProvider",
-        None,
-        "onnxruntime_ep_vitisai",
-        "onnxruntime_providers_vitisai",
-    ),
+    ("VitisAIExecutionProvider", None, "onnxruntime_ep_vitisai", "onnxruntime_providers_vitisai"),
     (
         "OpenVINOExecutionProvider",
         None,
@@ -53,12 +48,7 @@ const KNOWN: &[(&str, Option<&str>, &str, &str)] = &[
         "onnxruntime_providers_openvino_plugin",
     ),
     ("QNNExecutionProvider", None, "onnxruntime_qnn", "onnxruntime_providers_qnn"),
-    (
-        "WebGpuExecutionProvider",
-        None,
-        "onnxruntime_ep_webgpu",
-        "onnxruntime_providers_webgpu",
-    ),
+    ("WebGpuExecutionProvider", None, "onnxruntime_ep_webgpu", "onnxruntime_providers_webgpu"),
 ];
 
 /// The file name of a shared library.
@@ -129,9 +119,8 @@ fn newest(folder: &Path) -> Option<PathBuf> {
     };
     let entries = std::fs::read_dir(folder).ok()?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let named = paths.filter(|path| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(is_library)
-    });
+    let named = paths
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_library));
     named.max()
 }
 
@@ -156,9 +145,8 @@ pub fn providers(onnxruntime: &Path) -> Vec<ProviderLibrary> {
     let sites: Vec<PathBuf> = wheels.into_iter().chain(site_packages()).collect();
     let find = |&(name, by, wheel, stem): &(&str, Option<&str>, &str, &str)| {
         let file = file_name(stem);
-        let named = by.and_then(variable).map(|path| {
-            if path.is_dir() { path.join(&file) } else { path }
-        });
+        let named =
+            by.and_then(variable).map(|path| if path.is_dir() { path.join(&file) } else { path });
         let folders = program.iter().chain(&beside).map(|folder| folder.join(&file));
         let wheels = sites.iter().map(|site| site.join(wheel).join(&file));
         let found = named.into_iter().chain(folders).chain(wheels).find(|path| path.is_file())?;

@@ -91,8 +91,7 @@ fn linear_graph() -> Result<Graph, String> {
     let codes: Vec<u8> = numbers(1, WIDTH * WIDTH / 2).iter().map(|x| x.to_bits() as u8).collect();
     let scales = vec![0x2c; WIDTH * WIDTH / GROUP * 2];
     let scales = Scales { dtype: DType::F16, bytes: scales.into() };
-    let weight =
-        Weight::grouped((4, GROUP), (WIDTH, WIDTH), codes.into(), scales, Zeros::Middle);
+    let weight = Weight::grouped((4, GROUP), (WIDTH, WIDTH), codes.into(), scales, Zeros::Middle);
     let mut graph = graph(WIDTH);
     let weight = graph.add_weight("measured", weight.map_err(|error| error.to_string())?);
     let op = Op::Linear { weight, bias: None };

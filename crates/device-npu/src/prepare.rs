@@ -7,17 +7,17 @@
 
 use crate::device::{Core, Keep, Verdict};
 use crate::emit::{Emitted, Form, Piece, forms, value_name};
+use crate::error::is_memory;
 use crate::exec::{NpuRunnable, Prepared, Step};
 use crate::kept::{Found, Keeper, VERSION};
 use crate::probe::agreeing;
 use crate::session::{Bound, Shared, refusal, share};
-use crate::error::is_memory;
 use crate::weights::{Packed, zero_points};
 use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use tangor_device::model::{Graph, Op, ValueId};
-use tangor_device::{Activations, DeviceError, PackedKey, Prepare, Segment};
+use tangor_device::{DeviceError, PackedKey, Prepare, Segment};
 
 /// Whether a provider has a say in a node, or the host runs it.
 fn dense(op: &Op) -> bool {
@@ -38,7 +38,10 @@ pub(crate) struct Compiler<'a> {
 
 impl Compiler<'_> {
     /// The whole segment, ready to run.
-    pub(crate) fn compile(&self, progress: &mut dyn FnMut(f32)) -> Result<NpuRunnable, DeviceError> {
+    pub(crate) fn compile(
+        &self,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<NpuRunnable, DeviceError> {
         let key = self.key();
         let steps = match key.as_ref().and_then(|key| self.kept(key)) {
             Some(steps) => steps,
@@ -123,7 +126,8 @@ impl Compiler<'_> {
             return None;
         }
         let model = graph.identity.clone()?;
-        let mut form = format!("npu {VERSION}, {}, {:?}", self.core.identity(), self.options);
+        let most = self.options.max_rows;
+        let mut form = format!("npu {VERSION}, {}, up to {most} rows", self.core.identity());
         let Segment { nodes, inputs, outputs, .. } = self.segment;
         let _ = write!(form, ", {inputs:?} to {outputs:?}");
         for node in &graph.nodes[nodes.clone()] {
@@ -202,9 +206,7 @@ impl Cutter<'_> {
             node: graph.nodes[node].name.clone(),
             why,
         };
-        let form = |node| {
-            form_of(core, graph, node, self.of.options.activations).map_err(|why| refused(node, why))
-        };
+        let form = |node| form_of(core, graph, node).map_err(|why| refused(node, why));
         let forms = run.clone().map(form).collect::<Result<Vec<Form>, DeviceError>>()?;
         let piece = self.of.piece(run.clone(), forms);
         match self.offer(piece)? {
@@ -227,8 +229,7 @@ impl Cutter<'_> {
     /// Offers a piece to the provider, for every row count.
     fn offer(&mut self, mut piece: Piece) -> Result<Offer, DeviceError> {
         let (core, graph) = (self.of.core, self.of.segment.graph);
-        let activations = self.of.options.activations;
-        let signature = piece_signature(graph, &piece, activations);
+        let signature = piece_signature(graph, &piece);
         let verdict = core.verdict(&signature);
         if let Some(Verdict::Refused(why)) = verdict {
             return Ok(Offer::Refused(why));
@@ -288,9 +289,8 @@ impl Cutter<'_> {
     /// Writes a piece. A weight that cannot be had in the form of others alike gets the next one.
     fn emit(&self, piece: &mut Piece) -> Result<Emitted, String> {
         let (core, graph) = (self.of.core, self.of.segment.graph);
-        let activations = self.of.options.activations;
         loop {
-            let index = match Emitted::new(graph, piece, activations) {
+            let index = match Emitted::new(graph, piece) {
                 Ok(emitted) => return Ok(emitted),
                 Err(index) => index,
             };
@@ -299,7 +299,7 @@ impl Cutter<'_> {
             let later = all.iter().skip_while(|form| **form != piece.forms[index]).skip(1);
             let mut why = String::from("its weight cannot be written in any form");
             let next = later.copied().find(|&form| {
-                accepts(core, graph, node, form, activations).unwrap_or_else(|error| {
+                accepts(core, graph, node, form).unwrap_or_else(|error| {
                     why = error;
                     false
                 })
@@ -359,9 +359,8 @@ fn needed(rows: &[usize], max_rows: usize) -> Vec<usize> {
 /// Where to cut a run that is refused: before the norm nearest to its middle, else in the middle.
 fn split(graph: &Graph, run: &Range<usize>) -> usize {
     let middle = run.start + run.len() / 2;
-    let norm = |node: &usize| {
-        matches!(graph.nodes[*node].op, Op::RmsNorm { .. } | Op::AddRmsNorm { .. })
-    };
+    let norm =
+        |node: &usize| matches!(graph.nodes[*node].op, Op::RmsNorm { .. } | Op::AddRmsNorm { .. });
     let norms = (run.start + 1..run.end).filter(norm);
     norms.min_by_key(|node| node.abs_diff(middle)).unwrap_or(middle)
 }
@@ -370,14 +369,9 @@ fn split(graph: &Graph, run: &Range<usize>) -> usize {
 ///
 /// # Errors
 /// Why it accepts none.
-pub(crate) fn form_of(
-    core: &Core,
-    graph: &Graph,
-    node: usize,
-    activations: Activations,
-) -> Result<Form, String> {
+pub(crate) fn form_of(core: &Core, graph: &Graph, node: usize) -> Result<Form, String> {
     let op = &graph.nodes[node].op;
-    let name = format!("{} {activations:?} {:?}", signature(graph, op), widths(graph, node));
+    let name = format!("{} {:?}", signature(graph, op), widths(graph, node));
     if let Some(known) = core.form(&name) {
         return known;
     }
@@ -388,7 +382,7 @@ pub(crate) fn form_of(
         {
             continue;
         }
-        match accepts(core, graph, node, form, activations) {
+        match accepts(core, graph, node, form) {
             Ok(true) => return core.remember_form(&name, Ok(form)),
             // This weight cannot be written so, which says nothing of others alike.
             Ok(false) => {}
@@ -399,19 +393,13 @@ pub(crate) fn form_of(
 }
 
 /// Whether the provider takes a node alone, for any row count; `false` if it cannot be written.
-fn accepts(
-    core: &Core,
-    graph: &Graph,
-    node: usize,
-    form: Form,
-    activations: Activations,
-) -> Result<bool, String> {
+fn accepts(core: &Core, graph: &Graph, node: usize, form: Form) -> Result<bool, String> {
     let Graph { nodes, .. } = graph;
     let mut inputs = nodes[node].inputs.clone();
     inputs.dedup();
     let outputs = nodes[node].outputs.clone();
     let piece = Piece { nodes: node..node + 1, forms: vec![form], inputs, outputs };
-    let Ok(mut emitted) = Emitted::new(graph, &piece, activations) else { return Ok(false) };
+    let Ok(mut emitted) = Emitted::new(graph, &piece) else { return Ok(false) };
     if let Some(operator) = core.set_aside(&emitted) {
         return Err(format!("{operator} is set aside"));
     }
@@ -451,9 +439,9 @@ fn signature(graph: &Graph, op: &Op) -> String {
 }
 
 /// A piece's nodes and how they are connected, without names.
-fn piece_signature(graph: &Graph, piece: &Piece, activations: Activations) -> String {
+fn piece_signature(graph: &Graph, piece: &Piece) -> String {
     let mut known: Vec<ValueId> = piece.inputs.clone();
-    let mut out = format!("{activations:?}");
+    let mut out = String::new();
     for (node, form) in graph.nodes[piece.nodes.clone()].iter().zip(&piece.forms) {
         known.extend(&node.outputs);
         let at = |id: &ValueId| known.iter().position(|known| known == id);

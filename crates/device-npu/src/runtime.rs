@@ -78,7 +78,8 @@ impl Runtime {
             return Ok(runtime);
         }
         let wanted = library::find(given)?;
-        let runtime = RUNTIME.get_or_init(|| Self::start(&wanted)).as_ref().map_err(Clone::clone)?;
+        let runtime =
+            RUNTIME.get_or_init(|| Self::start(&wanted)).as_ref().map_err(Clone::clone)?;
         if runtime.path != wanted {
             return Err(NpuError::Loaded { loaded: runtime.path.clone(), wanted });
         }

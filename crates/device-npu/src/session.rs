@@ -35,9 +35,7 @@ pub(crate) fn share(tensors: &mut [(String, Tensor)]) -> Result<Shared, ort::Err
     for (name, tensor) in tensors.iter_mut().filter(|(_, tensor)| tensor.outside()) {
         let dims = tensor.dims.clone();
         let value = match &mut tensor.data {
-            Data::F32(values) => {
-                OrtTensor::from_array((dims, std::mem::take(values)))?.into_dyn()
-            }
+            Data::F32(values) => OrtTensor::from_array((dims, std::mem::take(values)))?.into_dyn(),
             Data::U8(values) => OrtTensor::from_array((dims, std::mem::take(values)))?.into_dyn(),
             Data::U4(_) | Data::I64(_) => continue,
         };
@@ -79,8 +77,11 @@ impl Provider {
         for (name, value) in shared {
             builder = builder.with_external_initializer(name, Arc::clone(value))?;
         }
-        let options: Vec<(String, String)> =
-            self.options.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())).collect();
+        let options: Vec<(String, String)> = self
+            .options
+            .iter()
+            .map(|(key, value)| (format!("{name}.{key}"), value.clone()))
+            .collect();
         Ok(builder.with_devices([device], Some(&options))?)
     }
 

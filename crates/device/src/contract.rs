@@ -303,8 +303,8 @@ pub enum Rounding {
     /// As [`crate::rounding`] says, to the bit.
     #[default]
     Defined,
-    /// In the device's own way: by its own groups of 8 bits or finer, or not at all.
-    Own,
+    /// Not at all: they enter linears as they are, which is finer.
+    None,
 }
 
 /// In what linears multiply and operations hand values on, under [`Activations::F32`].

@@ -7,7 +7,7 @@ use super::random::{Form, Kind, ModelKind, Random, model};
 use super::{Checker, Line, difference};
 use crate::contract::{
     Activations, Batch, Device, DeviceError, KvCache, KvSpec, KvType, PageId, Prepare, Products,
-    Runnable, Segment, Span,
+    Rounding, Runnable, Segment, Span,
 };
 use crate::oracle::{OracleDevice, run_sequence};
 use tangor_model::Graph;
@@ -174,10 +174,15 @@ fn against_oracle(
     (activations, kv): (Activations, KvType),
 ) -> Result<f64, String> {
     let tokens = tokens(&mut Random(7), 33);
-    let run = |device: &dyn Device| {
+    let run = |device: &dyn Device, activations| {
         run_sequence(device, graph, &tokens, activations, kv).map_err(|error| error.to_string())
     };
-    difference(&run(device)?, &run(&OracleDevice::new())?, graph.hyper.vocab)
+    let defined = match device.arithmetic().rounding {
+        Rounding::Defined => activations,
+        Rounding::None => Activations::F32,
+    };
+    let want = run(&OracleDevice::new(), defined)?;
+    difference(&run(device, activations)?, &want, graph.hyper.vocab)
 }
 
 /// Runs something in an unusual way; gives what came out and what should have.

@@ -24,8 +24,6 @@ mod tolerance {
     /// The exponentials of scores are rounded to bf16, too.
     pub(super) const ATTENTION_BF16: f64 = 2e-2;
     pub(super) const ATTENTION_INT8: f64 = 2e-2;
-    /// Elements of 8 bits in front of a linear, in groups that the device chose.
-    pub(super) const LINEAR_OWN: f64 = 3e-2;
     /// Products, or results, of 8 significant bits.
     pub(super) const BF16: f64 = 2e-2;
 }
@@ -39,13 +37,6 @@ impl Allowed<'_> {
         match self.0.arithmetic().products {
             Products::F32 => exact,
             Products::Bf16 => exact.max(tolerance::BF16),
-        }
-    }
-
-    fn linear(&self, activations: Activations) -> f64 {
-        match (activations, self.0.arithmetic().rounding) {
-            (Activations::Int8, Rounding::Own) => self.of(tolerance::LINEAR_OWN),
-            _ => self.of(tolerance::LINEAR),
         }
     }
 }
@@ -132,12 +123,27 @@ impl Case {
         Ok(all)
     }
 
+    /// The same with activations as they are.
+    fn exact(&self) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            activations: Activations::F32,
+            ..*self
+        }
+    }
+
     /// The worst error of the device over all outputs.
     fn error(&self, device: &dyn Device, inputs: &[Vec<f32>]) -> Result<f64, String> {
-        let run = |device: &dyn Device| {
-            self.outputs(device, inputs, &[self.rows]).map_err(|error| error.to_string())
+        let run = |case: &Self, device: &dyn Device| {
+            case.outputs(device, inputs, &[case.rows]).map_err(|error| error.to_string())
         };
-        let (got, want) = (run(device)?, run(&OracleDevice::new())?);
+        let got = run(self, device)?;
+        let want = match device.arithmetic().rounding {
+            Rounding::Defined => run(self, &OracleDevice::new())?,
+            Rounding::None => run(&self.exact(), &OracleDevice::new())?,
+        };
         let mut worst = 0.0_f64;
         for ((got, want), &id) in got.iter().zip(&want).zip(&self.outputs) {
             worst = worst.max(difference(got, want, self.graph.value(id).width)?);
@@ -177,7 +183,7 @@ pub(super) fn check(device: &dyn Device) -> Vec<Line> {
         ("linear w8 int8", 8, Activations::Int8),
         ("linear w8 f32", 8, Activations::F32),
     ] {
-        let mut checker = Checker::new(what, allowed.linear(activations));
+        let mut checker = Checker::new(what, allowed.of(tolerance::LINEAR));
         for form in forms(bits) {
             linears(&mut checker, device, form, activations);
         }
