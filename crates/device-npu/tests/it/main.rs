@@ -3,4 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod conformance;
+mod discovery;
+mod kept;
+mod refusal;
 mod support;
+mod tiny;
+mod webgpu;

@@ -13,15 +13,22 @@ pub(crate) fn input(variable: &str) -> PathBuf {
     path
 }
 
-/// ONNX Runtime's own provider on the processor, and nothing else.
-pub(crate) fn cpu_options() -> NpuOptions {
+/// ONNX Runtime with no provider but its own.
+pub(crate) fn options() -> NpuOptions {
     NpuOptions {
         library: Some(input("TANGOR_TEST_ONNXRUNTIME")),
         providers: Some(Vec::new()),
-        provider: Some("CPUExecutionProvider".into()),
-        hardware: Some(Hardware::Cpu),
         threads: Some(2),
         ..NpuOptions::default()
+    }
+}
+
+/// ONNX Runtime's own provider on the processor.
+pub(crate) fn cpu_options() -> NpuOptions {
+    NpuOptions {
+        provider: Some("CPUExecutionProvider".into()),
+        hardware: Some(Hardware::Cpu),
+        ..options()
     }
 }
 
