@@ -51,6 +51,8 @@ pub struct NpuOptions {
     pub rows: Vec<usize>,
     /// The provider's own options.
     pub provider_options: Vec<(String, String)>,
+    /// Entries of ONNX Runtime's session configuration, as `model_root`.
+    pub session_entries: Vec<(String, String)>,
     /// ONNX operators that are never handed to the provider, as for one that computes them wrongly.
     pub set_aside: Vec<String>,
     /// Threads of what the provider runs on the host; `None`: as ONNX Runtime likes.
@@ -72,6 +74,7 @@ impl Default for NpuOptions {
             nth: 0,
             rows: ROWS.to_vec(),
             provider_options: Vec::new(),
+            session_entries: Vec::new(),
             set_aside: Vec::new(),
             threads: None,
             memory_bytes: None,
@@ -152,11 +155,11 @@ impl Core {
 
     /// What compiled pieces depend on beside the segment.
     pub(crate) fn identity(&self) -> String {
-        let Provider { runtime, info, options, refused, .. } = &self.provider;
+        let Provider { runtime, info, options, entries, refused, .. } = &self.provider;
         let library = runtime.library_of(&info.provider);
         let size = library.and_then(|path| std::fs::metadata(path).ok()).map(|meta| meta.len());
         format!(
-            "{info}, {options:?}, {refused:?}, rows {:?}, library of {size:?} bytes, {}",
+            "{info}, {options:?}, {entries:?}, {refused:?}, rows {:?}, library of {size:?} bytes, {}",
             self.rows,
             runtime.version()
         )
@@ -210,6 +213,7 @@ impl NpuDevice {
             info,
             nth,
             options: options.provider_options,
+            entries: options.session_entries,
             threads: options.threads,
             refused: options.set_aside,
         };
@@ -313,5 +317,90 @@ impl Device for NpuDevice {
 
     fn health(&self) -> Health {
         self.core.lost().map_or(Health::Ready, Health::Lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
+    use super::*;
+    use crate::error::running;
+    use tangor_device::model::ir::{Hyper, Rows, Value};
+    use tangor_device::model::rope::Rope;
+    use tangor_device::model::{Op, ValueId};
+    use tangor_device::{Batch, KvType, Span};
+
+    fn device() -> NpuDevice {
+        let library = std::env::var_os("TANGOR_TEST_ONNXRUNTIME");
+        assert!(library.is_some(), "TANGOR_TEST_ONNXRUNTIME is not set: run `cargo xtask test`");
+        NpuDevice::open(NpuOptions {
+            library: library.map(PathBuf::from),
+            providers: Some(Vec::new()),
+            hardware: Some(Hardware::Cpu),
+            ..NpuOptions::default()
+        })
+        .unwrap()
+    }
+
+    fn graph() -> Graph {
+        let hyper = Hyper {
+            arch: "test".into(),
+            layers: 1,
+            hidden: 8,
+            ffn: 8,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            vocab: 1,
+            context: 1,
+        };
+        let mut graph = Graph::new(hyper, Rope::none());
+        graph.values.push(Value { width: 8, rows: Rows::Tokens });
+        graph.logits = graph.push1("scale", Op::Scale(2.0), &[ValueId(0)]).unwrap();
+        graph
+    }
+
+    #[test]
+    fn a_lost_device_says_so_to_everyone() {
+        let (device, graph) = (device(), graph());
+        let (inputs, outputs) = (vec![ValueId(0)], vec![graph.logits]);
+        let segment = Segment { graph: &graph, nodes: 0..1, inputs, outputs, packed: None };
+        let options =
+            Prepare { activations: tangor_device::Activations::F32, context: 1, max_rows: 1 };
+        let mut runnable = device.prepare(&segment, options, &mut |_| {}).unwrap();
+        let spec = KvSpec {
+            layers: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            page_tokens: 1,
+            pages: 1,
+            dtype: KvType::F32,
+        };
+        let mut kv = device.kv_cache(&spec).unwrap();
+        let spans = [Span { rows: 0..1, start: 0, pages: &[0], rope: Default::default() }];
+        let batch = Batch { tokens: &[0], spans: &spans, logit_rows: &[] };
+        let mut outputs = [Vec::new()];
+        runnable.run(&batch, kv.as_mut(), &[&[1.0; 8]], &mut outputs).unwrap();
+        assert_eq!(outputs[0], [2.0; 8]);
+        let short = runnable.run(&batch, kv.as_mut(), &[&[1.0; 7]], &mut outputs);
+        assert!(matches!(short, Err(DeviceError::Batch { .. })));
+        assert_eq!(device.health(), Health::Ready);
+
+        let lost = device.core.lose("the driver was reset".into());
+        assert_eq!(device.health(), Health::Lost("the driver was reset".into()));
+        let again = runnable.run(&batch, kv.as_mut(), &[&[1.0; 8]], &mut outputs);
+        assert_eq!(again.unwrap_err(), lost);
+        let anew = device.prepare(&segment, options, &mut |_| {});
+        assert_eq!(anew.map(|_| ()).unwrap_err(), lost);
+    }
+
+    #[test]
+    fn errors_of_a_run_are_told_apart() {
+        let _library = device();
+        let error = ort::Error::new("CreateTensor: Failed to allocate memory for 1 byte");
+        assert!(matches!(running("npu", &error), DeviceError::OutOfMemory { .. }));
+        let error = ort::Error::new("Non-zero status code\nreturned");
+        let DeviceError::Lost { device, why } = running("npu", &error) else { panic!("{error}") };
+        assert_eq!((device.as_str(), why.as_str()), ("npu", "Non-zero status code returned"));
     }
 }

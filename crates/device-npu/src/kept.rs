@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::ops::Range;
 use tangor_device::{PackedBytes, PackedCache, PackedKey, PackedWriter, Segment};
 
 /// Raised whenever the same segment is cut or written differently.
@@ -31,6 +32,13 @@ struct Entry {
 
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A piece's nodes, and its models by row count.
+#[derive(Debug)]
+pub(crate) struct KeptPiece<'a> {
+    pub(crate) nodes: Range<usize>,
+    pub(crate) models: Vec<(usize, &'a [u8])>,
 }
 
 /// What was found: models by piece and row count.
@@ -62,16 +70,17 @@ impl Found {
         each && rest.is_empty() && self.data.guard.check().is_ok()
     }
 
-    /// The pieces, in order: their nodes and models by row count.
-    pub(crate) fn pieces(&self) -> Vec<((usize, usize), Vec<(usize, &[u8])>)> {
+    /// The pieces, in order.
+    pub(crate) fn pieces(&self) -> Vec<KeptPiece<'_>> {
         let mut rest = &self.data.data[..];
-        let mut out: Vec<((usize, usize), Vec<(usize, &[u8])>)> = Vec::new();
+        let mut out: Vec<KeptPiece<'_>> = Vec::new();
         for entry in &self.index.models {
             let Some((model, after)) = rest.split_at_checked(entry.bytes) else { break };
             rest = after;
-            match out.last_mut().filter(|last| last.0 == entry.nodes) {
-                Some(last) => last.1.push((entry.rows, model)),
-                None => out.push((entry.nodes, vec![(entry.rows, model)])),
+            let nodes = entry.nodes.0..entry.nodes.1;
+            match out.last_mut().filter(|last| last.nodes == nodes) {
+                Some(last) => last.models.push((entry.rows, model)),
+                None => out.push(KeptPiece { nodes, models: vec![(entry.rows, model)] }),
             }
         }
         out

@@ -9,7 +9,7 @@ use crate::device::{Core, Keep, Verdict};
 use crate::emit::{Emitted, Form, Piece, forms, value_name};
 use crate::error::is_memory;
 use crate::exec::{NpuRunnable, Prepared, Step};
-use crate::kept::{Found, Keeper, VERSION};
+use crate::kept::{Found, Keeper, KeptPiece, VERSION};
 use crate::probe::agreeing;
 use crate::session::{Bound, Shared, refusal, share};
 use crate::weights::{Packed, zero_points};
@@ -150,7 +150,7 @@ impl Compiler<'_> {
     fn load(&self, found: &Found) -> Option<Vec<Step>> {
         let mut steps = Vec::new();
         let mut next = self.segment.nodes.start;
-        for ((start, end), models) in found.pieces() {
+        for KeptPiece { nodes: Range { start, end }, models } in found.pieces() {
             let fits = start >= next && start < end && end <= self.segment.nodes.end;
             let nodes = &self.segment.graph.nodes;
             if !fits || (start..end).any(|node| !dense(&nodes[node].op)) {
@@ -166,6 +166,7 @@ impl Compiler<'_> {
                 }
                 sessions.push(session);
             }
+            sessions.sort_by_key(|session| session.rows);
             steps.extend((next..start).map(Step::Host));
             steps.push(Step::Piece(Box::new(Prepared::new(self.segment.graph, piece, sessions))));
             next = end;

@@ -20,6 +20,8 @@ pub(crate) struct Provider {
     pub(crate) nth: usize,
     /// The provider's own options.
     pub(crate) options: Vec<(String, String)>,
+    /// Entries of the session's configuration.
+    pub(crate) entries: Vec<(String, String)>,
     /// Threads for what runs on the host; `None`: as ONNX Runtime likes.
     pub(crate) threads: Option<usize>,
     /// Operators that are never handed over.
@@ -73,6 +75,9 @@ impl Provider {
         {
             // AMD's provider brings the operators of its domain in the same file.
             builder = builder.with_operator_library(library)?;
+        }
+        for (key, value) in &self.entries {
+            builder = builder.with_config_entry(key, value)?;
         }
         for (name, value) in shared {
             builder = builder.with_external_initializer(name, Arc::clone(value))?;

@@ -26,7 +26,7 @@ fn alone(test: &str) {
     assert!(out.contains("1 passed"), "{test} failed ({}):\n{out}\n{error}", run.status);
 }
 
-fn device(rows: &[usize]) -> NpuDevice {
+pub(crate) fn device(rows: &[usize]) -> NpuDevice {
     let path = input("TANGOR_TEST_EP_WEBGPU");
     let provider = ProviderLibrary { name: "WebGpuExecutionProvider".into(), path };
     NpuDevice::open(NpuOptions {
