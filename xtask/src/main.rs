@@ -39,7 +39,7 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers.
     Setup,
     /// Compile for other systems, and run what an emulator can.
     Cross,
@@ -76,9 +76,7 @@ fn test(filter: Option<&str>) -> Outcome {
     let inputs = setup::setup()?;
     let mut tests = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast", "--"]);
     tests.args(filter);
-    tests.env("TANGOR_HOME", &inputs.home);
-    tests.env("TANGOR_TEST_GGUF", &inputs.gguf);
-    tests.env("TANGOR_LLAMA_CPP_MODELS", &inputs.llama_cpp_models);
+    tests.envs(inputs.variables());
     run("tests", &mut tests)
 }
 

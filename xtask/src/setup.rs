@@ -11,6 +11,21 @@ use std::process::Command;
 /// The source package that carries llama.cpp: tokenizer vectors and chat templates.
 pub(crate) const LLAMA_CPP_SDIST: &str = "llama-cpp-python==0.3.36";
 
+/// Variables of tests, files that they name, and the packages that these come from.
+const ONNXRUNTIME: &[(&str, &str, &str)] = &[
+    ("TANGOR_TEST_ONNXRUNTIME", "onnxruntime/capi/libonnxruntime.so.1.32.0", "onnxruntime==1.32.0"),
+    (
+        "TANGOR_TEST_EP_WEBGPU",
+        "onnxruntime_ep_webgpu/libonnxruntime_providers_webgpu.so",
+        "onnxruntime-ep-webgpu==0.4.0",
+    ),
+    (
+        "TANGOR_TEST_EP_OPENVINO",
+        "onnxruntime_ep_openvino/libonnxruntime_providers_openvino_plugin.so",
+        "onnxruntime-ep-openvino==1.8.1",
+    ),
+];
+
 /// Where the fetched things are.
 #[derive(Debug)]
 pub(crate) struct Inputs {
@@ -20,20 +35,35 @@ pub(crate) struct Inputs {
     pub(crate) gguf: PathBuf,
     /// llama.cpp's `models` folder (`TANGOR_LLAMA_CPP_MODELS`).
     pub(crate) llama_cpp_models: PathBuf,
+    /// ONNX Runtime and providers, by the variables that tests read.
+    pub(crate) onnxruntime: Vec<(&'static str, PathBuf)>,
+}
+
+impl Inputs {
+    /// The variables that tests read.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, &Path)> {
+        let mut all: Vec<(&str, &Path)> = vec![
+            ("TANGOR_HOME", &self.home),
+            ("TANGOR_TEST_GGUF", &self.gguf),
+            ("TANGOR_LLAMA_CPP_MODELS", &self.llama_cpp_models),
+        ];
+        all.extend(self.onnxruntime.iter().map(|(name, path)| (*name, path.as_path())));
+        all
+    }
 }
 
 impl fmt::Display for Inputs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "export TANGOR_HOME='{}'", self.home.display())?;
-        writeln!(f, "export TANGOR_TEST_GGUF='{}'", self.gguf.display())?;
-        write!(f, "export TANGOR_LLAMA_CPP_MODELS='{}'", self.llama_cpp_models.display())
+        let lines = self.variables().into_iter();
+        let lines = lines.map(|(name, path)| format!("export {name}='{}'", path.display()));
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }
 
 /// Fetches what is not there yet.
 pub(crate) fn setup() -> Outcome<Inputs> {
     let llama_cpp_models = llama_cpp()?.join("models");
-    Ok(Inputs { home: home(), gguf: model()?, llama_cpp_models })
+    Ok(Inputs { home: home(), gguf: model()?, llama_cpp_models, onnxruntime: onnxruntime()? })
 }
 
 /// The model store of the tests.
@@ -67,6 +97,55 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
         run("python packages", install.args(packages))?;
     }
     Ok(python)
+}
+
+/// ONNX Runtime and two providers that come as packages, and a Vulkan in software that the WebGPU
+/// provider accepts: by the variables that the tests of `device-npu` read.
+pub(crate) fn onnxruntime() -> Outcome<Vec<(&'static str, PathBuf)>> {
+    let name = "onnxruntime-venv";
+    let site = |python: &Path| -> Outcome<PathBuf> {
+        let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        Ok(output(Command::new(python).args(["-c", code]))?.trim().into())
+    };
+    let mut packages = site(&python(name, &[])?)?;
+    if ONNXRUNTIME.iter().any(|(_, file, _)| !packages.join(file).exists()) {
+        let wanted: Vec<&str> = ONNXRUNTIME.iter().map(|(.., package)| *package).collect();
+        // Their own dependencies are for Python, which never runs here.
+        let no_dependencies = [&["--no-deps"][..], &wanted].concat();
+        packages = site(&python(name, &no_dependencies)?)?;
+    }
+    let mut all = Vec::new();
+    for (variable, file, package) in ONNXRUNTIME {
+        let path = packages.join(file);
+        if !path.exists() {
+            return Err(format!("{package} holds no {file} for this system"));
+        }
+        all.push((*variable, path));
+    }
+    all.push(("TANGOR_TEST_VULKAN_ICD", swiftshader()?));
+    Ok(all)
+}
+
+/// SwiftShader, the Vulkan in software of Debian's Chromium: the WebGPU provider refuses Mesa's
+/// before version 25. Unpacked here, not installed.
+fn swiftshader() -> Outcome<PathBuf> {
+    let folder = root().join("target/swiftshader");
+    let icd = folder.join("usr/lib/chromium/vk_swiftshader_icd.json");
+    if !icd.exists() {
+        let failed = |error: std::io::Error| format!("cannot make {}: {error}", folder.display());
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let mut fetch = Command::new("apt-get");
+        fetch.current_dir(&folder).args(["--quiet", "download", "chromium-common"]);
+        if run("SwiftShader", &mut fetch).is_err() {
+            // A machine that is new has no list of packages yet.
+            run("list of packages", Command::new("apt-get").args(["--quiet", "update"]))?;
+            run("SwiftShader", &mut fetch)?;
+        }
+        let unpack = "dpkg --fsys-tarfile chromium-common_*.deb \
+                      | tar -x --wildcards '*swiftshader*' && rm chromium-common_*.deb";
+        run("unpack", Command::new("sh").current_dir(&folder).args(["-c", unpack]))?;
+    }
+    if icd.exists() { Ok(icd) } else { Err("Debian's chromium-common has no SwiftShader".into()) }
 }
 
 /// llama.cpp's source, from the source package of its Python binding.

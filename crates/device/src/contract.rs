@@ -297,10 +297,44 @@ pub enum Health {
     Lost(String),
 }
 
+/// How activations are rounded under [`Activations::Int8`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// As [`crate::rounding`] says, to the bit.
+    #[default]
+    Defined,
+    /// Not at all: they enter linears as they are, which is finer.
+    None,
+}
+
+/// In what linears multiply and operations hand values on, under [`Activations::F32`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// `f32` throughout.
+    #[default]
+    F32,
+    /// As coarse as bf16, sums being finer: what neural processors have.
+    Bf16,
+}
+
+/// How a device computes, where the contract leaves it a choice. What a row's bits depend on is no
+/// such choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Arithmetic {
+    /// Of activations in 8 bits.
+    pub rounding: Rounding,
+    /// Of everything else.
+    pub products: Products,
+}
+
 /// A processor that runs segments of a graph.
 pub trait Device: Send + Sync + fmt::Debug {
     /// Plain facts.
     fn descriptor(&self) -> &Descriptor;
+    /// How it computes: what the conformance suite's tolerances go by.
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::default()
+    }
     /// Why a node cannot run here, if it cannot: what a planner asks before it places anything.
     /// [`Device::prepare`] refuses the same nodes with [`DeviceError::Refused`].
     fn refuses(&self, _graph: &Graph, _node: usize) -> Option<String> {

@@ -10,8 +10,8 @@ mod packed;
 pub mod rounding;
 
 pub use contract::{
-    Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec,
-    KvType, Logits, PageId, Prepare, Runnable, Segment, Span,
+    Activations, Arithmetic, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache,
+    KvSpec, KvType, Logits, PageId, Prepare, Products, Rounding, Runnable, Segment, Span,
 };
 pub use packed::{PackedBytes, PackedCache, PackedKey, PackedWriter};
 pub use tangor_model as model;

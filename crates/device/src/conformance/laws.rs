@@ -6,8 +6,8 @@
 use super::random::{Form, Kind, ModelKind, Random, model};
 use super::{Checker, Line, difference};
 use crate::contract::{
-    Activations, Batch, Device, DeviceError, KvCache, KvSpec, KvType, PageId, Prepare, Runnable,
-    Segment, Span,
+    Activations, Batch, Device, DeviceError, KvCache, KvSpec, KvType, PageId, Prepare, Products,
+    Rounding, Runnable, Segment, Span,
 };
 use crate::oracle::{OracleDevice, run_sequence};
 use tangor_model::Graph;
@@ -128,8 +128,12 @@ pub fn bits(device: &dyn Device) -> Result<Vec<f32>, DeviceError> {
 }
 
 pub(super) fn check(device: &dyn Device) -> Vec<Line> {
+    let exact = match device.arithmetic().products {
+        Products::F32 => MODEL_F32,
+        Products::Bf16 => MODEL_ROUNDED,
+    };
     let mut models =
-        [Checker::new("model f32", MODEL_F32), Checker::new("model rounded", MODEL_ROUNDED)];
+        [Checker::new("model f32", exact), Checker::new("model rounded", MODEL_ROUNDED)];
     let mut laws = [
         ("chunked = whole", law_chunks as Law),
         ("batched = single", law_batches),
@@ -170,10 +174,15 @@ fn against_oracle(
     (activations, kv): (Activations, KvType),
 ) -> Result<f64, String> {
     let tokens = tokens(&mut Random(7), 33);
-    let run = |device: &dyn Device| {
+    let run = |device: &dyn Device, activations| {
         run_sequence(device, graph, &tokens, activations, kv).map_err(|error| error.to_string())
     };
-    difference(&run(device)?, &run(&OracleDevice::new())?, graph.hyper.vocab)
+    let defined = match device.arithmetic().rounding {
+        Rounding::Defined => activations,
+        Rounding::None => Activations::F32,
+    };
+    let want = run(&OracleDevice::new(), defined)?;
+    difference(&run(device, activations)?, &want, graph.hyper.vocab)
 }
 
 /// Runs something in an unusual way; gives what came out and what should have.

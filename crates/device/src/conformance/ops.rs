@@ -3,7 +3,8 @@
 use super::random::{Form, Kind, Random, graph, vector};
 use super::{Checker, Line, difference};
 use crate::contract::{
-    Activations, Batch, Device, DeviceError, KvSpec, KvType, PageId, Prepare, Segment, Span,
+    Activations, Batch, Device, DeviceError, KvSpec, KvType, PageId, Prepare, Products, Rounding,
+    Segment, Span,
 };
 use crate::oracle::OracleDevice;
 use tangor_model::ir::{Activation, Attention, Rows, Value};
@@ -23,6 +24,21 @@ mod tolerance {
     /// The exponentials of scores are rounded to bf16, too.
     pub(super) const ATTENTION_BF16: f64 = 2e-2;
     pub(super) const ATTENTION_INT8: f64 = 2e-2;
+    /// Products, or results, of 8 significant bits.
+    pub(super) const BF16: f64 = 2e-2;
+}
+
+/// Tolerances of operations that the device computes in products of its own.
+struct Allowed<'a>(&'a dyn Device);
+
+impl Allowed<'_> {
+    /// `exact` where the device multiplies in `f32`.
+    fn of(&self, exact: f64) -> f64 {
+        match self.0.arithmetic().products {
+            Products::F32 => exact,
+            Products::Bf16 => exact.max(tolerance::BF16),
+        }
+    }
 }
 
 /// Rows per batch: one, every remainder of a tile, and more than a block.
@@ -107,12 +123,27 @@ impl Case {
         Ok(all)
     }
 
+    /// The same with activations as they are.
+    fn exact(&self) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            activations: Activations::F32,
+            ..*self
+        }
+    }
+
     /// The worst error of the device over all outputs.
     fn error(&self, device: &dyn Device, inputs: &[Vec<f32>]) -> Result<f64, String> {
-        let run = |device: &dyn Device| {
-            self.outputs(device, inputs, &[self.rows]).map_err(|error| error.to_string())
+        let run = |case: &Self, device: &dyn Device| {
+            case.outputs(device, inputs, &[case.rows]).map_err(|error| error.to_string())
         };
-        let (got, want) = (run(device)?, run(&OracleDevice::new())?);
+        let got = run(self, device)?;
+        let want = match device.arithmetic().rounding {
+            Rounding::Defined => run(self, &OracleDevice::new())?,
+            Rounding::None => run(&self.exact(), &OracleDevice::new())?,
+        };
         let mut worst = 0.0_f64;
         for ((got, want), &id) in got.iter().zip(&want).zip(&self.outputs) {
             worst = worst.max(difference(got, want, self.graph.value(id).width)?);
@@ -138,7 +169,8 @@ fn record(
 
 pub(super) fn check(device: &dyn Device) -> Vec<Line> {
     let mut lines = vec![];
-    let mut dense = Checker::new("linear dense", tolerance::LINEAR);
+    let allowed = Allowed(device);
+    let mut dense = Checker::new("linear dense", allowed.of(tolerance::LINEAR));
     for dtype in [DType::F32, DType::F16, DType::Bf16] {
         for activations in [Activations::Int8, Activations::F32] {
             linears(&mut dense, device, Form::Dense(dtype), activations);
@@ -151,16 +183,17 @@ pub(super) fn check(device: &dyn Device) -> Vec<Line> {
         ("linear w8 int8", 8, Activations::Int8),
         ("linear w8 f32", 8, Activations::F32),
     ] {
-        let mut checker = Checker::new(what, tolerance::LINEAR);
+        let mut checker = Checker::new(what, allowed.of(tolerance::LINEAR));
         for form in forms(bits) {
             linears(&mut checker, device, form, activations);
         }
         lines.push(checker.line);
     }
     lines.push(simple("embed", tolerance::EXACT, device, &embeds));
-    lines.push(simple("rms_norm", tolerance::NORM, device, &norms));
-    lines.push(simple("gated", tolerance::GATED, device, &gates));
-    lines.push(simple("add, scale, select_rows", tolerance::EXACT, device, &sums));
+    lines.push(simple("rms_norm", allowed.of(tolerance::NORM), device, &norms));
+    lines.push(simple("gated", allowed.of(tolerance::GATED), device, &gates));
+    let sums_allowed = allowed.of(tolerance::EXACT);
+    lines.push(simple("add, scale, select_rows", sums_allowed, device, &sums));
     for (what, kv, allowed) in [
         ("attention f32", KvType::F32, tolerance::ATTENTION),
         ("attention f16", KvType::F16, tolerance::ATTENTION_F16),

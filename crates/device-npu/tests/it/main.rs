@@ -1,0 +1,11 @@
+//! The device against the oracle, on providers that run on any machine.
+#![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod conformance;
+mod discovery;
+mod kept;
+mod refusal;
+mod support;
+mod tiny;
+mod webgpu;

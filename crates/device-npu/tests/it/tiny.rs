@@ -1,0 +1,82 @@
+//! Tiny models of every architecture give what transformers and the oracle compute.
+
+use crate::support::cpu;
+use tangor_device::model::{Graph, import};
+use tangor_device::oracle::{self, run_sequence};
+use tangor_device::tensor::{DType, Layout, Offset};
+use tangor_device::{Activations, Device, KvType};
+use tangor_testkit::drive::{self, Driver};
+use tangor_testkit::tiny;
+
+/// Largest difference from the recorded logits, relative to the largest of those.
+pub(crate) fn error(device: &dyn Device, name: &str, graph: &Graph) -> f32 {
+    let vocab = graph.hyper.vocab;
+    let mut worst = 0_f32;
+    for run in tiny::recorded(name) {
+        let mut driver = Driver::new(device, graph, Activations::F32, KvType::F32);
+        let all = driver.chunked(&run.tokens, run.tokens.len());
+        for (row, expected) in run.rows.iter().zip(run.logits.chunks(vocab)) {
+            worst = worst.max(off(&all[row * vocab..(row + 1) * vocab], expected));
+        }
+    }
+    worst
+}
+
+fn off(found: &[f32], expected: &[f32]) -> f32 {
+    let scale = expected.iter().fold(0_f32, |most, x| most.max(x.abs()));
+    found.iter().zip(expected).fold(0_f32, |worst, (a, b)| worst.max((a - b).abs() / scale))
+}
+
+#[test]
+fn the_exact_mode_gives_the_logits_of_transformers() {
+    let device = cpu();
+    for name in tiny::RECORDED {
+        let off = error(&device, name, &tiny::graph(name));
+        assert!(off < 1e-5, "{name} is {off:e} off");
+    }
+    for name in tiny::RECORDED_GGUF {
+        let graph = import::import(&tiny::gguf(name)).expect("a graph");
+        let off = error(&device, name, &graph);
+        assert!(off < 1e-5, "{name} as GGUF is {off:e} off");
+    }
+}
+
+#[test]
+fn quantised_models_give_the_logits_of_the_oracle() {
+    let quant = |bits, group, offset| Layout::Quant { bits, group, offset };
+    let layouts = [
+        quant(4, 16, Offset::Zero),
+        quant(4, 32, Offset::Min),
+        quant(4, 64, Offset::Zero),
+        quant(8, 16, Offset::Zero),
+        quant(8, 32, Offset::Min),
+        Layout::Dense(DType::Bf16),
+    ];
+    let device = cpu();
+    let tokens: Vec<u32> = (0..40).map(|i| i * 89 % 256).collect();
+    let archs = ["llama", "mistral", "qwen2", "phi3"];
+    let random = layouts.into_iter().zip(archs.into_iter().cycle());
+    let graphs = random.map(|(layout, arch)| tiny::random(arch, layout, 11));
+    for graph in graphs.chain([tiny::random_k_quants(3)]) {
+        let want = oracle::logits(&graph, &tokens).expect("logits");
+        for mode in [Activations::F32, Activations::Int8] {
+            let found = run_sequence(&device, &graph, &tokens, mode, KvType::F32).expect("logits");
+            let off = off(&found, &want);
+            assert!(off < 1e-5, "{:?}, {mode:?}: {off:e} off", graph.identity);
+        }
+    }
+}
+
+#[test]
+fn rows_do_not_depend_on_chunks_or_neighbours() {
+    let device = cpu();
+    for name in tiny::RECORDED {
+        let graph = tiny::graph(name);
+        for run in tiny::recorded(name) {
+            for kv in [KvType::F32, KvType::Int8] {
+                let mode = (Activations::F32, kv);
+                drive::check_row_independence(&device, &graph, &run.tokens, mode);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A real plug-in: the WebGPU provider's library on a Vulkan that runs in software. Which Vulkan it
+//! sees is a matter of the environment, so these run in processes of their own.
+
+use crate::support::{input, options};
+use crate::tiny::error;
+use std::process::Command;
+use std::time::Instant;
+use tangor_device::tensor::{DType, Layout, Offset};
+use tangor_device::{Activations, Device, KvType};
+use tangor_device_npu::{Hardware, NpuDevice, NpuOptions, ProviderLibrary};
+use tangor_testkit::{drive, tiny};
+
+/// Runs an ignored test of this program where the plug-in finds its Vulkan.
+fn alone(test: &str) {
+    let icd = input("TANGOR_TEST_VULKAN_ICD");
+    let run = Command::new(std::env::current_exe().expect("this program"))
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env("VK_ICD_FILENAMES", &icd)
+        .env("VK_DRIVER_FILES", &icd)
+        .env("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1")
+        .output()
+        .expect("a process");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, error) = (text(&run.stdout), text(&run.stderr));
+    println!("{out}");
+    assert!(out.contains("1 passed"), "{test} failed ({}):\n{out}\n{error}", run.status);
+}
+
+pub(crate) fn device(rows: &[usize]) -> NpuDevice {
+    let path = input("TANGOR_TEST_EP_WEBGPU");
+    let provider = ProviderLibrary { name: "WebGpuExecutionProvider".into(), path };
+    NpuDevice::open(NpuOptions {
+        providers: Some(vec![provider]),
+        provider: Some("WebGpuExecutionProvider".into()),
+        hardware: Some(Hardware::Cpu),
+        rows: rows.to_vec(),
+        ..options()
+    })
+    .expect("a device")
+}
+
+#[test]
+fn a_plug_in_runs_every_architecture() {
+    alone("webgpu::architectures_alone");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn architectures_alone() {
+    let device = device(&[1, 16]);
+    println!("{}", device.descriptor().description);
+    for name in tiny::RECORDED {
+        let start = Instant::now();
+        let off = error(&device, name, &tiny::graph(name));
+        println!("{name}: {off:.1e} off, {:.1} s", start.elapsed().as_secs_f32());
+        assert!(off < 1e-4, "{name} is {off:e} off");
+    }
+}
+
+#[test]
+fn a_plug_in_gives_rows_the_same_bits() {
+    alone("webgpu::rows_alone");
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn rows_alone() {
+    let device = device(&[1, 16]);
+    let tokens: Vec<u32> = (0..40).map(|i| i * 89 % 256).collect();
+    let layouts = [
+        Layout::Quant { bits: 4, group: 32, offset: Offset::Zero },
+        Layout::Quant { bits: 4, group: 64, offset: Offset::Min },
+        Layout::Quant { bits: 8, group: 16, offset: Offset::Zero },
+        Layout::Dense(DType::F16),
+    ];
+    for (layout, arch) in layouts.into_iter().zip(["llama", "mistral", "qwen2", "phi3"]) {
+        let start = Instant::now();
+        let graph = tiny::random(arch, layout, 5);
+        let mode = (Activations::Int8, KvType::F16);
+        drive::check_row_independence(&device, &graph, &tokens, mode);
+        println!("{arch}, {layout:?}: {:.1} s", start.elapsed().as_secs_f32());
+    }
+}
