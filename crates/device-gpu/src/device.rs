@@ -1,0 +1,239 @@
+//! The device: an adapter that is open, and the two ways to make something with it.
+
+use crate::adapter::{self, AdapterChoice, AdapterFacts, AdapterKind};
+use crate::context::{Abilities, Context, NAME, lock};
+use crate::error::GpuError;
+use crate::kv::GpuKv;
+use crate::memory::Memory;
+use crate::profile::Profile;
+use crate::program::{Compiler, refuses};
+use crate::run::GpuRunnable;
+use crate::shader;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tangor_device::model::Graph;
+use tangor_device::{
+    Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
+    Segment,
+};
+use wgpu::{BufferUsages, Features};
+
+/// How to use an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Which one.
+    pub adapter: AdapterChoice,
+    /// Bytes that weights, KV and activations may take; `None`: half of the host's memory where
+    /// the adapter shares it, else as much as its largest buffer may have.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of the largest buffer, where that should be less than the adapter's limit.
+    pub max_buffer_bytes: Option<u64>,
+    /// How long a run may take.
+    pub time_limit: Duration,
+    /// Whether kernels may exchange values within subgroups, where the adapter has them.
+    pub subgroups: bool,
+    /// Fewest workgroups for which a linear does not share its inputs among groups of lanes;
+    /// `None`: what suits the adapter. Results do not depend on it.
+    pub split_below: Option<u32>,
+    /// Whether to time every kernel, which makes runs slower; see [`GpuDevice::take_profile`].
+    pub profile: bool,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self {
+            adapter: AdapterChoice::Best,
+            memory_bytes: None,
+            max_buffer_bytes: None,
+            time_limit: Duration::from_secs(60),
+            subgroups: true,
+            split_below: None,
+            profile: false,
+        }
+    }
+}
+
+/// Workgroups below which a linear leaves processors idle.
+const SPLIT_BELOW: u32 = 256;
+
+/// A graphics processor.
+#[derive(Debug)]
+pub struct GpuDevice {
+    descriptor: Descriptor,
+    context: Arc<Context>,
+    profile: Option<Arc<Mutex<Profile>>>,
+}
+
+impl GpuDevice {
+    /// Opens an adapter.
+    ///
+    /// # Errors
+    /// [`GpuError`] if there is none, none that was asked for, or its driver refuses.
+    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let (adapter, facts) = adapter::choose(&options.adapter)?;
+        let unfit = |why: &str| GpuError::Unfit { adapter: facts.name.clone(), why: why.into() };
+        let limits = adapter.limits();
+        if limits.max_storage_buffers_per_shader_stage < 7
+            || limits.max_compute_invocations_per_workgroup < 256
+            || limits.max_compute_workgroup_storage_size < 16 << 10
+        {
+            return Err(unfit("it has too few buffers, lanes or too little shared memory"));
+        }
+        let wanted = [
+            (Features::SUBGROUP, options.subgroups),
+            (Features::TIMESTAMP_QUERY, options.profile),
+        ];
+        let features = wanted.into_iter().filter(|wanted| wanted.1).map(|wanted| wanted.0);
+        let features = features.fold(Features::empty(), Features::union) & adapter.features();
+        let opened = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some(NAME),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        }));
+        let driver =
+            |why: String| GpuError::Driver { adapter: facts.name.clone(), why };
+        let opened = opened.map_err(|error| driver(error.to_string()))?;
+        let software = facts.kind == AdapterKind::Software;
+        let mut abilities = Abilities {
+            subgroups: false,
+            timestamps: features.contains(Features::TIMESTAMP_QUERY),
+            split_below: options.split_below.unwrap_or(if software { 0 } else { SPLIT_BELOW }),
+        };
+        let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        let max_buffer = options.max_buffer_bytes.map_or(largest, |bytes| bytes.min(largest));
+        let memory = options.memory_bytes.unwrap_or_else(|| memory_bytes(&facts));
+        let sizes = (max_buffer, memory, options.time_limit);
+        let tries_subgroups = features.contains(Features::SUBGROUP)
+            && facts.subgroup_lanes.1 <= 64
+            && facts.subgroup_lanes.0 > 1;
+        let context = Context::new(opened.clone(), facts.clone(), abilities, sizes);
+        let mut context = Arc::new(context);
+        if tries_subgroups && probe(&context).map_err(|error| driver(error.to_string()))? {
+            abilities.subgroups = true;
+            context = Arc::new(Context::new(opened, facts.clone(), abilities, sizes));
+        }
+        let descriptor = Descriptor {
+            name: NAME.into(),
+            kind: DeviceKind::Gpu,
+            description: facts.to_string(),
+            memory_bytes: memory,
+            // Packed weights and KV have a form of their own: they are not shared.
+            host_memory: false,
+        };
+        let profile = (options.profile && abilities.timestamps).then(Arc::default);
+        Ok(Self { descriptor, context, profile })
+    }
+
+    /// What the adapter can do.
+    #[must_use]
+    pub fn facts(&self) -> &AdapterFacts {
+        &self.context.facts
+    }
+
+    /// Whether kernels exchange values within subgroups.
+    #[must_use]
+    pub fn uses_subgroups(&self) -> bool {
+        self.context.abilities.subgroups
+    }
+
+    /// Bytes that all its buffers take now.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.context.used()
+    }
+
+    /// What kernels took since this was last asked; empty unless the device was opened with
+    /// [`GpuOptions::profile`] and its adapter has a clock.
+    #[must_use]
+    pub fn take_profile(&self) -> Profile {
+        self.profile.as_ref().map(|profile| std::mem::take(&mut *lock(profile))).unwrap_or_default()
+    }
+
+    /// Gives the adapter up, as if it had been unplugged: for tests of what happens then.
+    pub fn lose(&self) {
+        self.context.device.destroy();
+        // The driver's report comes with the next look at it.
+        let _ = self.context.device.poll(wgpu::PollType::Poll);
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+}
+
+/// Whether all lanes of a subgroup are in the same 64 lanes of a workgroup.
+fn probe(context: &Arc<Context>) -> Result<bool, DeviceError> {
+    let Ok(pipeline) = context.pipeline(&shader::PROBE, Vec::new()) else { return Ok(false) };
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
+    let found = context.block("activations", 1024, usage, None)?;
+    let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+    let staging = context.block("activations", 1024, usage, None)?;
+    let group = context.bind(&shader::PROBE, &[&found.buffer]);
+    let mut encoder = context.encoder();
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+    }
+    encoder.copy_buffer_to_buffer(&found.buffer, 0, &staging.buffer, 0, 1024);
+    let mut together = false;
+    context.finish_and_read(encoder, &staging.buffer, 1024, &mut |bytes| {
+        together = bytes.as_chunks::<4>().0.iter().all(|word| u32::from_le_bytes(*word) == 1);
+    })?;
+    Ok(together)
+}
+
+/// Half of the host's memory where the adapter shares it; else what one buffer may have, since
+/// drivers do not say how much there is.
+fn memory_bytes(facts: &AdapterFacts) -> u64 {
+    let shared = matches!(facts.kind, AdapterKind::Integrated | AdapterKind::Software);
+    let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    match host {
+        Some(kilobytes) if shared => kilobytes * 512,
+        _ => facts.max_buffer_bytes.clamp(2 << 30, 16 << 30),
+    }
+}
+
+impl Device for GpuDevice {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
+        graph.nodes.get(node).and_then(|node| refuses(graph, node))
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
+        Ok(Box::new(GpuKv::new(spec, &self.context)?))
+    }
+
+    fn prepare(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
+        self.context.check()?;
+        let program = Compiler::new(segment, options, &self.context).compile(progress)?;
+        let memory = Memory::new(&program, &self.context)?;
+        let runnable = GpuRunnable {
+            program,
+            context: Arc::clone(&self.context),
+            vocab: segment.graph.hyper.vocab,
+            rope: segment.graph.rope.clone(),
+            memory,
+            profile: self.profile.clone(),
+        };
+        runnable.warm()?;
+        Ok(Box::new(runnable))
+    }
+
+    fn health(&self) -> Health {
+        self.context.lost().map_or(Health::Ready, Health::Lost)
+    }
+}

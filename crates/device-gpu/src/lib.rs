@@ -1,0 +1,31 @@
+//! The graphics processor as a device, by wgpu: Vulkan, Direct3D 12 or Metal.
+//!
+//! [`GpuDevice`] packs a segment's weights once (`pack`) into a form that few and many rows read
+//! alike, turns its nodes into a list of dispatches over reused buffers (`program`), and runs that
+//! over batches with one upload, one submission and one wait (`run`). Kernels are texts in WGSL
+//! (`shaders`), put together from pieces (`shader`); they need nothing that an adapter might lack.
+//!
+//! Every sum is cut along the inner dimension alone (blocks of 128 inputs of a linear, pages of
+//! keys in attention), and its parts are added in order, so that a row's result does not depend on
+//! what else is in the batch.
+
+#![forbid(unsafe_code)]
+
+mod adapter;
+mod context;
+mod device;
+mod error;
+mod kv;
+pub mod limits;
+mod memory;
+mod pack;
+mod profile;
+mod program;
+mod run;
+mod shader;
+mod tiles;
+
+pub use adapter::{AdapterChoice, AdapterFacts, AdapterKind, adapters};
+pub use device::{GpuDevice, GpuOptions};
+pub use error::GpuError;
+pub use profile::{Profile, Spent};

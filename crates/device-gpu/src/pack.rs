@@ -1,0 +1,361 @@
+//! Weights in the form that `shaders/weights.wgsl` describes, in the adapter's memory.
+//!
+//! A matrix becomes one part, or several: where its layout changes, and where a part would be
+//! larger than a buffer may be.
+
+use crate::context::{Block, Context};
+use crate::shader::Constants;
+use half::{bf16, f16};
+use std::ops::Range;
+use std::sync::Arc;
+use tangor_device::DeviceError;
+use tangor_device::tensor::quant::{Factors, Units};
+use tangor_device::tensor::{DType, Group, Layout, Offset, Weight};
+use wgpu::BufferUsages;
+
+/// Rows of a tile.
+pub(crate) const TILE: usize = 64;
+/// Inputs of a chunk.
+const CHUNK: usize = 32;
+
+/// Rows of a matrix.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Which rows.
+    pub(crate) rows: Range<usize>,
+    pub(crate) codes: Arc<Block>,
+    pub(crate) scales: Arc<Block>,
+    pub(crate) form: Form,
+    /// `Packed` of `weights.wgsl`: chunks, groups, where factors begin, blocks.
+    pub(crate) shape: [u32; 4],
+}
+
+/// A matrix.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) cols: usize,
+}
+
+/// Constants of `weights.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Form {
+    bits: u32,
+    meta: u32,
+    group: u32,
+    block: u32,
+    zero: u32,
+    min: bool,
+}
+
+impl Form {
+    pub(crate) fn constants(&self) -> Constants {
+        vec![
+            ("BITS", self.bits),
+            ("META", self.meta),
+            ("GROUP", self.group),
+            ("BLOCK", self.block),
+            ("ZERO", self.zero),
+            ("MIN", u32::from(self.min)),
+        ]
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "shapes are checked against buffers' sizes")]
+fn word(x: usize) -> u32 {
+    x as u32
+}
+
+impl Packed {
+    /// Packs a matrix; `what` names it if there is no room.
+    pub(crate) fn new(weight: &Weight, context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let mut parts = Vec::new();
+        for rows in same_layout(weight, 0..weight.rows()) {
+            let layout = weight.slice_rows(rows.clone()).ok().and_then(|w| w.layout());
+            let (layout, _) = canonical(layout, weight.cols());
+            // Half of the limit, since scales may be as large as codes.
+            let tile = TILE * weight.cols().next_multiple_of(CHUNK) * layout.bits as usize / 8;
+            let tiles = (context.max_buffer / (2 * tile as u64)).max(1);
+            let step = usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(TILE);
+            let mut first = rows.start;
+            while first < rows.end {
+                let end = first.saturating_add(step).min(rows.end);
+                parts.push(Part::new(weight, first..end, context)?);
+                first = end;
+            }
+        }
+        Ok(Self { parts, cols: weight.cols() })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.codes.bytes() + part.scales.bytes()).sum()
+    }
+}
+
+/// Runs of rows that have one layout.
+fn same_layout(weight: &Weight, rows: Range<usize>) -> Vec<Range<usize>> {
+    let one = rows.len() == 1
+        || weight.slice_rows(rows.clone()).is_ok_and(|slice| slice.layout().is_some());
+    if one {
+        return vec![rows];
+    }
+    let middle = rows.start + rows.len() / 2;
+    let mut runs = same_layout(weight, rows.start..middle);
+    for run in same_layout(weight, middle..rows.end) {
+        match runs.last_mut() {
+            Some(last)
+                if weight
+                    .slice_rows(last.start..run.end)
+                    .is_ok_and(|both| both.layout().is_some()) =>
+            {
+                last.end = run.end;
+            }
+            _ => runs.push(run),
+        }
+    }
+    runs
+}
+
+/// The form of a layout; without it, or where groups do not fit chunks, plain `f32`. The second
+/// value says whether it is quantised.
+fn canonical(layout: Option<Layout>, cols: usize) -> (Form, bool) {
+    let plain = |bits, meta| Form { bits, meta, group: 32, block: 256, zero: 0, min: false };
+    match layout {
+        Some(Layout::Dense(DType::F16)) => (plain(16, 4), false),
+        Some(Layout::Dense(DType::Bf16)) => (plain(16, 5), false),
+        Some(Layout::Quant { bits, group, offset })
+            if group == 16 || group.is_multiple_of(32) || (group >= cols && group >= 32) =>
+        {
+            let group = if group.is_multiple_of(16) { group } else { group.next_multiple_of(32) };
+            let group = word(group);
+            let min = offset == Offset::Min;
+            (Form { bits: u32::from(bits), meta: 2, group, block: 256, zero: 0, min }, true)
+        }
+        _ => (plain(32, 6), false),
+    }
+}
+
+/// Scales and offsets of some rows, `(rows, groups)`, or the same as factors and whole numbers.
+#[derive(Default)]
+struct Scales {
+    groups: Vec<Group>,
+    factors: Vec<Factors>,
+    units: Vec<Units>,
+}
+
+impl Part {
+    fn new(
+        weight: &Weight,
+        rows: Range<usize>,
+        context: &Arc<Context>,
+    ) -> Result<Self, DeviceError> {
+        let cols = weight.cols();
+        let slice = weight.slice_rows(rows.clone()).map_err(|error| context.broken(&error))?;
+        let (mut form, quantised) = canonical(slice.layout(), cols);
+        let chunks = cols.div_ceil(CHUNK);
+        let tiles = rows.len().div_ceil(TILE);
+        let groups = if quantised { cols.div_ceil(form.group as usize) } else { 0 };
+        let blocks = slice.factored().map(|block| cols.div_ceil(block));
+        let mut scales = Scales::default();
+        let codes = context.block(
+            "weights",
+            (tiles * TILE * chunks * CHUNK * form.bits as usize / 8) as u64,
+            BufferUsages::STORAGE,
+            Some(&mut |put| {
+                for tile in 0..tiles {
+                    let last = ((tile + 1) * TILE).min(rows.len());
+                    put(&pack_tile(&slice, tile * TILE..last, (&form, groups), blocks, &mut scales));
+                    weight.release_rows(rows.start + tile * TILE..rows.start + last);
+                }
+            }),
+        )?;
+        let (words, factors_at) = pack_scales(&mut form, &scales, (rows.len(), groups), blocks);
+        let words = context.constant("weights", &words, BufferUsages::STORAGE)?;
+        let shape = [word(chunks), word(groups), word(factors_at), word(blocks.unwrap_or(0))];
+        Ok(Self { rows, codes: Arc::new(codes), scales: Arc::new(words), form, shape })
+    }
+}
+
+/// The codes, or the weights themselves, of a tile; its scales are appended to `scales`.
+fn pack_tile(
+    slice: &Weight,
+    rows: Range<usize>,
+    (form, groups): (&Form, usize),
+    blocks: Option<usize>,
+    scales: &mut Scales,
+) -> Vec<u8> {
+    let cols = slice.cols();
+    let chunks = cols.div_ceil(CHUNK);
+    // Bytes of a row's chunk, in vectors of 16.
+    let vectors = form.bits as usize / 4;
+    let mut out = vec![0; TILE * chunks * vectors * 16];
+    let mut row = vec![0; chunks * CHUNK];
+    let mut floats = vec![0.0; cols];
+    let mut bytes = vec![0; chunks * vectors * 16];
+    for (lane, index) in rows.enumerate() {
+        if groups > 0 {
+            let first = scales.groups.len();
+            scales.groups.resize(first + groups, Group::default());
+            slice.row_codes(index, &mut row[..cols], &mut scales.groups[first..]);
+            if let Some(blocks) = blocks {
+                let (factors, units) = (scales.factors.len(), scales.units.len());
+                scales.factors.resize(factors + blocks, Factors::default());
+                scales.units.resize(units + groups, Units::default());
+                slice.row_factors(index, &mut scales.factors[factors..], &mut scales.units[units..]);
+            }
+        } else {
+            slice.row_f32(index, &mut floats);
+        }
+        row_bytes(form, &row, &floats, &mut bytes);
+        for (at, vector) in bytes.chunks_exact(16).enumerate() {
+            let to = (at * TILE + lane) * 16;
+            out[to..to + 16].copy_from_slice(vector);
+        }
+    }
+    out
+}
+
+/// One row, chunk by chunk, vectors of a chunk in order.
+fn row_bytes(form: &Form, codes: &[u8], floats: &[f32], out: &mut [u8]) {
+    match (form.bits, form.meta) {
+        (4, _) => {
+            // The low halves of four bytes are four weights, the high ones the next four.
+            for (out, codes) in out.chunks_exact_mut(4).zip(codes.chunks_exact(8)) {
+                for (out, (low, high)) in out.iter_mut().zip(codes[..4].iter().zip(&codes[4..])) {
+                    *out = low | (high << 4);
+                }
+            }
+        }
+        (8, _) => out.copy_from_slice(codes),
+        (16, 4) => {
+            for (out, &x) in out.chunks_exact_mut(2).zip(floats) {
+                out.copy_from_slice(&f16::from_f32(x).to_le_bytes());
+            }
+        }
+        (16, _) => {
+            for (out, &x) in out.chunks_exact_mut(2).zip(floats) {
+                out.copy_from_slice(&bf16::from_f32(x).to_le_bytes());
+            }
+        }
+        _ => {
+            for (out, &x) in out.chunks_exact_mut(4).zip(floats) {
+                out.copy_from_slice(&x.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Whether the half nearest to a number is that number, and no adapter takes it for zero.
+fn is_half(x: f32) -> bool {
+    let half = f16::from_f32(x);
+    x.to_bits() == 0 || (half.is_normal() && half.to_f32().to_bits() == x.to_bits())
+}
+
+/// Scales in the shortest form that keeps them, and where factors begin.
+fn pack_scales(
+    form: &mut Form,
+    scales: &Scales,
+    (rows, groups): (usize, usize),
+    blocks: Option<usize>,
+) -> (Vec<u32>, usize) {
+    if groups == 0 {
+        return (vec![0], 0);
+    }
+    let group = |row: usize, index: usize| {
+        if row < rows && index < groups { scales.groups[row * groups + index] } else { Group::default() }
+    };
+    let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
+    let zero = scales.groups.first().map_or(0.0, |g| g.offset);
+    let same_zero = !form.min
+        && zero.fract() == 0.0
+        && scales.groups.iter().all(|g| g.offset.to_bits() == zero.to_bits());
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    if same_zero {
+        form.zero = zero as u32;
+    }
+    let pairs = groups.div_ceil(2);
+    if let (Some(blocks), true) = (blocks, same_zero || form.min) {
+        form.meta = 3;
+        form.block = word(groups / blocks) * form.group;
+        let unit = |row: usize, index: usize| {
+            let inside = row < rows && index < groups;
+            let u = if inside { scales.units[row * groups + index] } else { Units::default() };
+            u32::from(u.scale.cast_unsigned()) | (u32::from(u.min.cast_unsigned()) << 8)
+        };
+        let mut words = tiled(rows, pairs, |row, at| unit(row, 2 * at) | (unit(row, 2 * at + 1) << 16));
+        let factors_at = words.len();
+        words.extend(tiled(rows, 2 * blocks, |row, at| {
+            let inside = row < rows;
+            let f = if inside { scales.factors[row * blocks + at / 2] } else { Factors::default() };
+            let f = if at % 2 == 0 { f.scale } else { f.min };
+            f.to_f32().to_bits()
+        }));
+        return (words, factors_at);
+    }
+    if same_zero && scales.groups.iter().all(|g| is_half(g.scale)) {
+        form.meta = 0;
+        let scale = |row, at| half(group(row, at).scale);
+        let words = tiled(rows, pairs, |row, at| scale(row, 2 * at) | (scale(row, 2 * at + 1) << 16));
+        return (words, 0);
+    }
+    if scales.groups.iter().all(|g| is_half(g.scale) && is_half(g.offset)) {
+        form.meta = 1;
+        let words = tiled(rows, groups, |row, at| {
+            let g = group(row, at);
+            half(g.scale) | (half(g.offset) << 16)
+        });
+        return (words, 0);
+    }
+    form.meta = 2;
+    let words = tiled(rows, 2 * groups, |row, at| {
+        let g = group(row, at / 2);
+        if at % 2 == 0 { g.scale } else { g.offset }.to_bits()
+    });
+    (words, 0)
+}
+
+/// Words in the order (tile, index, row of the tile).
+fn tiled(rows: usize, count: usize, word: impl Fn(usize, usize) -> u32) -> Vec<u32> {
+    let mut out = Vec::with_capacity(rows.next_multiple_of(TILE) * count);
+    for tile in 0..rows.div_ceil(TILE) {
+        for at in 0..count {
+            out.extend((tile * TILE..(tile + 1) * TILE).map(|row| word(row, at)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_of_four_weights_share_bytes() {
+        let (form, _) = canonical(
+            Some(Layout::Quant { bits: 4, group: 32, offset: Offset::Zero }),
+            32,
+        );
+        let codes: Vec<u8> = (0..32).map(|i| i % 16).collect();
+        let mut out = [0; 16];
+        row_bytes(&form, &codes, &[], &mut out);
+        assert_eq!(out[..4], [0x40, 0x51, 0x62, 0x73]);
+        assert_eq!(out[4..8], [0xc8, 0xd9, 0xea, 0xfb]);
+    }
+
+    #[test]
+    fn only_halves_that_no_adapter_flushes_count_as_halves() {
+        assert!(is_half(0.0) && is_half(1.5) && is_half(-0.007_812_5));
+        assert!(!is_half(0.1) && !is_half(1e-6) && !is_half(5.960_464_5e-8) && !is_half(1e6));
+        assert!(!is_half(-0.0), "a sign that halves keep and whole numbers do not");
+    }
+
+    #[test]
+    fn matrices_are_cut_where_their_layout_changes() {
+        let dense = |dtype: DType, rows: usize| {
+            Weight::dense(dtype, rows, 8, vec![0; rows * 8 * dtype.size()].into()).expect("a weight")
+        };
+        let (a, b) = (dense(DType::F32, 5), dense(DType::F16, 9));
+        let both = Weight::stack(&[&a, &b, &b]).expect("a weight");
+        assert_eq!(same_layout(&both, 0..both.rows()), [0..5, 5..23]);
+    }
+}

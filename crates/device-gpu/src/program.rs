@@ -1,0 +1,569 @@
+//! A segment as a list of dispatches: kernels with their constants, shapes and buffers, and a slot
+//! of memory for every value. Values that are never needed at the same time share a slot.
+
+use crate::context::{Block, Context, NAME};
+use crate::pack::{Form, Packed, TILE};
+use crate::shader::{self, Constants, Kernel};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tangor_device::model::ir::{Activation, Attention, Node, Rows};
+use tangor_device::model::{Graph, Op, ValueId, WeightId};
+use tangor_device::rounding::{GROUP, group_before, group_of};
+use tangor_device::{Activations, DeviceError, Prepare, Segment};
+use wgpu::BufferUsages;
+
+/// Groups of a row that are rounded at the most.
+pub(crate) const MOST_GROUPS: usize = 1024;
+/// Elements of a head at the most.
+const MOST_HEAD: usize = 256;
+/// Query heads that read one key head at the most.
+const MOST_GROUP: usize = 32;
+
+/// A buffer that a kernel uses.
+#[derive(Clone, Debug)]
+pub(crate) enum Operand {
+    /// What all kernels of a run know.
+    Run,
+    /// Tokens, places in the cache, angles, tiles of attention.
+    Batch,
+    /// A value.
+    Value(usize),
+    /// Weights, shapes.
+    Block(Arc<Block>),
+    /// Something to be named where nothing is written.
+    Nothing,
+    /// Rotated queries.
+    Queries,
+    /// What pages add to attention.
+    Partials,
+    /// The cache of a layer.
+    Keys(usize),
+    Values(usize),
+}
+
+/// How much a kernel does, and which constants it has.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// `tiles` times 64 outputs of all rows.
+    Linear { form: Form, tail: bool, bias: bool, tiles: u32, rows: Rows },
+    /// `across` workgroups for every row.
+    Rows { constants: Constants, across: u32, rows: Rows },
+    /// Rotation; its constants depend on the cache.
+    Rotate { heads: u32 },
+    /// Rows that attend in one piece.
+    Together { attention: Attention },
+    /// Rows that attend page by page.
+    Alone { attention: Attention },
+    /// What adds their pages.
+    Merge { attention: Attention },
+}
+
+/// One dispatch.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// The operation's name, for profiles.
+    pub(crate) name: &'static str,
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) operands: Vec<Operand>,
+    pub(crate) work: Work,
+}
+
+/// A value and where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) slot: usize,
+    pub(crate) width: usize,
+    pub(crate) rows: Rows,
+}
+
+impl Place {
+    /// Elements from one row to the next: whole vectors of four.
+    pub(crate) fn stride(&self) -> usize {
+        stride(self.width)
+    }
+}
+
+pub(crate) fn stride(width: usize) -> usize {
+    width.next_multiple_of(4)
+}
+
+/// A prepared segment, without its memory.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) inputs: Vec<Place>,
+    pub(crate) outputs: Vec<Place>,
+    /// Of every slot, elements per token and per wanted row at the most.
+    pub(crate) slots: Vec<(usize, usize)>,
+    /// Elements of a row of rotated queries at the most.
+    pub(crate) queries: usize,
+    /// Bytes of weights and shapes.
+    pub(crate) weight_bytes: u64,
+}
+
+/// Why this device cannot run a node, if it cannot.
+pub(crate) fn refuses(graph: &Graph, node: &Node) -> Option<String> {
+    match &node.op {
+        Op::Attention(a) if a.head_dim > MOST_HEAD => {
+            Some(format!("heads of {} elements: {MOST_HEAD} are the most", a.head_dim))
+        }
+        Op::Attention(a) if a.heads / a.kv_heads.max(1) > MOST_GROUP => {
+            Some(format!("{} heads over {}", a.heads, a.kv_heads))
+        }
+        Op::Linear { weight, .. } => {
+            let cols = graph.weight(*weight).cols();
+            let most = MOST_GROUPS * GROUP;
+            (cols > most).then(|| format!("rows of {cols} inputs: {most} are the most"))
+        }
+        _ => None,
+    }
+}
+
+/// Compiles a segment.
+pub(crate) struct Compiler<'a> {
+    segment: &'a Segment<'a>,
+    options: Prepare,
+    context: &'a Arc<Context>,
+    steps: Vec<Step>,
+    places: HashMap<ValueId, Place>,
+    /// Values rounded to 8 bits.
+    rounded: HashMap<ValueId, Place>,
+    slots: Vec<(usize, usize)>,
+    free: Vec<usize>,
+    packed: HashMap<WeightId, Arc<Packed>>,
+    vectors: HashMap<WeightId, Arc<Block>>,
+    bytes: u64,
+    queries: usize,
+}
+
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(
+        segment: &'a Segment<'a>,
+        options: Prepare,
+        context: &'a Arc<Context>,
+    ) -> Self {
+        Self {
+            segment,
+            options,
+            context,
+            steps: Vec::new(),
+            places: HashMap::new(),
+            rounded: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            packed: HashMap::new(),
+            vectors: HashMap::new(),
+            bytes: 0,
+            queries: 0,
+        }
+    }
+
+    pub(crate) fn compile(
+        mut self,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Program, DeviceError> {
+        let graph = self.segment.graph;
+        let nodes = &graph.nodes[self.segment.nodes.clone()];
+        let total: usize = nodes.iter().map(|node| size_of(graph, &node.op)).sum();
+        let (last, last_rounded) = self.last_uses(nodes);
+        for &id in &self.segment.inputs {
+            self.place(id);
+        }
+        let mut done = 0;
+        for (index, node) in nodes.iter().enumerate() {
+            if let Some(why) = refuses(graph, node) {
+                let (device, node) = (NAME.to_owned(), node.name.clone());
+                return Err(DeviceError::Refused { device, node, why });
+            }
+            for &id in &node.outputs {
+                self.place(id);
+            }
+            self.node(node)?;
+            let free = &mut self.free;
+            self.places.retain(|id, place| {
+                let over = last.get(id).is_none_or(|&last| last <= index);
+                free.extend(over.then_some(place.slot));
+                !over
+            });
+            self.rounded.retain(|id, place| {
+                let over = last_rounded.get(id).is_none_or(|&last| last <= index);
+                free.extend(over.then_some(place.slot));
+                !over
+            });
+            done += size_of(graph, &node.op);
+            #[allow(clippy::cast_precision_loss)]
+            progress(if total == 0 { 1.0 } else { done as f32 / total as f32 });
+        }
+        let at = |ids: &[ValueId]| -> Result<Vec<Place>, DeviceError> {
+            let place = |id: &ValueId| self.places.get(id).copied();
+            ids.iter().map(place).collect::<Option<_>>().ok_or_else(|| DeviceError::Batch {
+                why: "an output that no node of the segment writes".into(),
+            })
+        };
+        Ok(Program {
+            inputs: at(&self.segment.inputs)?,
+            outputs: at(&self.segment.outputs)?,
+            steps: self.steps,
+            slots: self.slots,
+            queries: self.queries,
+            weight_bytes: self.bytes,
+        })
+    }
+
+    /// For each value the last node that reads it, and the last that reads it rounded. What comes
+    /// in and what goes out stays.
+    fn last_uses(&self, nodes: &[Node]) -> (HashMap<ValueId, usize>, HashMap<ValueId, usize>) {
+        let (mut last, mut rounded) = (HashMap::new(), HashMap::new());
+        for (index, node) in nodes.iter().enumerate() {
+            for &id in &node.inputs {
+                last.insert(id, index);
+                if self.rounds(&node.op) {
+                    rounded.insert(id, index);
+                }
+            }
+        }
+        for &id in self.segment.outputs.iter().chain(&self.segment.inputs) {
+            last.insert(id, usize::MAX);
+        }
+        (last, rounded)
+    }
+
+    /// Whether an operation reads its input in 8 bits.
+    fn rounds(&self, op: &Op) -> bool {
+        let Op::Linear { weight, .. } = op else { return false };
+        self.options.activations == Activations::Int8
+            && group_of(self.segment.graph.weight(*weight)).is_some()
+    }
+
+    /// A slot for a new value.
+    fn slot(&mut self, id: ValueId) -> Place {
+        let value = self.segment.graph.value(id);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, 0));
+            self.slots.len() - 1
+        });
+        let (tokens, logits) = &mut self.slots[slot];
+        let most = if value.rows == Rows::Tokens { tokens } else { logits };
+        *most = (*most).max(stride(value.width));
+        Place { slot, width: value.width, rows: value.rows }
+    }
+
+    fn place(&mut self, id: ValueId) {
+        let place = self.slot(id);
+        self.places.insert(id, place);
+    }
+
+    fn at(&self, id: ValueId) -> Result<Place, DeviceError> {
+        self.places.get(&id).copied().ok_or_else(|| DeviceError::Batch {
+            why: format!("value {} is read before it is written", id.0),
+        })
+    }
+
+    fn constant<T: bytemuck::NoUninit>(
+        &mut self,
+        data: &[T],
+        usage: BufferUsages,
+    ) -> Result<Arc<Block>, DeviceError> {
+        let block = Arc::new(self.context.constant("weights", data, usage)?);
+        self.bytes += block.bytes();
+        Ok(block)
+    }
+
+    fn shape(&mut self, words: &[u32]) -> Result<Operand, DeviceError> {
+        let mut words = words.to_vec();
+        words.resize(words.len().next_multiple_of(4), 0);
+        Ok(Operand::Block(self.constant(&words, BufferUsages::UNIFORM)?))
+    }
+
+    fn vector(&mut self, id: WeightId) -> Result<Operand, DeviceError> {
+        if let Some(block) = self.vectors.get(&id) {
+            return Ok(Operand::Block(Arc::clone(block)));
+        }
+        let weight = self.segment.graph.weight(id);
+        let mut values = vec![0.0_f32; weight.cols()];
+        weight.row_f32(0, &mut values);
+        let block = self.constant(&values, BufferUsages::STORAGE)?;
+        self.vectors.insert(id, Arc::clone(&block));
+        Ok(Operand::Block(block))
+    }
+
+    fn pack(&mut self, id: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        if let Some(packed) = self.packed.get(&id) {
+            return Ok(Arc::clone(packed));
+        }
+        let packed = Arc::new(Packed::new(self.segment.graph.weight(id), self.context)?);
+        self.bytes += packed.bytes();
+        self.packed.insert(id, Arc::clone(&packed));
+        Ok(packed)
+    }
+
+    fn push(
+        &mut self,
+        name: &'static str,
+        kernel: &'static Kernel,
+        operands: Vec<Operand>,
+        work: Work,
+    ) {
+        self.steps.push(Step { name, kernel, operands, work });
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), DeviceError> {
+        let name = node.op.name();
+        let read = node.inputs.iter().map(|&id| self.at(id)).collect::<Result<Vec<_>, _>>()?;
+        let write = node.outputs.iter().map(|&id| self.at(id)).collect::<Result<Vec<_>, _>>()?;
+        match (&node.op, &read[..], &write[..]) {
+            (Op::Embed { table }, _, &[y]) => self.embed(*table, y),
+            (Op::RmsNorm { gain, eps }, &[x], &[y]) => self.norm(name, (*gain, *eps), x, None, y),
+            (Op::AddRmsNorm { gain, eps }, &[x, delta], &[sum, y]) => {
+                self.norm(name, (*gain, *eps), x, Some((delta, sum)), y)
+            }
+            (Op::Linear { weight, bias }, &[_], &[y]) => {
+                self.linear(&node.op, node.inputs[0], *weight, *bias, y)
+            }
+            (Op::Attention(a), read, &[y]) => self.attention(a, read, y),
+            (Op::Gated(act), read, &[y]) => {
+                let op = match act {
+                    Activation::Silu => 3,
+                    Activation::Gelu => 4,
+                    Activation::GeluTanh => 5,
+                };
+                match *read {
+                    [both] => self.rows(name, op, (both, both, y.width), y, 0.0),
+                    [gate, up] => self.rows(name, op, (gate, up, 0), y, 0.0),
+                    _ => Ok(()),
+                }
+            }
+            (Op::Add, &[a, b], &[y]) => self.rows(name, 0, (a, b, 0), y, 0.0),
+            (Op::Scale(factor), &[a], &[y]) => self.rows(name, 1, (a, a, 0), y, *factor),
+            (Op::SelectRows, &[a], &[y]) => self.rows(name, 2, (a, a, 0), y, 0.0),
+            // Graphs check what operations read.
+            _ => Ok(()),
+        }
+    }
+
+    fn embed(&mut self, table: WeightId, y: Place) -> Result<(), DeviceError> {
+        let packed = self.pack(table)?;
+        for (index, part) in packed.parts.iter().enumerate() {
+            let [chunks, ..] = part.shape;
+            let (first, rows) = (part.rows.start, part.rows.len());
+            let mut words = part.shape.to_vec();
+            words.extend([packed.cols, y.stride(), first, rows].map(word));
+            let operands = vec![
+                Operand::Run,
+                self.shape(&words)?,
+                Operand::Block(part_block(&packed, index, true)),
+                Operand::Block(part_block(&packed, index, false)),
+                Operand::Batch,
+                Operand::Value(y.slot),
+            ];
+            let across = chunks.div_ceil(64);
+            let work = Work::Rows { constants: part.form.constants(), across, rows: y.rows };
+            self.push("embed", &shader::EMBED, operands, work);
+        }
+        Ok(())
+    }
+
+    fn norm(
+        &mut self,
+        name: &'static str,
+        (gain, eps): (WeightId, f32),
+        x: Place,
+        add: Option<(Place, Place)>,
+        y: Place,
+    ) -> Result<(), DeviceError> {
+        let width = self.segment.graph.weight(gain).cols();
+        let runs = x.width / width;
+        let (delta, sum) = add.unzip();
+        let words = [
+            word(width),
+            word(runs),
+            word(x.stride()),
+            word(delta.map_or(0, |p| p.stride())),
+            word(y.stride()),
+            word(sum.map_or(0, |p| p.stride())),
+            eps.to_bits(),
+            tokens(y.rows),
+        ];
+        let operands = vec![
+            Operand::Run,
+            self.shape(&words)?,
+            self.vector(gain)?,
+            Operand::Value(x.slot),
+            Operand::Value(delta.unwrap_or(x).slot),
+            sum.map_or(Operand::Nothing, |place| Operand::Value(place.slot)),
+            Operand::Value(y.slot),
+        ];
+        let constants = vec![("ADD", u32::from(add.is_some()))];
+        let work = Work::Rows { constants, across: word(runs), rows: y.rows };
+        self.push(name, &shader::NORM, operands, work);
+        Ok(())
+    }
+
+    /// The value as quantised linears read it.
+    fn round(&mut self, id: ValueId) -> Result<Place, DeviceError> {
+        if let Some(&place) = self.rounded.get(&id) {
+            return Ok(place);
+        }
+        let (from, to) = (self.at(id)?, self.slot(id));
+        self.rounded.insert(id, to);
+        let len = group_before(self.segment.graph, id).unwrap_or(GROUP);
+        let groups = from.width.div_ceil(len);
+        let mut words = [from.width, len, groups, from.stride()].map(word).to_vec();
+        words.extend([tokens(from.rows), 0, 0, 0]);
+        let operands = vec![
+            Operand::Run,
+            self.shape(&words)?,
+            Operand::Value(from.slot),
+            Operand::Value(to.slot),
+        ];
+        let constants = vec![("MOST_GROUPS", word(groups.next_multiple_of(64)))];
+        let work = Work::Rows { constants, across: 1, rows: from.rows };
+        self.push("round", &shader::ROUND, operands, work);
+        Ok(to)
+    }
+
+    fn linear(
+        &mut self,
+        op: &Op,
+        x: ValueId,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        y: Place,
+    ) -> Result<(), DeviceError> {
+        let x = if self.rounds(op) { self.round(x)? } else { self.at(x)? };
+        let packed = self.pack(weight)?;
+        let bias_at = match bias {
+            Some(bias) => self.vector(bias)?,
+            None => Operand::Value(x.slot),
+        };
+        for (index, part) in packed.parts.iter().enumerate() {
+            let mut words = part.shape.to_vec();
+            let rows = part.rows.len();
+            words.extend([packed.cols, rows, x.stride() / 4, y.stride(), part.rows.start].map(word));
+            words.extend([tokens(y.rows), 0, 0]);
+            let operands = vec![
+                Operand::Run,
+                self.shape(&words)?,
+                Operand::Block(part_block(&packed, index, true)),
+                Operand::Block(part_block(&packed, index, false)),
+                Operand::Value(x.slot),
+                bias_at.clone(),
+                Operand::Value(y.slot),
+            ];
+            let work = Work::Linear {
+                form: part.form,
+                tail: !packed.cols.is_multiple_of(32),
+                bias: bias.is_some(),
+                tiles: word(rows.div_ceil(TILE)),
+                rows: y.rows,
+            };
+            let kernel = &shader::LINEAR[usize::from(self.context.abilities.subgroups)];
+            self.push("linear", kernel, operands, work);
+        }
+        Ok(())
+    }
+
+    /// Element by element; `b` begins at `first` of its rows.
+    fn rows(
+        &mut self,
+        name: &'static str,
+        op: u32,
+        (a, b, first): (Place, Place, usize),
+        y: Place,
+        factor: f32,
+    ) -> Result<(), DeviceError> {
+        let mut words = [y.width, a.stride(), b.stride(), y.stride(), first].map(word).to_vec();
+        words.extend([factor.to_bits(), tokens(y.rows), u32::from(a.rows == y.rows)]);
+        let operands = vec![
+            Operand::Run,
+            self.shape(&words)?,
+            Operand::Batch,
+            Operand::Value(a.slot),
+            Operand::Value(b.slot),
+            Operand::Value(y.slot),
+        ];
+        let across = word(y.width.div_ceil(64));
+        let work = Work::Rows { constants: vec![("OP", op)], across, rows: y.rows };
+        self.push(name, &shader::ROWS, operands, work);
+        Ok(())
+    }
+
+    fn attention(&mut self, a: &Attention, read: &[Place], y: Place) -> Result<(), DeviceError> {
+        let (q_width, kv_width) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let (q, k, v, k_first, v_first) = match *read {
+            [qkv] => (qkv, qkv, qkv, q_width, q_width + kv_width),
+            [q, k, v] => (q, k, v, 0, 0),
+            _ => return Ok(()),
+        };
+        let rope = &self.segment.graph.rope;
+        let angles = rope.dim / 2;
+        let half = if a.rotate { angles } else { 0 };
+        let interleaved = usize::from(rope.interleaved);
+        let strides = [q.stride(), k.stride(), v.stride()];
+        let mut words = [a.heads, a.kv_heads, half, interleaved].map(word).to_vec();
+        words.extend(strides.map(word));
+        words.extend([0, k_first, v_first, angles].map(word));
+        let operands = vec![
+            Operand::Run,
+            self.shape(&words)?,
+            Operand::Batch,
+            Operand::Value(q.slot),
+            Operand::Value(k.slot),
+            Operand::Value(v.slot),
+            Operand::Queries,
+            Operand::Keys(a.layer),
+            Operand::Values(a.layer),
+        ];
+        let heads = word(a.heads + 2 * a.kv_heads);
+        self.push("rotate", &shader::ROTATE, operands, Work::Rotate { heads });
+        self.queries = self.queries.max(a.heads * stride(a.head_dim));
+        let window = a.window.unwrap_or(0);
+        let mut words = [a.heads, a.kv_heads, window, y.stride()].map(word).to_vec();
+        words.extend([a.scale, a.softcap.unwrap_or(0.0)].map(f32::to_bits));
+        let shape = self.shape(&words)?;
+        let y = Operand::Value(y.slot);
+        let cache = [Operand::Keys(a.layer), Operand::Values(a.layer)];
+        for alone in [false, true] {
+            let [keys, values] = cache.clone();
+            let operands = vec![
+                Operand::Run,
+                shape.clone(),
+                Operand::Batch,
+                Operand::Queries,
+                keys,
+                values,
+                Operand::Partials,
+                y.clone(),
+            ];
+            let attention = a.clone();
+            let work =
+                if alone { Work::Alone { attention } } else { Work::Together { attention } };
+            self.push("attention", &shader::ATTENTION, operands, work);
+        }
+        let operands = vec![Operand::Run, shape, Operand::Batch, Operand::Partials, y];
+        self.push("attention", &shader::MERGE, operands, Work::Merge { attention: a.clone() });
+        Ok(())
+    }
+}
+
+/// The codes or the scales of a part.
+fn part_block(packed: &Arc<Packed>, index: usize, codes: bool) -> Arc<Block> {
+    let part = &packed.parts[index];
+    Arc::clone(if codes { &part.codes } else { &part.scales })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "shapes are checked against buffers' sizes")]
+fn word(x: usize) -> u32 {
+    x as u32
+}
+
+fn tokens(rows: Rows) -> u32 {
+    u32::from(rows == Rows::Tokens)
+}
+
+/// Elements of an operation's weight: what its packing costs.
+fn size_of(graph: &Graph, op: &Op) -> usize {
+    let (Op::Linear { weight: id, .. } | Op::Embed { table: id }) = op else { return 0 };
+    let weight = graph.weight(*id);
+    weight.rows() * weight.cols()
+}

@@ -1,0 +1,103 @@
+// y = x W^T + bias. A workgroup computes M rows of 64 outputs; a lane has one output of each row.
+//
+// Inputs are cut into blocks of 128. A block is added up in order, and the blocks' sums are added
+// in order: whatever M and SPLIT are, the same additions happen. SPLIT groups of 64 lanes take
+// blocks in turn and leave their sums in shared memory.
+struct Shape {
+    packed: Packed,
+    // Inputs and outputs.
+    k: u32,
+    n: u32,
+    // Vectors of four in a row of x, elements in a row of y.
+    x_stride: u32,
+    y_stride: u32,
+    // Column of y of the first output; the same of the bias.
+    y_first: u32,
+    // 1: rows of tokens, 0: of wanted logits.
+    tokens: u32,
+    unused0: u32,
+    unused1: u32,
+}
+
+@group(0) @binding(1) var<uniform> shape: Shape;
+@group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+var<workgroup> parts: array<f32, SHARED>;
+
+// Four inputs, zeros after the last one.
+fn four(at: u32, first: u32) -> vec4<f32> {
+    let v = x[at];
+    if TAIL == 0u {
+        return v;
+    }
+    let inside = vec4(first, first + 1u, first + 2u, first + 3u) < vec4(shape.k);
+    return select(vec4(0.0), v, inside);
+}
+
+fn add4(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+// The sum and the products of a chunk, one after the other.
+fn add_chunk(sum: f32, w: Chunk, row: u32, chunk: u32) -> f32 {
+    let at = row + chunk * 8u;
+    let k = chunk * 32u;
+    var s = add4(sum, four(at, k), w.v0);
+    s = add4(s, four(at + 1u, k + 4u), w.v1);
+    s = add4(s, four(at + 2u, k + 8u), w.v2);
+    s = add4(s, four(at + 3u, k + 12u), w.v3);
+    s = add4(s, four(at + 4u, k + 16u), w.v4);
+    s = add4(s, four(at + 5u, k + 20u), w.v5);
+    s = add4(s, four(at + 6u, k + 24u), w.v6);
+    return add4(s, four(at + 7u, k + 28u), w.v7);
+}
+
+fn put(row: u32, n: u32, sum: f32) {
+    if row < rows_of(shape.tokens) && n < shape.n {
+        var out = sum;
+        if BIAS == 1u {
+            out += bias[shape.y_first + n];
+        }
+        y[row * shape.y_stride + shape.y_first + n] = out;
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    let lane = index % 64u;
+    let split = same_in_64(index / 64u);
+    let tile = group.x;
+    let row = group.y * M;
+    let n = tile * 64u + lane;
+    let last = rows_of(shape.tokens) - 1u;
+    @M let x$ = min(row + $u, last) * shape.x_stride;
+    @OWN var total$ = 0.0;
+    let blocks = (shape.packed.chunks + 3u) / 4u;
+    let rounds = (blocks + SPLIT - 1u) / SPLIT;
+    for (var round = 0u; round < rounds; round++) {
+        let block = round * SPLIT + split;
+        let end = min(block * 4u + 4u, shape.packed.chunks);
+        @M var part$ = 0.0;
+        for (var chunk = block * 4u; chunk < end; chunk++) {
+            let w = chunk_of(shape.packed, tile, chunk, lane);
+            @M part$ = add_chunk(part$, w, x$, chunk);
+        }
+        @ONE total$ += part$;
+        @PARTS parts[(split * M + $u) * 64u + lane] = part$;
+        if SPLIT > 1u {
+            workgroupBarrier();
+            let there = min(blocks - round * SPLIT, SPLIT);
+            for (var from = 0u; from < there; from++) {
+                @SHARES total$ += parts[(from * M + min(split + $u * SPLIT, M - 1u)) * 64u + lane];
+            }
+            workgroupBarrier();
+        }
+    }
+    @ONE put(row + $u, n, total$);
+    @SHARES if split + $u * SPLIT < M { put(row + split + $u * SPLIT, n, total$); }
+}
