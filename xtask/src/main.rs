@@ -11,6 +11,7 @@ mod cross;
 mod fuzz;
 mod setup;
 mod tidy;
+mod vulkan;
 
 use clap::{Parser, Subcommand};
 use command::{Outcome, run};

@@ -62,6 +62,7 @@ impl fmt::Display for Inputs {
 
 /// Fetches what is not there yet.
 pub(crate) fn setup() -> Outcome<Inputs> {
+    crate::vulkan::driver()?;
     let llama_cpp_models = llama_cpp()?.join("models");
     Ok(Inputs { home: home(), gguf: model()?, llama_cpp_models, onnxruntime: onnxruntime()? })
 }

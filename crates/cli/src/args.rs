@@ -93,6 +93,19 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_enum, value_name = "DEVICE", hide_possible_values = true)]
     pub(crate) decode_device: Option<DeviceChoice>,
 
+    /// Graphics processor: its number in `tangor doctor`, or part of its name [default: the best]
+    #[arg(long, env = "TANGOR_GPU", hide_env_values = true, value_name = "ADAPTER")]
+    pub(crate) gpu: Option<String>,
+
+    /// ONNX Runtime's provider for the NPU, and the hardware behind it where it has several: what
+    /// `tangor doctor` lists, as `OpenVINOExecutionProvider:npu` [default: the first NPU]
+    #[arg(long, env = "TANGOR_NPU", hide_env_values = true, value_name = "PROVIDER[:KIND]")]
+    pub(crate) npu: Option<String>,
+
+    /// When a device is lost: `continue` on the others, or `fail`
+    #[arg(long, value_enum, default_value_t = OnLostChoice::Continue, value_name = "HOW")]
+    pub(crate) on_lost: OnLostChoice,
+
     /// Threads of the CPU [default: as many as this process may use]
     #[arg(long, env = "TANGOR_THREADS", hide_env_values = true, value_name = "N", value_parser = positive)]
     pub(crate) threads: Option<usize>,
@@ -152,6 +165,15 @@ pub(crate) enum DeviceChoice {
     Gpu,
     // Central processor
     Cpu,
+}
+
+/// A choice of what happens when a device is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLostChoice {
+    // Answers go on, on the devices that are left
+    Continue,
+    // Answers fail
+    Fail,
 }
 
 /// A choice of activations.

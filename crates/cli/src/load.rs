@@ -1,14 +1,14 @@
 //! From a MODEL argument to a loaded model: the store, the files, the devices, the options.
 
 use crate::args::{
-    ActivationsChoice, DeviceChoice, Global, KvChoice, ModelOptions, SamplingOptions,
+    ActivationsChoice, DeviceChoice, Global, KvChoice, ModelOptions, OnLostChoice, SamplingOptions,
     SpeculateChoice, SpeculationOptions,
 };
 use crate::error::{Failure, Outcome};
 use crate::packed::Packed;
 use crate::progress::Progress;
 use crate::prompt::Turn;
-use crate::{interrupt, sampling, terminal};
+use crate::{devices, interrupt, sampling, terminal};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
-use tangor_engine::{LoadOptions, Model, Request, SamplingParams, Speculate, Text};
+use tangor_engine::{LoadOptions, Model, OnLost, Request, SamplingParams, Speculate, Text};
 use tangor_eval::{BenchSpec, MachineLimits, Work};
 use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
 
@@ -236,7 +236,7 @@ fn load(
     global: &Global,
 ) -> Outcome<Loaded> {
     let begin = Instant::now();
-    let devices = devices(options)?;
+    let devices = devices::all(options)?;
     let packed = Packed::new(global)?;
     let mut progress = Progress::share(format!("loading {name}"));
     let options = LoadOptions {
@@ -288,7 +288,7 @@ pub(crate) fn model_or_shape(
         return Ok((loaded, work));
     };
     let begin = Instant::now();
-    let devices = devices(options)?;
+    let devices = devices::all(options)?;
     let packed = Packed::new(global)?;
     let graph = random_graph((shape, weights))?;
     let work = Work::of(&graph);
@@ -307,21 +307,6 @@ pub(crate) fn model_or_shape(
     drop(progress);
     packed.report();
     Ok((Loaded { model, load_s, recommended: SamplingParams::default() }, work))
-}
-
-/// The devices of this machine.
-fn devices(options: &ModelOptions) -> Outcome<Vec<Arc<dyn Device>>> {
-    Ok(vec![Arc::new(cpu(options)?)])
-}
-
-fn cpu(options: &ModelOptions) -> Outcome<CpuDevice> {
-    cpu_with(options.threads, options.isa.as_deref())
-}
-
-/// The processor with so many threads and an instruction set by name; `None`: the fastest.
-pub(crate) fn cpu_with(threads: Option<usize>, isa: Option<&str>) -> Outcome<CpuDevice> {
-    let isa: Option<Isa> = isa.map(str::parse).transpose()?;
-    Ok(CpuDevice::new(CpuOptions { threads, isa, ..CpuOptions::default() })?)
 }
 
 /// The name of the instruction set that the options lead to, and the speeds that it was chosen by:
@@ -346,7 +331,7 @@ pub(crate) fn isa_speeds() -> IsaSpeeds {
 
 /// What the processor and its memory can do at most, measured in about a second.
 pub(crate) fn measure(options: &ModelOptions) -> Outcome<MachineLimits> {
-    Ok(limits_of(&cpu(options)?))
+    Ok(limits_of(&devices::cpu(options)?))
 }
 
 /// The same, with the processor's own number of threads.
@@ -365,7 +350,7 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
 
 /// The devices as the planner sees them; their rates are measured if `measured`, else typical.
 pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
-    let cpu = cpu(options)?;
+    let cpu = devices::cpu(options)?;
     let mut rates = Rates::typical(Kind::Cpu);
     if measured {
         let limits = limits_of(&cpu);
@@ -405,6 +390,10 @@ pub(crate) fn load_options(options: &ModelOptions, sequences: usize) -> LoadOpti
         prefill_device: one(options.prefill_device),
         decode_device: one(options.decode_device),
         max_sequences: sequences,
+        on_lost: match options.on_lost {
+            OnLostChoice::Continue => OnLost::Continue,
+            OnLostChoice::Fail => OnLost::Fail,
+        },
         ..LoadOptions::default()
     }
 }

@@ -10,6 +10,7 @@ mod answer;
 mod args;
 mod commands;
 mod describe;
+mod devices;
 mod error;
 mod interrupt;
 mod load;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use std::io::Read;
 use std::path::PathBuf;
-use tangor_engine::plan::Stage;
+use tangor_engine::plan::{Plan, SegmentPlan, Stage, StagePlan};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,7 +52,8 @@ pub(crate) struct Options {
     system: Option<String>,
 
     /// Print one JSON object: text, token_ids, prompt_tokens, completion_tokens, drafted, accepted,
-    /// finish_reason, ttft_s, decode_tps, devices{prefill, decode}
+    /// finish_reason, ttft_s, decode_tps, devices{prefill, decode, segments[{stage, m, device, nodes,
+    /// predicted_s, measured_s}]}
     #[arg(long)]
     json: bool,
 
@@ -87,11 +88,27 @@ struct Report<'a> {
     devices: Devices,
 }
 
-/// Names of the devices of both phases.
+/// Names of the devices of both phases, and what ran where.
 #[derive(Debug, Serialize)]
 struct Devices {
     prefill: String,
     decode: String,
+    /// Of every planned number of rows.
+    segments: Vec<Ran>,
+}
+
+/// Nodes that a device runs in one go.
+#[derive(Debug, Serialize)]
+struct Ran {
+    stage: &'static str,
+    /// Rows that the stage is planned for.
+    m: usize,
+    device: String,
+    /// The first and the last of them.
+    nodes: [String; 2],
+    predicted_s: f64,
+    /// `None` if no batch had as many rows.
+    measured_s: Option<f64>,
 }
 
 pub(crate) fn run(options: Options, global: &Global) -> Outcome {
@@ -181,8 +198,24 @@ fn report<'a>(loaded: &Loaded, answer: &'a Answer) -> Report<'a> {
         devices: Devices {
             prefill: loaded.device_of(Stage::Prefill),
             decode: loaded.device_of(Stage::Decode),
+            segments: segments(&loaded.model.plan()),
         },
     }
+}
+
+fn segments(plan: &Plan) -> Vec<Ran> {
+    let ran = |stage: &StagePlan, segment: &SegmentPlan| Ran {
+        stage: stage.stage.name(),
+        m: stage.m,
+        device: plan.devices[segment.device].name.clone(),
+        nodes: [segment.nodes.first(), segment.nodes.last()]
+            .map(|node| node.cloned().unwrap_or_default()),
+        predicted_s: segment.predicted_s,
+        measured_s: segment.measured_s,
+    };
+    let of_stage = |stage| plan.stages.iter().filter(move |planned| planned.stage == stage);
+    let ordered = [Stage::Prefill, Stage::Decode, Stage::Verify].into_iter().flat_map(of_stage);
+    ordered.flat_map(|stage| stage.segments.iter().map(move |s| ran(stage, s))).collect()
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) fn run(options: &Options) -> Outcome {
     if options.cpu_time && sys::thread_seconds().is_none() {
         return Err(Failure::new("this system does not tell a thread's processor time"));
     }
-    let cpu = load::cpu_with(options.threads, options.isa.as_deref())?;
+    let cpu = crate::devices::cpu_with(options.threads, options.isa.as_deref())?;
     let limits = load::limits_of(&cpu);
     let begin = Instant::now();
     let clock = || {
