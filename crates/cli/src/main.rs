@@ -8,9 +8,11 @@
 
 mod answer;
 mod args;
+mod chart;
 mod commands;
 mod describe;
 mod error;
+mod hardware;
 mod interrupt;
 mod load;
 mod packed;

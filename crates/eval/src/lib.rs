@@ -2,7 +2,8 @@
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
 //! single operations ([`kernels()`]) are.
 //!
-//! [`Contender`]s are programs that take turns; a [`Chart`] draws them.
+//! [`Contender`]s are programs that take turns; a [`Chart`] draws them, [`Lanes`] draw devices at
+//! work.
 //!
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
@@ -21,7 +22,7 @@ mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
-pub use chart::{Chart, Panel};
+pub use chart::{Chart, LaneBar, LanePanel, Lanes, Panel};
 pub use compare::{Contender, Metric, Spread, Turn};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
