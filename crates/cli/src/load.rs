@@ -366,13 +366,12 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
 /// The devices as the planner sees them; their rates are measured if `measured`, else typical.
 pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
     let cpu = cpu(options)?;
-    let mut rates = Rates::typical(Kind::Cpu);
-    if measured {
-        let limits = limits_of(&cpu);
-        rates.int8_ops_per_s = limits.int8_ops_per_s;
-        rates.read_bytes_per_s = limits.read_bytes_per_s;
-        rates.measured = true;
-    }
+    let rates = if measured {
+        let _progress = Progress::spinner("measuring the processor");
+        tangor_eval::calibrate(&cpu, Kind::Cpu)?
+    } else {
+        Rates::typical(Kind::Cpu)
+    };
     let facts = cpu.descriptor();
     Ok(vec![DeviceProfile {
         description: facts.description.clone(),

@@ -1,6 +1,7 @@
 //! Measurements of models: how well they expect a text ([`perplexity()`]), how far a fast
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
-//! single operations ([`kernels()`]) are.
+//! single operations ([`kernels()`]) are; and what a planner has to know of a device
+//! ([`calibrate()`]).
 //!
 //! [`Contender`]s are programs that take turns; a [`Chart`] draws them, [`Lanes`] draw devices at
 //! work.
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod chart;
 mod compare;
 mod divergence;
@@ -22,6 +24,7 @@ mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
+pub use calibrate::calibrate;
 pub use chart::{Chart, LaneBar, LanePanel, Lanes, Panel};
 pub use compare::{Contender, Metric, Spread, Turn};
 pub use divergence::{Divergence, divergence};
