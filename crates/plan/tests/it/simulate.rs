@@ -197,3 +197,14 @@ fn a_profile_that_makes_no_sense_is_refused_by_name() {
     let long = " ".repeat(2 << 20);
     assert!(matches!(Machine::parse(&long), Err(ProfileError::TooLong { .. })));
 }
+
+#[test]
+fn the_documented_tables_are_the_ones_that_come_out() {
+    let documented = include_str!("../../../../docs/hybrid.md");
+    for name in Machine::names() {
+        let text = markdown(&machine(name)).unwrap();
+        for table in text.split("\n\n").map(str::trim).filter(|table| !table.is_empty()) {
+            assert!(documented.contains(table), "docs/hybrid.md lacks of {name}:\n{table}");
+        }
+    }
+}
