@@ -1,6 +1,7 @@
 //! How fast a device is, in the terms of the planner's cost model: from a few layers of two
-//! published shapes, a narrow and a wide one, with few and many rows, with and without tokens behind
-//! them. The model is linear in what is sought, so each number follows from differences of times.
+//! published shapes, a narrow and a wide one, with few and many rows, with and without tokens
+//! behind them. The model is linear in what is sought, so each number follows from differences of
+//! times.
 
 use crate::EvalError;
 use crate::logits::median;

@@ -72,7 +72,10 @@ struct DeviceLine {
 }
 
 /// Kinds of devices that are built in, each with what lists those that are there.
-const KINDS: &[(&str, fn() -> Outcome<Vec<String>>)] = &[("cpu", cpus)];
+const KINDS: &[(&str, ListDevices)] = &[("cpu", cpus)];
+
+/// Describes the devices of a kind.
+type ListDevices = fn() -> Outcome<Vec<String>>;
 
 fn cpus() -> Outcome<Vec<String>> {
     Ok(vec![load::cpu_with(None, None)?.descriptor().description.clone()])

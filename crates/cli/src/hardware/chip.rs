@@ -30,7 +30,7 @@ impl Chip {
         let ai = behind.first().is_some_and(|word| word.eq_ignore_ascii_case("ai"));
         let max = |word: &&str| word.to_ascii_lowercase().starts_with("max");
         match number {
-            _ if ai && behind.iter().any(|word| max(&word)) => Self::StrixHalo,
+            _ if ai && behind.iter().any(max) => Self::StrixHalo,
             Some(360..=399) if ai => Self::StrixPoint,
             Some(300..=359) if ai => Self::KrackanPoint,
             Some(7000..=8999) if !ai => Self::Ryzen7000And8000,

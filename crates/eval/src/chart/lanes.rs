@@ -115,7 +115,7 @@ impl Lanes {
                 }
             }
         }
-        debug_assert!(LEFT + LONGEST <= WIDTH);
+        const { assert!(LEFT + LONGEST <= WIDTH) };
         bottom + AXIS
     }
 }

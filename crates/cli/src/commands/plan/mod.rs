@@ -65,8 +65,8 @@ pub(crate) struct Options {
     markdown: bool,
 
     /// Print one JSON object: predicted{ttft_s, decode_tps, weights_bytes, kv_bytes},
-    /// stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}], devices, memory,
-    /// cooperative, considered, reasons, profile, policy, simulated, sensitivity, sources
+    /// stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}], devices,
+    /// memory, cooperative, considered, reasons, profile, policy, simulated, sensitivity, sources
     #[arg(long)]
     json: bool,
 
