@@ -59,6 +59,15 @@ impl Failure {
         }
     }
 
+    /// What happened, on one line.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Error { message, .. } | Self::Usage(message) => one_line(message),
+            Self::Interrupted => "interrupted".to_owned(),
+            Self::PipeClosed => String::new(),
+        }
+    }
+
     /// Says what happened on stderr and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         match self {

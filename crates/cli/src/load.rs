@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
-use tangor_engine::device::{Activations, Device, KvType};
+use tangor_engine::device::{Activations, Device, DeviceKind, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
@@ -350,20 +350,26 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
 
 /// The devices as the planner sees them; their rates are measured if `measured`, else typical.
 pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
-    let cpu = devices::cpu(options)?;
-    let mut rates = Rates::typical(Kind::Cpu);
-    if measured {
-        let limits = limits_of(&cpu);
-        rates.int8_ops_per_s = limits.int8_ops_per_s;
-        rates.read_bytes_per_s = limits.read_bytes_per_s;
-        rates.measured = true;
-    }
-    let facts = cpu.descriptor();
-    Ok(vec![DeviceProfile {
-        description: facts.description.clone(),
-        rates,
-        ..DeviceProfile::new(&facts.name, Kind::Cpu, facts.memory_bytes, facts.host_memory)
-    }])
+    let profile = |device: &Arc<dyn Device>| {
+        let facts = device.descriptor();
+        let kind = match facts.kind {
+            DeviceKind::Cpu => Kind::Cpu,
+            DeviceKind::Gpu => Kind::Gpu,
+            DeviceKind::Npu => Kind::Npu,
+        };
+        let rates = if measured {
+            let _progress = Progress::spinner(format!("measuring {}", facts.name));
+            tangor_eval::calibrate(&**device, kind)?
+        } else {
+            Rates::typical(kind)
+        };
+        Ok(DeviceProfile {
+            description: facts.description.clone(),
+            rates,
+            ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
+        })
+    };
+    devices::all(options)?.iter().map(profile).collect()
 }
 
 /// What the options ask of the engine, for so many sequences at once: more would only take memory.

@@ -8,10 +8,12 @@
 
 mod answer;
 mod args;
+mod chart;
 mod commands;
 mod describe;
 mod devices;
 mod error;
+mod hardware;
 mod interrupt;
 mod load;
 mod packed;

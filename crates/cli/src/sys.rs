@@ -31,13 +31,17 @@ pub(crate) struct Memory {
 /// Memory of the machine and what of it this process may have.
 pub(crate) fn memory() -> Memory {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = limit.into_iter().find_map(|path| fs::read_to_string(path).ok());
     Memory {
         total_bytes: kilobytes(&text, "MemTotal:"),
         available_bytes: kilobytes(&text, "MemAvailable:"),
-        limit_bytes: limit.and_then(|text| text.trim().parse().ok()),
+        limit_bytes: limit.and_then(|text| text.trim().parse().ok()).filter(|&b| b < UNLIMITED),
     }
 }
+
+/// From here on a limit of the first version of control groups is none.
+const UNLIMITED: u64 = 1 << 60;
 
 /// The processor.
 #[derive(Clone, Debug, Serialize)]
@@ -64,8 +68,30 @@ pub(crate) fn processor() -> Processor {
         model,
         threads: (threads > 0).then_some(threads),
         usable_threads: std::thread::available_parallelism().map_or(1, usize::from),
-        quota: fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| quota(&text)),
+        quota: processor_quota(),
     }
+}
+
+/// The processor's brand string, wherever the system keeps it.
+pub(crate) fn brand() -> Option<String> {
+    if !cfg!(windows) {
+        return processor().model;
+    }
+    let key = r"HKLM\HARDWARE\DESCRIPTION\System\CentralProcessor\0";
+    let text = answer(Command::new("reg").args(["query", key, "/v", "ProcessorNameString"]))?;
+    Some(text.split_once("REG_SZ")?.1.trim().to_owned())
+}
+
+/// Of control groups of both versions.
+fn processor_quota() -> Option<f64> {
+    if let Ok(text) = fs::read_to_string("/sys/fs/cgroup/cpu.max") {
+        return quota(&text);
+    }
+    ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].into_iter().find_map(|folder| {
+        let read = |name: &str| fs::read_to_string(Path::new(folder).join(name)).ok();
+        let (time, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
+        quota(&format!("{} {}", time.trim(), period.trim()))
+    })
 }
 
 /// Room on the disk that holds `path` or will hold it, in bytes.
@@ -122,7 +148,8 @@ fn answer(command: &mut Command) -> Option<String> {
 fn quota(text: &str) -> Option<f64> {
     let (time, period) = text.trim().split_once(' ')?;
     let (time, period): (f64, f64) = (time.parse().ok()?, period.parse().ok()?);
-    (period > 0.0).then_some(time / period)
+    // The first version of control groups writes -1 where there is no limit.
+    (period > 0.0 && time > 0.0).then_some(time / period)
 }
 
 /// The bytes behind `name` in a file whose lines are `Name:   123 kB`.
@@ -148,6 +175,7 @@ mod tests {
         assert_eq!(quota("150000 100000\n"), Some(1.5));
         assert_eq!(quota("max 100000\n"), None);
         assert_eq!(quota("150000 0"), None);
+        assert_eq!(quota("-1 100000"), None);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Measurements of models: how well they expect a text ([`perplexity()`]), how far a fast
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
-//! single operations ([`kernels()`]) are.
+//! single operations ([`kernels()`]) are; and what a planner has to know of a device
+//! ([`calibrate()`]).
 //!
-//! [`Contender`]s are programs that take turns; a [`Chart`] draws them.
+//! [`Contender`]s are programs that take turns; a [`Chart`] draws them, [`Lanes`] draw devices at
+//! work.
 //!
 //! Nothing here prints: reports are plain data, and whoever asks may watch the progress and end it.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod chart;
 mod compare;
 mod divergence;
@@ -21,7 +24,8 @@ mod record;
 mod text;
 
 pub use bench::{BenchReport, BenchRun, BenchSpec, bench};
-pub use chart::{Chart, Panel};
+pub use calibrate::calibrate;
+pub use chart::{Chart, LaneBar, LanePanel, Lanes, Panel};
 pub use compare::{Contender, Metric, Spread, Turn};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;

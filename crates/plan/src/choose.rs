@@ -257,11 +257,15 @@ fn names(case: &Case<'_>, placement: &Placement) -> String {
             names.push(name);
         }
     }
-    format!("{} alone", names.join(" and ")).replace(" and ", " with ")
+    match names.as_slice() {
+        [one] => format!("{one} alone"),
+        several => several.join(" with "),
+    }
 }
 
-/// All stages; `asked` are the devices that might run prefill, and decode. Where `each`, every number of rows goes where it is fastest, as short prompts may be
-/// better off on another device than long ones.
+/// All stages; `asked` are the devices that might run prefill, and decode. Where `each`, every
+/// number of rows goes where it is fastest: short prompts may be better off on another device than
+/// long ones.
 fn stages(
     case: &Case<'_>,
     (seats, asked): (&Seats, &[Vec<usize>; 2]),

@@ -18,11 +18,12 @@ pub(crate) const WORTH_COOPERATION: f64 = 0.1;
 ///
 /// A prompt of more than `rows[0]` rows is cut into chunks: `rows[0]` rows for `devices[0]`, the
 /// next `rows[1]` for `devices[1]`, and so on in turns until it ends; the last chunk is what is
-/// left. A chunk runs piece by piece, in order. Before a device runs piece `p` of a chunk, the other
-/// one must have finished piece `p` of the chunk before it, and the keys and values that this piece
-/// wrote must be readable here. Nothing else of a chunk is needed elsewhere: activations stay where
-/// they are. The last chunk's last piece writes the logits. Prompts of `rows[0]` rows or fewer, and
-/// the chunks of several sequences in one batch, run as [`Plan::stage`](crate::Plan::stage) says.
+/// left. A chunk runs piece by piece, in order. Before a device runs piece `p` of a chunk, the
+/// other one must have finished piece `p` of the chunk before it, and the keys and values that
+/// this piece wrote must be readable here. Nothing else of a chunk is needed elsewhere:
+/// activations stay where they are. The last chunk's last piece writes the logits. Prompts of
+/// `rows[0]` rows or fewer, and the chunks of several sequences in one batch, run as
+/// [`Plan::stage`](crate::Plan::stage) says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cooperative {
     /// Indices in [`Plan::devices`](crate::Plan::devices): the one that begins, the one behind.

@@ -156,7 +156,8 @@ pub(crate) fn node_seconds(
         Op::Attention(_) => (work.ops / rates.attention_ops_per_s, work.bytes),
         _ => (0.0, work.bytes),
     };
-    let fixed = if rows_of(graph, node, shape) <= 1.0 { rates.node_row_s } else { rates.node_s };
+    let few = rows_of(graph, node, &padded) < Rates::FEW_ROWS as f64;
+    let fixed = if few { rates.node_row_s } else { rates.node_s };
     arithmetic.max(read / rates.read_bytes_per_s) + work.elements * rates.element_s + fixed
 }
 

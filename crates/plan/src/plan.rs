@@ -241,9 +241,9 @@ pub fn plan(
     replan(graph, devices, options, &[])
 }
 
-/// Makes a plan without some devices: one that failed, or whose memory is gone. Indices are those of
-/// `devices`, which stay what they were. A choice that cannot be kept without them is given up, with
-/// a reason.
+/// Makes a plan without some devices: one that failed, or whose memory is gone. Indices are those
+/// of `devices`, which stay what they were. A choice that cannot be kept without them is given up,
+/// with a reason.
 ///
 /// # Errors
 /// As [`plan`].

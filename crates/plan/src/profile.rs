@@ -45,8 +45,8 @@ pub struct Rates {
     pub run_s: f64,
     /// Seconds that every node costs, whatever it computes.
     pub node_s: f64,
-    /// The same in a batch of a single row, where devices have other kernels and other ways to
-    /// launch them.
+    /// The same in a batch of fewer rows than [`Rates::FEW_ROWS`], where devices have other kernels
+    /// and other ways to launch them.
     pub node_row_s: f64,
     /// Seconds until another device sees what this one has written: a fence and who waits for it.
     pub sync_s: f64,
@@ -67,7 +67,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Rows from which on a batch of attention counts as many.
+    /// Rows from which on a batch counts as many.
     pub const FEW_ROWS: usize = 16;
 
     /// Cautious numbers for a device that nobody has measured: right to within a factor of a few,

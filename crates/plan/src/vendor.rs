@@ -1,5 +1,5 @@
-//! The fixed rule of AMD's hybrid flow, to compare with: batches of more than one row run on the NPU
-//! and single rows on the GPU, each from its own copy of the weights.
+//! The fixed rule of AMD's hybrid flow, to compare with: batches of more than one row run on the
+//! NPU and single rows on the GPU, each from its own copy of the weights.
 
 use crate::DeviceChoice;
 use crate::case::Case;

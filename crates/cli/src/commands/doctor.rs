@@ -2,6 +2,7 @@
 
 use crate::args::Global;
 use crate::error::Outcome;
+use crate::hardware::{self, Chip, Finding, State};
 use crate::progress::Progress;
 use crate::{load, sys, terminal};
 use clap::Args;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use tangor_device_cpu::Isa;
+use tangor_engine::device::Device;
 use tangor_eval::MachineLimits;
 use tangor_store::{ModelName, Store, StoreError};
 
@@ -39,6 +41,11 @@ struct Report {
     memory: sys::Memory,
     python: Option<String>,
     pip: Option<String>,
+    chip: Chip,
+    /// What can run models, by kind.
+    devices: Vec<DeviceLine>,
+    /// Drivers and providers.
+    hardware: Vec<Finding>,
     store: StoreReport,
     measured: Option<MachineLimits>,
     limits: Vec<Limit>,
@@ -55,6 +62,40 @@ struct StoreReport {
     packed: usize,
     packed_bytes: u64,
     disk_free_bytes: Option<u64>,
+}
+
+/// A device that models can run on.
+#[derive(Debug, Serialize)]
+struct DeviceLine {
+    kind: &'static str,
+    description: String,
+}
+
+/// Kinds of devices that are built in, each with what lists those that are there.
+const KINDS: &[(&str, ListDevices)] = &[("cpu", cpus)];
+
+/// Describes the devices of a kind.
+type ListDevices = fn() -> Outcome<Vec<String>>;
+
+fn cpus() -> Outcome<Vec<String>> {
+    Ok(vec![load::cpu_with(None, None)?.descriptor().description.clone()])
+}
+
+/// The devices of all kinds; a kind whose devices cannot be listed is a problem.
+fn devices(problems: &mut Vec<Problem>) -> Vec<DeviceLine> {
+    let mut lines = Vec::new();
+    for (kind, list) in KINDS {
+        match list() {
+            Ok(found) => {
+                lines.extend(found.into_iter().map(|description| DeviceLine { kind, description }))
+            }
+            Err(error) => problems.push(Problem {
+                what: format!("{kind}: {}", error.message()),
+                todo: "see what is missing for it above".into(),
+            }),
+        }
+    }
+    lines
 }
 
 /// A bound that the program keeps to.
@@ -99,6 +140,8 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
             todo: "models run, slowly; a processor with AVX2 is several times faster".into(),
         });
     }
+    let devices = devices(&mut problems);
+    let facts = hardware::facts();
     let measured = options.measure.then(load::measure_default).transpose()?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -109,6 +152,9 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
         memory: sys::memory(),
         python: python.map(|(command, version)| format!("{command} {version}")),
         pip,
+        chip: Chip::of(facts.processor.as_deref().unwrap_or_default()),
+        devices,
+        hardware: hardware::advise(&facts),
         store: store_report,
         measured,
         limits: limits(store),
@@ -218,7 +264,6 @@ fn print(report: &Report) -> Outcome {
         ("kernels", kernels(report)),
         ("threads", threads),
         ("memory", ram),
-        ("gpu, npu", "none: no device of these kinds is built in yet".to_owned()),
         ("store", store.path.display().to_string()),
         (
             "",
@@ -245,6 +290,26 @@ fn print(report: &Report) -> Outcome {
         None => rows.push(("measured", "not asked for (--measure)".to_owned())),
     }
     terminal::facts(rows)?;
+    terminal::line("")?;
+    let mut table = terminal::columns(&["DEVICE", "WHAT"], &[]);
+    for device in &report.devices {
+        table.add_row([device.kind, &device.description]);
+    }
+    terminal::table(&table)?;
+    terminal::line("")?;
+    let mut table = terminal::columns(&["FOR", "STATE", "WHAT"], &[]);
+    for finding in &report.hardware {
+        let state = match finding.state {
+            State::Found => "found",
+            State::Missing => "missing",
+            State::Absent => "-",
+        };
+        table.add_row([finding.area, state, &terminal::one_line(&finding.what)]);
+        if let Some(todo) = &finding.todo {
+            table.add_row(["", "", &format!("to get it: {todo}")]);
+        }
+    }
+    terminal::table(&table)?;
     terminal::line("")?;
     let mut table = terminal::columns(&["LIMIT", "VALUE", "OF"], &[1]);
     for limit in &report.limits {

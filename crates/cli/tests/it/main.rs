@@ -3,6 +3,7 @@
 
 mod model;
 mod packed;
+mod plan;
 mod usage;
 
 use assert_cmd::Command;

@@ -150,6 +150,12 @@ fn the_doctor_knows_this_machine() {
     assert!(isas.contains(&report["isa"]));
     let speeds = report["isa_ops_per_s"].as_object().unwrap();
     assert!(speeds.keys().all(|isa| isas.contains(&isa.as_str().into())));
+    let devices = report["devices"].as_array().unwrap();
+    assert!(devices.iter().any(|device| device["kind"] == "cpu"));
+    for finding in report["hardware"].as_array().unwrap() {
+        assert_eq!(keys(finding), ["area", "state", "what", "todo"]);
+        assert_eq!(finding["state"] == "missing", !finding["todo"].is_null(), "{finding}");
+    }
     assert_eq!(report["store"]["models"], 0);
     assert!(report["limits"].as_array().unwrap().len() >= 3);
     assert!(report["measured"].is_null());

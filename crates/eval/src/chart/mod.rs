@@ -1,10 +1,14 @@
-//! A comparison as a picture: one panel per rate, one bar per program.
+//! A comparison as a picture: one panel per rate, one bar per program; and devices at work, one
+//! lane each ([`Lanes`]).
 //!
 //! Here a chart becomes marks; `svg` writes them down, `png` paints them.
 
 mod font;
+mod lanes;
 mod png;
 mod svg;
+
+pub use lanes::{LaneBar, LanePanel, Lanes};
 
 use crate::compare::{Contender, Metric, Spread};
 

@@ -245,7 +245,7 @@ fn set(device: &mut DeviceProfile, key: &str, value: f64, what: &str) -> Result<
         "sync_s" => (&mut rates.sync_s, SPAN, is_span(value)),
         "together" => (&mut rates.together, "above 0 and at most 1", value > 0.0 && value <= 1.0),
         "layout_bytes" => (&mut device.layout_bytes, "0.1 to 10", (0.1..=10.0).contains(&value)),
-        "memory_bytes" if value >= 1.0 && value < 1e15 => {
+        "memory_bytes" if (1.0..1e15).contains(&value) => {
             device.memory_bytes = value as u64;
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! Plans of published shapes for machines that are not here.
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
+mod properties;
 mod simulate;
 
 use serde_json::Value;

@@ -1,0 +1,237 @@
+//! `tangor plan`: what would run where, and why.
+
+mod picture;
+mod report;
+
+use crate::args::{Global, ModelOptions, positive};
+use crate::error::{Failure, Outcome};
+use crate::{chart, load, terminal};
+use clap::{Args, ValueEnum};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tangor_engine::plan::model::{Graph, Mixture, shapes};
+use tangor_engine::plan::simulate::{self, Machine, Step};
+use tangor_engine::plan::{DeviceProfile, Plan, PlanOptions, Policy as PlanPolicy, plan};
+
+const EXAMPLES: &str = "\
+Examples:
+  tangor plan smollm2
+  tangor plan --shape mistral-7b -p 4096 -n 256 --chart plan.svg
+  tangor plan smollm2 --device cpu --json
+  tangor plan --shape llama-3-8b --profile strix-point --policy vendor
+  tangor plan --all --profile krackan-point
+
+Nothing is loaded: the plan follows from the model's shape and from what the devices can do, which
+is measured for a second or two unless --no-measure is given. With --profile it is a simulation of
+another machine, whose numbers and their sources `--json` lists.";
+
+/// Explain what would run where, and how fast
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    which: load::Which,
+
+    /// Every model of the list of supported ones, one line each
+    #[arg(long, group = "OneOf")]
+    all: bool,
+
+    /// Tokens of the prompt that the prediction is for
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive)]
+    prompt: usize,
+
+    /// Tokens of the answer that the prediction is for
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64, value_parser = positive)]
+    new_tokens: usize,
+
+    /// Simulate another machine: strix-point, krackan-point, or a file like theirs
+    #[arg(long, value_name = "NAME", default_value = THIS_MACHINE)]
+    profile: String,
+
+    /// Who decides: the cost model, or the fixed rule of AMD's hybrid flow
+    #[arg(long, value_enum, default_value_t = Policy::Ours, value_name = "POLICY")]
+    policy: Policy,
+
+    /// Take typical rates instead of measuring the devices
+    #[arg(long)]
+    no_measure: bool,
+
+    /// Also draw who works when, into a file that ends in .svg or .png; may be given several times
+    #[arg(long, value_name = "FILE", value_parser = chart::picture, conflicts_with = "all")]
+    chart: Vec<PathBuf>,
+
+    /// With --all and --profile: print the tables of docs/hybrid.md
+    #[arg(long, requires = "all", conflicts_with = "json")]
+    markdown: bool,
+
+    /// Print one JSON object: predicted{ttft_s, decode_tps, weights_bytes, kv_bytes},
+    /// stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}], devices,
+    /// memory, cooperative, considered, reasons, profile, policy, simulated, sensitivity, sources
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    model_options: ModelOptions,
+}
+
+/// The profile of the machine that we run on.
+const THIS_MACHINE: &str = "this-machine";
+
+/// Longest profile that is read, in bytes.
+const PROFILE_BYTES: u64 = 1 << 20;
+
+/// Who decides what runs where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Policy {
+    // The cost model.
+    Ours,
+    // The fixed rule of AMD's hybrid flow: prompts on the NPU, tokens on the iGPU.
+    Vendor,
+}
+
+/// Where a plan is for.
+enum Target {
+    /// This machine, measured or not.
+    Here(Vec<DeviceProfile>),
+    /// Another one.
+    Simulated(Box<Machine>),
+}
+
+impl Target {
+    fn machine(&self) -> Option<&Machine> {
+        match self {
+            Self::Here(_) => None,
+            Self::Simulated(machine) => Some(machine),
+        }
+    }
+
+    fn plan(&self, graph: &Graph, asked: &PlanOptions) -> Outcome<Plan> {
+        Ok(match self {
+            Self::Here(devices) => plan(graph, devices, asked)?,
+            Self::Simulated(machine) => simulate::simulate(graph, machine, step(asked), asked)?,
+        })
+    }
+}
+
+/// The step that a policy stands for.
+fn step(asked: &PlanOptions) -> Step {
+    match asked.policy {
+        PlanPolicy::Ours => Step::Cooperation,
+        PlanPolicy::Vendor => Step::Vendor,
+    }
+}
+
+pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    let machine = machine(&options.profile)?;
+    if options.markdown {
+        let Some(machine) = machine else {
+            return Err(Failure::Usage("--markdown needs a --profile to simulate".into()));
+        };
+        return terminal::write(&simulate::markdown(&machine)?);
+    }
+    let target = match machine {
+        Some(machine) => Target::Simulated(Box::new(machine)),
+        None => Target::Here(load::profiles(&options.model_options, !options.no_measure)?),
+    };
+    let asked = asked(options, &target);
+    if options.all {
+        return all(options, &target, &asked);
+    }
+    let graph = graph(options, &target, global)?;
+    let plan = target.plan(&graph, &asked)?;
+    let sensitivity = target
+        .machine()
+        .map(|machine| simulate::sensitivity(&graph, machine, step(&asked), &asked))
+        .transpose()?;
+    let name = options.which.name();
+    let report = report::Report { name, plan: &plan, asked: &asked, target: &target, sensitivity };
+    for path in &options.chart {
+        let lanes = picture::lanes(name, &plan, &asked, target.machine());
+        chart::write(path, || lanes.svg(), || lanes.png())?;
+    }
+    if options.json { terminal::json(&report.json()) } else { report.print() }
+}
+
+/// The machine to simulate, if it is not this one.
+fn machine(profile: &str) -> Outcome<Option<Machine>> {
+    if profile == THIS_MACHINE {
+        return Ok(None);
+    }
+    if let Some(machine) = Machine::built_in(profile) {
+        return Ok(Some(machine?));
+    }
+    let path = Path::new(profile);
+    let Ok(metadata) = fs::metadata(path) else {
+        let there: Vec<&str> = [THIS_MACHINE].into_iter().chain(Machine::names()).collect();
+        return Err(Failure::new(format!("there is no profile called {profile:?}"))
+            .hint(format!("there is: {}, or a file like theirs", there.join(", "))));
+    };
+    if !metadata.is_file() || metadata.len() > PROFILE_BYTES {
+        let message = format!("{profile}: a profile is a file of at most {PROFILE_BYTES} bytes");
+        return Err(Failure::new(message));
+    }
+    let text = fs::read_to_string(path).map_err(|e| Failure::from(e).about(profile))?;
+    Ok(Some(Machine::parse(&text).map_err(|e| Failure::from(e).about(profile))?))
+}
+
+/// What the options ask of the planner.
+fn asked(options: &Options, target: &Target) -> PlanOptions {
+    let model = &options.model_options;
+    let load = load::load_options(model, 1);
+    let tokens = options.prompt.saturating_add(options.new_tokens);
+    let here = target.machine().is_none();
+    PlanOptions {
+        device: load.device,
+        prefill_device: load.prefill_device,
+        decode_device: load.decode_device,
+        policy: match options.policy {
+            Policy::Ours => PlanPolicy::Ours,
+            Policy::Vendor => PlanPolicy::Vendor,
+        },
+        prefill_rows: if here { load.prefill_chunk } else { simulate::PREFILL_ROWS },
+        max_sequences: load.max_sequences,
+        context: load.context.or((!here).then_some(tokens.max(4096))),
+        kv: load::plan_kv(model),
+        prompt: options.prompt,
+        answer: options.new_tokens,
+        ..PlanOptions::default()
+    }
+}
+
+/// How a shape's matrices are stored: on another machine as its vendor stores them.
+fn mixture(options: &Options, target: &Target) -> Mixture {
+    let usual = match target {
+        Target::Here(_) => Mixture::default(),
+        Target::Simulated(_) => Mixture::Int4 { group: 128 },
+    };
+    options.which.weights().unwrap_or(usual)
+}
+
+fn graph(options: &Options, target: &Target, global: &Global) -> Outcome<Graph> {
+    match options.which.shape() {
+        Some(shape) => shape_graph(shape, mixture(options, target)),
+        None => load::graph_or_shape(&options.which, global),
+    }
+}
+
+fn shape_graph(shape: &str, weights: Mixture) -> Outcome<Graph> {
+    Ok(shapes::random_mixture(&shapes::config(shape)?, weights, 1)?)
+}
+
+/// Every model of the seed document.
+fn all(options: &Options, target: &Target, asked: &PlanOptions) -> Outcome {
+    let mut lines = Vec::new();
+    for shape in simulate::seed_models() {
+        let graph = shape_graph(shape, mixture(options, target))?;
+        // A model may be too large for a machine: that is a line like any other.
+        let context = asked.context.map(|context| context.min(graph.hyper.context));
+        let asked = PlanOptions { context, ..asked.clone() };
+        let plan = target.plan(&graph, &asked);
+        let steps = match (target.machine(), options.json) {
+            (Some(machine), true) => Some(simulate::row(shape, &graph, machine, &asked)?),
+            _ => None,
+        };
+        lines.push(report::Line { shape, plan, steps });
+    }
+    report::all(&lines, target, asked, options.json)
+}

@@ -1,0 +1,91 @@
+//! `tangor plan`: machines that are not here, pictures, lists.
+
+use crate::{Place, Written, keys};
+use serde_json::Value;
+
+const SEGMENT: [&str; 5] = ["device", "nodes", "predicted_s", "measured_s", "why"];
+
+fn simulate(place: &Place, more: &[&str]) -> Written {
+    let args = ["plan", "--shape", "deepseek-r1-distill-qwen-1.5b", "--profile", "strix-point"];
+    Written::of(place.tangor(&[&args, more].concat()))
+}
+
+#[test]
+fn another_machine_is_simulated_and_labelled_so() {
+    let place = Place::new();
+    let json = simulate(&place, &["--policy", "vendor", "--json"]).json();
+    assert_eq!((&json["simulated"], &json["policy"]), (&Value::Bool(true), &"vendor".into()));
+    let ttft = json["predicted"]["ttft_s"].as_f64().unwrap();
+    assert!((ttft / 0.68 - 1.0).abs() < 0.03, "{ttft}");
+    let tps = json["predicted"]["decode_tps"].as_f64().unwrap();
+    assert!((tps / 60.0 - 1.0).abs() < 0.03, "{tps}");
+    assert_eq!(keys(&json["stages"][0]["segments"][0]), SEGMENT);
+    assert_eq!(json["sensitivity"]["cases"].as_array().unwrap().len(), 8);
+    for source in json["sources"].as_array().unwrap() {
+        assert_eq!(keys(source), ["what", "value", "grade", "source"]);
+    }
+    let text = simulate(&place, &[]);
+    assert_eq!((text.code, text.stderr.as_str()), (0, ""));
+    for word in ["(simulated)", "together", "rows split", "MEMORY", "simulated  first token"] {
+        assert!(text.stdout.contains(word), "{word}: {}", text.stdout);
+    }
+}
+
+#[test]
+fn pictures_are_drawn_as_their_names_say() {
+    let place = Place::new();
+    let drawn = simulate(&place, &["--chart", "plan.svg", "--chart", "plan.PNG"]);
+    assert_eq!(drawn.code, 0, "{}", drawn.stderr);
+    let svg = std::fs::read_to_string(place.folder.path().join("plan.svg")).unwrap();
+    assert!(svg.contains("on strix-point: simulated") && svg.contains(">npu<"), "{svg}");
+    let png = std::fs::read(place.folder.path().join("plan.PNG")).unwrap();
+    assert!(png.starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn all_supported_models_are_listed() {
+    let place = Place::new();
+    let args = ["plan", "--all", "--profile", "krackan-point"];
+    let text = Written::of(place.tangor(&args));
+    assert_eq!(text.code, 0, "{}", text.stderr);
+    assert_eq!(text.stdout.lines().filter(|line| line.ends_with("gpu")).count(), 13);
+    let json = Written::of(place.tangor(&[&args[..], &["--json"]].concat())).json();
+    let models = json["models"].as_array().unwrap();
+    assert_eq!(models.len(), 13);
+    assert_eq!(models[0]["steps"].as_array().unwrap().len(), 6);
+    let args = ["plan", "--all", "--markdown"];
+    assert_eq!(Written::of(place.tangor(&args)).code, 2, "there is nothing to simulate");
+    let both = Written::of(place.tangor(&["plan", "--all", "--shape", "llama-3-8b"]));
+    assert_eq!(both.code, 2, "{}", both.stdout);
+}
+
+#[test]
+fn a_profile_of_ones_own_is_read_and_a_broken_one_is_named() {
+    let place = Place::new();
+    let built_in = include_str!("../../../plan/profiles/strix-point.json");
+    let folder = place.folder.path();
+    std::fs::write(folder.join("mine.json"), built_in.replace("89800000000", "179600000000"))
+        .unwrap();
+    std::fs::write(folder.join("broken.json"), built_in.replace("\"gpu\"", "\"abacus\"")).unwrap();
+    std::fs::write(folder.join("long.json"), " ".repeat(2 << 20)).unwrap();
+    let plan = |profile: &str| {
+        let args = ["plan", "--shape", "llama-3-8b", "--json", "--profile", profile];
+        Written::of(place.tangor(&args))
+    };
+    let mine = plan("mine.json").json();
+    assert!(mine["predicted"]["decode_tps"].as_f64().unwrap() > 30.0);
+    for profile in ["broken.json", "long.json", "."] {
+        let written = plan(profile);
+        assert_eq!((written.code, written.stdout.as_str()), (1, ""));
+        assert!(written.stderr.starts_with(&format!("error: {profile}: ")), "{}", written.stderr);
+    }
+}
+
+#[test]
+fn this_machine_has_no_devices_for_the_vendors_rule() {
+    let place = Place::new();
+    let args = ["plan", "--shape", "llama-3.2-1b", "--no-measure", "--policy", "vendor"];
+    let written = Written::of(place.tangor(&args));
+    assert_eq!(written.code, 1);
+    assert!(written.stderr.contains("npu"), "{}", written.stderr);
+}
