@@ -6,6 +6,7 @@
 
 mod conformance;
 mod discovery;
+mod fake;
 mod kept;
 mod refusal;
 mod support;
