@@ -101,8 +101,11 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
 }
 
 /// ONNX Runtime and two providers that come as packages, and a Vulkan in software that the WebGPU
-/// provider accepts: by the variables that the tests of `device-npu` read.
+/// provider accepts: by the variables that the tests of `device-npu` read, which are Linux's alone.
 pub(crate) fn onnxruntime() -> Outcome<Vec<(&'static str, PathBuf)>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(Vec::new());
+    }
     let name = "onnxruntime-venv";
     let site = |python: &Path| -> Outcome<PathBuf> {
         let code = "import sysconfig; print(sysconfig.get_path('purelib'))";

@@ -320,7 +320,8 @@ impl Device for NpuDevice {
     }
 }
 
-#[cfg(test)]
+// The libraries of tests are fetched for Linux.
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
     use super::*;

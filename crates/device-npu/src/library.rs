@@ -66,7 +66,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// installed, or where the system keeps its libraries.
 ///
 /// # Errors
-/// [`NpuError::Missing`] if what is named is not there, [`NpuError::NoLibrary`] if nothing is found.
+/// [`NpuError::Missing`] if what is named is not there, [`NpuError::NoLibrary`] if none is found.
 pub fn find(given: Option<&Path>) -> Result<PathBuf, NpuError> {
     let named = [
         ("the option", given.map(Path::to_path_buf)),

@@ -320,6 +320,7 @@ impl Cutter<'_> {
         let model = emitted.model(rows);
         if self.keeper.is_some() {
             let anyway = self.of.core.keep == Keep::Always;
+            // What cannot be compiled ahead may run all the same.
             let compiled = provider.compile(&model, shared, anyway).ok().flatten();
             if let Some(compiled) = compiled
                 && let Ok(session) = provider.session(&compiled, &Shared::new(), rows)

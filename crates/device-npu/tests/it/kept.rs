@@ -24,7 +24,7 @@ struct Kept {
 
 /// A cache in memory.
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<Kept>>);
+pub(crate) struct Memory(Arc<Mutex<Kept>>);
 
 #[derive(Debug)]
 struct Writer {
@@ -71,12 +71,12 @@ impl PackedWriter for Writer {
 
 impl Memory {
     /// How often something was found, kept, and discarded.
-    fn counts(&self) -> (usize, usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let kept = self.0.lock().unwrap();
         (kept.found, kept.written, kept.discarded)
     }
 
-    fn change(&self, change: impl Fn(&mut String, &mut Vec<u8>)) {
+    pub(crate) fn change(&self, change: impl Fn(&mut String, &mut Vec<u8>)) {
         for (index, data) in self.0.lock().unwrap().entries.values_mut() {
             change(index, data);
         }

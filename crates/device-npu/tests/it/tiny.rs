@@ -4,7 +4,7 @@ use crate::support::cpu;
 use tangor_device::model::{Graph, import};
 use tangor_device::oracle::{self, run_sequence};
 use tangor_device::tensor::{DType, Layout, Offset};
-use tangor_device::{Activations, Device, KvType};
+use tangor_device::{Activations, Batch, Device, KvSpec, KvType, Prepare, Segment, Span};
 use tangor_testkit::drive::{self, Driver};
 use tangor_testkit::tiny;
 
@@ -78,5 +78,38 @@ fn rows_do_not_depend_on_chunks_or_neighbours() {
                 drive::check_row_independence(&device, &graph, &run.tokens, mode);
             }
         }
+    }
+}
+
+/// Stages of a plan prepare the same segment for batches of their own size.
+#[test]
+fn rows_do_not_depend_on_the_size_that_a_segment_is_prepared_for() {
+    let layout = Layout::Quant { bits: 4, group: 32, offset: Offset::Zero };
+    let graph = tiny::random("llama", layout, 4);
+    let single = |device: &dyn Device, max_rows: usize| -> Vec<u32> {
+        let options = Prepare { activations: Activations::F32, context: 16, max_rows };
+        let mut runnable =
+            device.prepare(&Segment::whole(&graph), options, &mut |_| {}).expect("a runnable");
+        let spec = KvSpec {
+            layers: 2,
+            kv_heads: 2,
+            head_dim: 16,
+            page_tokens: 16,
+            pages: 1,
+            dtype: KvType::F32,
+        };
+        let mut kv = device.kv_cache(&spec).expect("a cache");
+        let rope = graph.rope.variant(1);
+        let spans = [Span { rows: 0..1, start: 0, pages: &[0], rope }];
+        let batch = Batch { tokens: &[7], spans: &spans, logit_rows: &[0] };
+        let mut outputs = [Vec::new()];
+        runnable.run(&batch, kv.as_mut(), &[], &mut outputs).expect("logits");
+        outputs[0].iter().map(|x| x.to_bits()).collect()
+    };
+    // A device that has seen a shape takes a shorter way, in whichever order it sees them.
+    for sizes in [[1, 300, 1], [300, 1, 17]] {
+        let device = cpu();
+        let rows = sizes.map(|max_rows| single(&device, max_rows));
+        assert!(rows[0] == rows[1] && rows[1] == rows[2], "{sizes:?}");
     }
 }

@@ -5,7 +5,7 @@ use crate::support::{input, options};
 use crate::tiny::error;
 use std::process::Command;
 use std::time::Instant;
-use tangor_device::tensor::{DType, Layout, Offset};
+use tangor_device::tensor::{Layout, Offset};
 use tangor_device::{Activations, Device, KvType};
 use tangor_device_npu::{Hardware, NpuDevice, NpuOptions, ProviderLibrary};
 use tangor_testkit::{drive, tiny};
@@ -26,7 +26,7 @@ fn alone(test: &str) {
     assert!(out.contains("1 passed"), "{test} failed ({}):\n{out}\n{error}", run.status);
 }
 
-pub(crate) fn device(rows: &[usize]) -> NpuDevice {
+fn device(rows: &[usize]) -> NpuDevice {
     let path = input("TANGOR_TEST_EP_WEBGPU");
     let provider = ProviderLibrary { name: "WebGpuExecutionProvider".into(), path };
     NpuDevice::open(NpuOptions {
@@ -47,7 +47,7 @@ fn a_plug_in_runs_every_architecture() {
 #[test]
 #[ignore = "runs in a process of its own"]
 fn architectures_alone() {
-    let device = device(&[1, 16]);
+    let device = device(&[16]);
     println!("{}", device.descriptor().description);
     for name in tiny::RECORDED {
         let start = Instant::now();
@@ -66,14 +66,12 @@ fn a_plug_in_gives_rows_the_same_bits() {
 #[ignore = "runs in a process of its own"]
 fn rows_alone() {
     let device = device(&[1, 16]);
-    let tokens: Vec<u32> = (0..40).map(|i| i * 89 % 256).collect();
+    let tokens: Vec<u32> = (0..21).map(|i| i * 89 % 256).collect();
     let layouts = [
         Layout::Quant { bits: 4, group: 32, offset: Offset::Zero },
-        Layout::Quant { bits: 4, group: 64, offset: Offset::Min },
         Layout::Quant { bits: 8, group: 16, offset: Offset::Zero },
-        Layout::Dense(DType::F16),
     ];
-    for (layout, arch) in layouts.into_iter().zip(["llama", "mistral", "qwen2", "phi3"]) {
+    for (layout, arch) in layouts.into_iter().zip(["llama", "qwen2"]) {
         let start = Instant::now();
         let graph = tiny::random(arch, layout, 5);
         let mode = (Activations::Int8, KvType::F16);
