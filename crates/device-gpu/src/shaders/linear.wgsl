@@ -92,8 +92,8 @@ fn main(
         if SPLIT > 1u {
             workgroupBarrier();
             let there = min(blocks - round * SPLIT, SPLIT);
-            for (var from = 0u; from < there; from++) {
-                @SHARES total$ += parts[(from * M + min(split + $u * SPLIT, M - 1u)) * 64u + lane];
+            for (var other = 0u; other < there; other++) {
+                @SHARES total$ += parts[(other * M + min(split + $u * SPLIT, M - 1u)) * 64u + lane];
             }
             workgroupBarrier();
         }
