@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("plan", &["model"]),
     ("device", &["tensor", "model"]),
     ("device-cpu", &["device"]),
+    ("device-gpu", &["device"]),
     ("text", &[]),
     ("engine", &["plan", "device", "text"]),
     ("store", &["formats"]),

@@ -143,9 +143,7 @@ pub fn adapters() -> Vec<AdapterFacts> {
 }
 
 /// The adapter that was asked for.
-pub(crate) fn choose(
-    choice: &AdapterChoice,
-) -> Result<(wgpu::Adapter, AdapterFacts), GpuError> {
+pub(crate) fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, AdapterFacts), GpuError> {
     let mut all = all();
     if all.is_empty() {
         return Err(GpuError::NoAdapter);
@@ -163,9 +161,7 @@ pub(crate) fn choose(
         AdapterChoice::Best => {
             ((0..all.len()).min_by_key(|&i| rank(all[i].1.kind)), "best".to_owned())
         }
-        AdapterChoice::Index(index) => {
-            (Some(*index).filter(|&i| i < all.len()), index.to_string())
-        }
+        AdapterChoice::Index(index) => (Some(*index).filter(|&i| i < all.len()), index.to_string()),
         AdapterChoice::Name(name) => {
             let part = name.to_lowercase();
             let found = all.iter().position(|(_, f)| f.name.to_lowercase().contains(&part));

@@ -184,7 +184,8 @@ impl Context {
             return Err(self.full(what, size));
         }
         if let Some(fill) = fill {
-            let mut view = block.buffer.get_mapped_range_mut(..).map_err(|error| self.broken(&error))?;
+            let mut view =
+                block.buffer.get_mapped_range_mut(..).map_err(|error| self.broken(&error))?;
             let mut at = 0;
             fill(&mut |bytes: &[u8]| {
                 view.slice(at..at + bytes.len()).copy_from_slice(bytes);
@@ -324,10 +325,9 @@ impl Context {
 
     /// Waits until everything that was submitted is done.
     pub(crate) fn wait(&self) -> Result<(), DeviceError> {
-        let poll = self.device.poll(wgpu::PollType::Wait {
-            submission_index: None,
-            timeout: Some(self.time_limit),
-        });
+        let poll = self
+            .device
+            .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(self.time_limit) });
         match poll {
             Ok(_) => self.check(),
             Err(wgpu::PollError::Timeout) => {

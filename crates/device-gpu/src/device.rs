@@ -79,10 +79,8 @@ impl GpuDevice {
         {
             return Err(unfit("it has too few buffers, lanes or too little shared memory"));
         }
-        let wanted = [
-            (Features::SUBGROUP, options.subgroups),
-            (Features::TIMESTAMP_QUERY, options.profile),
-        ];
+        let wanted =
+            [(Features::SUBGROUP, options.subgroups), (Features::TIMESTAMP_QUERY, options.profile)];
         let features = wanted.into_iter().filter(|wanted| wanted.1).map(|wanted| wanted.0);
         let features = features.fold(Features::empty(), Features::union) & adapter.features();
         let opened = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
@@ -91,8 +89,7 @@ impl GpuDevice {
             required_limits: limits.clone(),
             ..Default::default()
         }));
-        let driver =
-            |why: String| GpuError::Driver { adapter: facts.name.clone(), why };
+        let driver = |why: String| GpuError::Driver { adapter: facts.name.clone(), why };
         let opened = opened.map_err(|error| driver(error.to_string()))?;
         let software = facts.kind == AdapterKind::Software;
         let mut abilities = Abilities {

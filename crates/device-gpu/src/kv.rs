@@ -133,8 +133,7 @@ impl GpuKv {
         let heads = spec.pages as u64 * spec.kv_heads as u64 * spec.page_tokens as u64;
         let block = |shape: HeadShape| {
             let bytes = heads.saturating_mul(shape.words() as u64 * 4);
-            let usage =
-                BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+            let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
             context.block("KV cache", bytes, usage, None)
         };
         let layer = |_| {
@@ -256,7 +255,8 @@ impl KvCache for GpuKv {
         let mut first = layer * (sizes[0] + sizes[1]);
         let dim = self.spec.head_dim;
         for ((shape, size), out) in self.shapes().into_iter().zip(sizes).zip([keys, values]) {
-            for (index, out) in out.chunks_exact_mut(dim).take(tokens * self.spec.kv_heads).enumerate()
+            for (index, out) in
+                out.chunks_exact_mut(dim).take(tokens * self.spec.kv_heads).enumerate()
             {
                 let (token, head) = (index / self.spec.kv_heads, index % self.spec.kv_heads);
                 let at = self.head(shape, head, token);

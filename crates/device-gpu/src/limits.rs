@@ -40,9 +40,14 @@ pub fn read_bytes_per_s(device: &GpuDevice) -> Result<f64, DeviceError> {
     let bytes = STREAM.min(context.max_buffer) / GROUP_BYTES * GROUP_BYTES;
     let usage = BufferUsages::STORAGE;
     let ones = vec![1_u8; usize::try_from(GROUP_BYTES).unwrap_or(0)];
-    let data = context.block("activations", bytes, usage, Some(&mut |put| {
-        (0..bytes / GROUP_BYTES).for_each(|_| put(&ones));
-    }))?;
+    let data = context.block(
+        "activations",
+        bytes,
+        usage,
+        Some(&mut |put| {
+            (0..bytes / GROUP_BYTES).for_each(|_| put(&ones));
+        }),
+    )?;
     let groups = u32::try_from(bytes / GROUP_BYTES).unwrap_or(1);
     let out = context.block("activations", u64::from(groups) * 256, usage, None)?;
     let group = context.bind(&shader::STREAM, &[&data.buffer, &out.buffer]);

@@ -2,9 +2,9 @@
 //! again.
 
 use crate::context::{Block, Context};
+use crate::kv::GpuKv;
 use crate::program::{Operand, Program, Step};
 use crate::tiles::Upload;
-use crate::kv::GpuKv;
 use std::sync::Arc;
 use tangor_device::DeviceError;
 use tangor_device::model::ir::Rows;
@@ -87,10 +87,9 @@ impl Memory {
             _ => 0,
         };
         let page = program.steps.iter().map(head).max().unwrap_or(0);
-        for (block, words) in [
-            (&mut self.batch, upload.batch.len()),
-            (&mut self.partials, page * upload.partials),
-        ] {
+        for (block, words) in
+            [(&mut self.batch, upload.batch.len()), (&mut self.partials, page * upload.partials)]
+        {
             let bytes = 4 * words as u64;
             if bytes > block.bytes() {
                 self.bindings.clear();

@@ -164,7 +164,13 @@ impl Part {
             Some(&mut |put| {
                 for tile in 0..tiles {
                     let last = ((tile + 1) * TILE).min(rows.len());
-                    put(&pack_tile(&slice, tile * TILE..last, (&form, groups), blocks, &mut scales));
+                    put(&pack_tile(
+                        &slice,
+                        tile * TILE..last,
+                        (&form, groups),
+                        blocks,
+                        &mut scales,
+                    ));
                     weight.release_rows(rows.start + tile * TILE..rows.start + last);
                 }
             }),
@@ -201,7 +207,11 @@ fn pack_tile(
                 let (factors, units) = (scales.factors.len(), scales.units.len());
                 scales.factors.resize(factors + blocks, Factors::default());
                 scales.units.resize(units + groups, Units::default());
-                slice.row_factors(index, &mut scales.factors[factors..], &mut scales.units[units..]);
+                slice.row_factors(
+                    index,
+                    &mut scales.factors[factors..],
+                    &mut scales.units[units..],
+                );
             }
         } else {
             slice.row_f32(index, &mut floats);
@@ -262,7 +272,11 @@ fn pack_scales(
         return (vec![0], 0);
     }
     let group = |row: usize, index: usize| {
-        if row < rows && index < groups { scales.groups[row * groups + index] } else { Group::default() }
+        if row < rows && index < groups {
+            scales.groups[row * groups + index]
+        } else {
+            Group::default()
+        }
     };
     let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
     let zero = scales.groups.first().map_or(0.0, |g| g.offset);
@@ -282,7 +296,8 @@ fn pack_scales(
             let u = if inside { scales.units[row * groups + index] } else { Units::default() };
             u32::from(u.scale.cast_unsigned()) | (u32::from(u.min.cast_unsigned()) << 8)
         };
-        let mut words = tiled(rows, pairs, |row, at| unit(row, 2 * at) | (unit(row, 2 * at + 1) << 16));
+        let mut words =
+            tiled(rows, pairs, |row, at| unit(row, 2 * at) | (unit(row, 2 * at + 1) << 16));
         let factors_at = words.len();
         words.extend(tiled(rows, 2 * blocks, |row, at| {
             let inside = row < rows;
@@ -295,7 +310,8 @@ fn pack_scales(
     if same_zero && scales.groups.iter().all(|g| is_half(g.scale)) {
         form.meta = 0;
         let scale = |row, at| half(group(row, at).scale);
-        let words = tiled(rows, pairs, |row, at| scale(row, 2 * at) | (scale(row, 2 * at + 1) << 16));
+        let words =
+            tiled(rows, pairs, |row, at| scale(row, 2 * at) | (scale(row, 2 * at + 1) << 16));
         return (words, 0);
     }
     if scales.groups.iter().all(|g| is_half(g.scale) && is_half(g.offset)) {
@@ -331,10 +347,8 @@ mod tests {
 
     #[test]
     fn nibbles_of_four_weights_share_bytes() {
-        let (form, _) = canonical(
-            Some(Layout::Quant { bits: 4, group: 32, offset: Offset::Zero }),
-            32,
-        );
+        let (form, _) =
+            canonical(Some(Layout::Quant { bits: 4, group: 32, offset: Offset::Zero }), 32);
         let codes: Vec<u8> = (0..32).map(|i| i % 16).collect();
         let mut out = [0; 16];
         row_bytes(&form, &codes, &[], &mut out);
@@ -352,7 +366,8 @@ mod tests {
     #[test]
     fn matrices_are_cut_where_their_layout_changes() {
         let dense = |dtype: DType, rows: usize| {
-            Weight::dense(dtype, rows, 8, vec![0; rows * 8 * dtype.size()].into()).expect("a weight")
+            Weight::dense(dtype, rows, 8, vec![0; rows * 8 * dtype.size()].into())
+                .expect("a weight")
         };
         let (a, b) = (dense(DType::F32, 5), dense(DType::F16, 9));
         let both = Weight::stack(&[&a, &b, &b]).expect("a weight");

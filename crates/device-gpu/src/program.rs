@@ -158,10 +158,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    pub(crate) fn compile(
-        mut self,
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<Program, DeviceError> {
+    pub(crate) fn compile(mut self, progress: &mut dyn FnMut(f32)) -> Result<Program, DeviceError> {
         let graph = self.segment.graph;
         let nodes = &graph.nodes[self.segment.nodes.clone()];
         let total: usize = nodes.iter().map(|node| size_of(graph, &node.op)).sum();
@@ -439,7 +436,8 @@ impl<'a> Compiler<'a> {
         for (index, part) in packed.parts.iter().enumerate() {
             let mut words = part.shape.to_vec();
             let rows = part.rows.len();
-            words.extend([packed.cols, rows, x.stride() / 4, y.stride(), part.rows.start].map(word));
+            words
+                .extend([packed.cols, rows, x.stride() / 4, y.stride(), part.rows.start].map(word));
             words.extend([tokens(y.rows), 0, 0]);
             let operands = vec![
                 Operand::Run,
@@ -536,8 +534,7 @@ impl<'a> Compiler<'a> {
                 y.clone(),
             ];
             let attention = a.clone();
-            let work =
-                if alone { Work::Alone { attention } } else { Work::Together { attention } };
+            let work = if alone { Work::Alone { attention } } else { Work::Together { attention } };
             self.push("attention", &shader::ATTENTION, operands, work);
         }
         let operands = vec![Operand::Run, shape, Operand::Batch, Operand::Partials, y];

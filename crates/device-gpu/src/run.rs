@@ -53,9 +53,9 @@ impl Runnable for GpuRunnable {
             return Ok(());
         }
         kv.written();
-        let done = self.start(batch, kv, inputs).and_then(|(encoder, upload, timed)| {
-            self.finish(encoder, &upload, timed, outputs)
-        });
+        let done = self
+            .start(batch, kv, inputs)
+            .and_then(|(encoder, upload, timed)| self.finish(encoder, &upload, timed, outputs));
         if done.is_err() {
             self.memory.staging = None;
         }
@@ -231,8 +231,7 @@ impl GpuRunnable {
                     for rows in [1, 512] {
                         let below = self.context.abilities.split_below;
                         let shape = linear_shape(rows, *tiles, below);
-                        let constants =
-                            linear_constants(&form.constants(), (*tail, *bias), shape);
+                        let constants = linear_constants(&form.constants(), (*tail, *bias), shape);
                         self.context.pipeline(step.kernel, constants)?;
                     }
                 }
@@ -268,9 +267,7 @@ impl GpuRunnable {
                 let constants = linear_constants(&form.constants(), (*tail, *bias), (m, split));
                 (constants, [*tiles, rows.div_ceil(m), 1])
             }
-            Work::Rotate { heads } => {
-                (cache_constants(spec), [*heads, upload.run[0], 1])
-            }
+            Work::Rotate { heads } => (cache_constants(spec), [*heads, upload.run[0], 1]),
             Work::Together { attention } => {
                 let constants = attention_constants(attention, spec, upload.tile_rows, false);
                 (constants, [word(attention.kv_heads), upload.tiles, 1])
@@ -371,11 +368,7 @@ fn word(x: usize) -> u32 {
     x as u32
 }
 
-fn record(
-    pass: &mut wgpu::ComputePass<'_>,
-    dispatch: Option<&Dispatch>,
-    group: &wgpu::BindGroup,
-) {
+fn record(pass: &mut wgpu::ComputePass<'_>, dispatch: Option<&Dispatch>, group: &wgpu::BindGroup) {
     let Some((pipeline, [x, y, z])) = dispatch else { return };
     pass.set_pipeline(pipeline);
     pass.set_bind_group(0, group, &[]);

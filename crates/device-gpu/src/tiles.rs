@@ -89,8 +89,7 @@ impl Upload {
         let at = [slots_at, wanted_at, angles_at, tiles_at, singles_at].map(word);
         let [slots_at, wanted_at, angles_at, tiles_at, singles_at] = at;
         let (rows, logits) = (word(batch.tokens.len()), word(batch.logit_rows.len()));
-        out.run =
-            [rows, logits, slots_at, wanted_at, angles_at, tiles_at, singles_at, 0];
+        out.run = [rows, logits, slots_at, wanted_at, angles_at, tiles_at, singles_at, 0];
         out
     }
 

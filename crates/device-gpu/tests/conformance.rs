@@ -45,8 +45,7 @@ fn all_ways_give_the_same_bits() {
         (false, Some(u32::MAX), None),
         (false, Some(0), Some(64 << 10)),
     ] {
-        let options =
-            GpuOptions { subgroups, split_below, max_buffer_bytes, ..Default::default() };
+        let options = GpuOptions { subgroups, split_below, max_buffer_bytes, ..Default::default() };
         let got = bits(&options);
         let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same && got.len() == want.len(), "{options:?}");
