@@ -70,7 +70,11 @@ fn main(
     @builtin(local_invocation_index) index: u32,
 ) {
     let lane = index % 64u;
-    let split = same_in_64(index / 64u);
+    // Where there is one group, compilers are to see that all lanes read the same inputs.
+    var split = 0u;
+    if SPLIT > 1u {
+        split = same_in_64(index / 64u);
+    }
     let tile = group.x;
     let row = group.y * M;
     let n = tile * 64u + lane;
