@@ -455,7 +455,7 @@ impl<'a> Compiler<'a> {
                 tiles: word(rows.div_ceil(TILE)),
                 rows: y.rows,
             };
-            let kernel = &shader::LINEAR[usize::from(self.context.abilities.subgroups)];
+            let kernel = &shader::LINEAR[self.context.abilities.inputs as usize];
             self.push("linear", kernel, operands, work);
         }
         Ok(())
