@@ -69,6 +69,9 @@ struct Layouts {
     pipeline: wgpu::PipelineLayout,
 }
 
+/// Hands bytes to a new buffer, piece by piece.
+pub(crate) type Fill<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&[u8]));
+
 /// A buffer whose bytes are counted while it lives.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -158,7 +161,7 @@ impl Context {
         what: &'static str,
         bytes: u64,
         usage: BufferUsages,
-        fill: Option<&mut dyn FnMut(&mut dyn FnMut(&[u8]))>,
+        fill: Option<Fill<'_>>,
     ) -> Result<Block, DeviceError> {
         self.check()?;
         let size = bytes.max(16).next_multiple_of(16);

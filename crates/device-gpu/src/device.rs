@@ -227,7 +227,7 @@ impl Device for GpuDevice {
             memory,
             profile: self.profile.clone(),
         };
-        runnable.warm()?;
+        runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
         Ok(Box::new(runnable))
     }
 

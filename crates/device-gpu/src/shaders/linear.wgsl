@@ -15,8 +15,9 @@ struct Shape {
     y_first: u32,
     // 1: rows of tokens, 0: of wanted logits.
     tokens: u32,
-    unused0: u32,
-    unused1: u32,
+    // 1: there is a bias.
+    biased: u32,
+    unused: u32,
 }
 
 @group(0) @binding(1) var<uniform> shape: Shape;
@@ -43,7 +44,7 @@ fn add4(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
 fn put(row: u32, n: u32, sum: f32) {
     if row < rows_of(shape.tokens) && n < shape.n {
         var out = sum;
-        if BIAS == 1u {
+        if shape.biased == 1u {
             out += bias[shape.y_first + n];
         }
         y[row * shape.y_stride + shape.y_first + n] = out;
