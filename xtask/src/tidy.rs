@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("device", &["tensor", "model"]),
     ("device-cpu", &["device"]),
     ("device-npu", &["device"]),
+    ("device-gpu", &["device"]),
     ("text", &[]),
     ("engine", &["plan", "device", "text"]),
     ("store", &["formats"]),

@@ -1,7 +1,7 @@
 //! An open adapter: buffers that are counted, pipelines that are made once, and waiting that ends.
 
 use crate::adapter::AdapterFacts;
-use crate::shader::{Constants, Kernel};
+use crate::shader::{Constants, Inputs, Kernel};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ impl Reports {
 /// Which of an adapter's abilities kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
-    pub(crate) subgroups: bool,
+    pub(crate) inputs: Inputs,
     pub(crate) timestamps: bool,
     /// Workgroups of one linear that split its inputs among groups of 64 lanes: more than that many
     /// do not.
@@ -68,6 +68,9 @@ struct Layouts {
     group: wgpu::BindGroupLayout,
     pipeline: wgpu::PipelineLayout,
 }
+
+/// Hands bytes to a new buffer, piece by piece.
+pub(crate) type Fill<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&[u8]));
 
 /// A buffer whose bytes are counted while it lives.
 #[derive(Debug)]
@@ -158,7 +161,7 @@ impl Context {
         what: &'static str,
         bytes: u64,
         usage: BufferUsages,
-        fill: Option<&mut dyn FnMut(&mut dyn FnMut(&[u8]))>,
+        fill: Option<Fill<'_>>,
     ) -> Result<Block, DeviceError> {
         self.check()?;
         let size = bytes.max(16).next_multiple_of(16);

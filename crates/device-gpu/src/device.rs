@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::program::{Compiler, refuses};
 use crate::run::GpuRunnable;
-use crate::shader;
+use crate::shader::{self, Inputs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tangor_device::model::Graph;
@@ -93,7 +93,7 @@ impl GpuDevice {
         let opened = opened.map_err(|error| driver(error.to_string()))?;
         let software = facts.kind == AdapterKind::Software;
         let mut abilities = Abilities {
-            subgroups: false,
+            inputs: Inputs::Plain,
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             split_below: options.split_below.unwrap_or(if software { 0 } else { SPLIT_BELOW }),
         };
@@ -107,7 +107,8 @@ impl GpuDevice {
         let context = Context::new(opened.clone(), facts.clone(), abilities, sizes);
         let mut context = Arc::new(context);
         if tries_subgroups && probe(&context).map_err(|error| driver(error.to_string()))? {
-            abilities.subgroups = true;
+            let eight = software && facts.subgroup_lanes.0 >= 8;
+            abilities.inputs = if eight { Inputs::Broadcast } else { Inputs::Subgroup };
             context = Arc::new(Context::new(opened, facts.clone(), abilities, sizes));
         }
         let descriptor = Descriptor {
@@ -131,7 +132,7 @@ impl GpuDevice {
     /// Whether kernels exchange values within subgroups.
     #[must_use]
     pub fn uses_subgroups(&self) -> bool {
-        self.context.abilities.subgroups
+        self.context.abilities.inputs != Inputs::Plain
     }
 
     /// Bytes that all its buffers take now.
@@ -226,7 +227,7 @@ impl Device for GpuDevice {
             memory,
             profile: self.profile.clone(),
         };
-        runnable.warm()?;
+        runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
         Ok(Box::new(runnable))
     }
 

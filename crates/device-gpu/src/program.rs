@@ -45,7 +45,7 @@ pub(crate) enum Operand {
 #[derive(Debug)]
 pub(crate) enum Work {
     /// `tiles` times 64 outputs of all rows.
-    Linear { form: Form, tail: bool, bias: bool, tiles: u32, rows: Rows },
+    Linear { form: Form, tail: bool, tiles: u32, rows: Rows },
     /// `across` workgroups for every row.
     Rows { constants: Constants, across: u32, rows: Rows },
     /// Rotation; its constants depend on the cache.
@@ -438,7 +438,7 @@ impl<'a> Compiler<'a> {
             let rows = part.rows.len();
             words
                 .extend([packed.cols, rows, x.stride() / 4, y.stride(), part.rows.start].map(word));
-            words.extend([tokens(y.rows), 0, 0]);
+            words.extend([tokens(y.rows), u32::from(bias.is_some()), 0]);
             let operands = vec![
                 Operand::Run,
                 self.shape(&words)?,
@@ -451,11 +451,10 @@ impl<'a> Compiler<'a> {
             let work = Work::Linear {
                 form: part.form,
                 tail: !packed.cols.is_multiple_of(32),
-                bias: bias.is_some(),
                 tiles: word(rows.div_ceil(TILE)),
                 rows: y.rows,
             };
-            let kernel = &shader::LINEAR[usize::from(self.context.abilities.subgroups)];
+            let kernel = &shader::LINEAR[self.context.abilities.inputs as usize];
             self.push("linear", kernel, operands, work);
         }
         Ok(())

@@ -5,7 +5,7 @@ use crate::kv::{GpuKv, HeadShape};
 use crate::memory::Memory;
 use crate::profile::Profile;
 use crate::program::{Program, Step, Work};
-use crate::shader::Constants;
+use crate::shader::{Constants, Inputs};
 use crate::tiles::{Upload, rows_of_tile};
 use std::sync::{Arc, Mutex};
 use tangor_device::model::ir::Attention;
@@ -220,18 +220,19 @@ impl GpuRunnable {
         Ok(())
     }
 
-    /// Compiles what one row and many rows need, except where the cache decides.
-    pub(crate) fn warm(&self) -> Result<(), DeviceError> {
+    /// Compiles what one row and `most` rows need, except where the cache decides.
+    pub(crate) fn warm(&self, most: u32) -> Result<(), DeviceError> {
         for step in &self.program.steps {
             match &step.work {
                 Work::Rows { constants, .. } => {
                     self.context.pipeline(step.kernel, constants.clone())?;
                 }
-                Work::Linear { form, tail, bias, tiles, .. } => {
-                    for rows in [1, 512] {
+                Work::Linear { form, tail, tiles, .. } => {
+                    let inputs = self.context.abilities.inputs;
+                    for rows in [1, most] {
                         let below = self.context.abilities.split_below;
                         let shape = linear_shape(rows, *tiles, below);
-                        let constants = linear_constants(&form.constants(), (*tail, *bias), shape);
+                        let constants = linear_constants(&form.constants(), *tail, shape, inputs);
                         self.context.pipeline(step.kernel, constants)?;
                     }
                 }
@@ -261,10 +262,11 @@ impl GpuRunnable {
             Work::Rows { constants, across, rows } => {
                 (constants.clone(), [*across, Memory::rows_of(upload, *rows), 1])
             }
-            Work::Linear { form, tail, bias, tiles, rows } => {
+            Work::Linear { form, tail, tiles, rows } => {
                 let rows = Memory::rows_of(upload, *rows);
+                let inputs = self.context.abilities.inputs;
                 let (m, split) = linear_shape(rows, *tiles, self.context.abilities.split_below);
-                let constants = linear_constants(&form.constants(), (*tail, *bias), (m, split));
+                let constants = linear_constants(&form.constants(), *tail, (m, split), inputs);
                 (constants, [*tiles, rows.div_ceil(m), 1])
             }
             Work::Rotate { heads } => (cache_constants(spec), [*heads, upload.run[0], 1]),
@@ -310,14 +312,15 @@ pub(crate) fn linear_shape(rows: u32, tiles: u32, split_below: u32) -> (u32, u32
 /// Constants of `linear.wgsl`.
 pub(crate) fn linear_constants(
     form: &Constants,
-    (tail, bias): (bool, bool),
+    tail: bool,
     (m, split): (u32, u32),
+    inputs: Inputs,
 ) -> Constants {
     let (own, one) = if split == 1 { (m, m) } else { (m.div_ceil(split), 0) };
     let mut out = form.clone();
     out.extend([
         ("TAIL", u32::from(tail)),
-        ("BIAS", u32::from(bias)),
+        ("BROADCAST", u32::from(inputs == Inputs::Broadcast)),
         ("M", m),
         ("SPLIT", split),
         ("LANES", 64 * split),

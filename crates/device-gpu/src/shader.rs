@@ -23,6 +23,8 @@ const WEIGHTS: &str = include_str!("shaders/weights.wgsl");
 const CACHE: &str = include_str!("shaders/cache.wgsl");
 const FOLD: &str = include_str!("shaders/fold.wgsl");
 const SPLIT_PLAIN: &str = include_str!("shaders/split_plain.wgsl");
+const INPUTS_PLAIN: &str = include_str!("shaders/inputs_plain.wgsl");
+const INPUTS_BROADCAST: &str = include_str!("shaders/inputs_broadcast.wgsl");
 const SPLIT_SUBGROUP: &str = include_str!("shaders/split_subgroup.wgsl");
 
 macro_rules! kernel {
@@ -46,19 +48,33 @@ kernel!(PROBE, "probe", "w", []);
 kernel!(STREAM, "stream", "rw", []);
 kernel!(COMPUTE, "compute", "rw", []);
 
-/// [`linear.wgsl`](shaders/linear.wgsl) for adapters with subgroups and without.
-pub(crate) static LINEAR: [Kernel; 2] = [
-    Kernel {
-        name: "linear",
-        pieces: &[RUN, WEIGHTS, SPLIT_PLAIN, include_str!("shaders/linear.wgsl")],
-        bindings: "uurrrrw",
-    },
-    Kernel {
-        name: "linear",
-        pieces: &[RUN, WEIGHTS, SPLIT_SUBGROUP, include_str!("shaders/linear.wgsl")],
-        bindings: "uurrrrw",
-    },
+macro_rules! linear {
+    ($($piece:expr),*) => {
+        Kernel {
+            name: "linear",
+            pieces: &[RUN, WEIGHTS, $($piece,)* include_str!("shaders/linear.wgsl")],
+            bindings: "uurrrrw",
+        }
+    };
+}
+
+/// `linear.wgsl`, by [`Inputs`].
+pub(crate) static LINEAR: [Kernel; 3] = [
+    linear!(SPLIT_PLAIN, INPUTS_PLAIN),
+    linear!(SPLIT_SUBGROUP, INPUTS_PLAIN),
+    linear!(SPLIT_SUBGROUP, INPUTS_BROADCAST),
 ];
+
+/// How lanes come by the inputs of a linear, which all of them need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// Each reads them.
+    Plain,
+    /// Each reads them, and compilers are told that subgroups read alike.
+    Subgroup,
+    /// Each reads some and hands them to its subgroup.
+    Broadcast,
+}
 
 /// Constants of a kernel, by name.
 pub(crate) type Constants = Vec<(&'static str, u32)>;

@@ -1,5 +1,6 @@
 //! The conformance suite on whatever adapter there is, in every way in which kernels can be built.
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
+#![allow(clippy::print_stdout, reason = "the table is shown where a test fails")]
 
 use tangor_device::conformance;
 use tangor_device_gpu::{GpuDevice, GpuOptions};

@@ -113,8 +113,8 @@ fn main(
     let count = rows * GROUP;
     for (var i = lane; i < count * DIM4; i += 64u) {
         let q = i / DIM4;
-        let from = (row + q / GROUP) * shape.heads + head * GROUP + q % GROUP;
-        query[i] = queries[from * DIM4 + i % DIM4];
+        let source = (row + q / GROUP) * shape.heads + head * GROUP + q % GROUP;
+        query[i] = queries[source * DIM4 + i % DIM4];
     }
     if lane < QUERIES {
         found[lane] = Found(0.0, 0.0, 0.0);

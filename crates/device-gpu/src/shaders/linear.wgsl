@@ -15,8 +15,9 @@ struct Shape {
     y_first: u32,
     // 1: rows of tokens, 0: of wanted logits.
     tokens: u32,
-    unused0: u32,
-    unused1: u32,
+    // 1: there is a bias.
+    biased: u32,
+    unused: u32,
 }
 
 @group(0) @binding(1) var<uniform> shape: Shape;
@@ -40,24 +41,10 @@ fn add4(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
-// The sum and the products of a chunk, one after the other.
-fn add_chunk(sum: f32, w: Chunk, row: u32, chunk: u32) -> f32 {
-    let at = row + chunk * 8u;
-    let k = chunk * 32u;
-    var s = add4(sum, four(at, k), w.v0);
-    s = add4(s, four(at + 1u, k + 4u), w.v1);
-    s = add4(s, four(at + 2u, k + 8u), w.v2);
-    s = add4(s, four(at + 3u, k + 12u), w.v3);
-    s = add4(s, four(at + 4u, k + 16u), w.v4);
-    s = add4(s, four(at + 5u, k + 20u), w.v5);
-    s = add4(s, four(at + 6u, k + 24u), w.v6);
-    return add4(s, four(at + 7u, k + 28u), w.v7);
-}
-
 fn put(row: u32, n: u32, sum: f32) {
     if row < rows_of(shape.tokens) && n < shape.n {
         var out = sum;
-        if BIAS == 1u {
+        if shape.biased == 1u {
             out += bias[shape.y_first + n];
         }
         y[row * shape.y_stride + shape.y_first + n] = out;
@@ -68,9 +55,15 @@ fn put(row: u32, n: u32, sum: f32) {
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
+    @BROADCAST @builtin(subgroup_invocation_id) place: u32,
 ) {
+    @BROADCAST place_of_8 = place % 8u;
     let lane = index % 64u;
-    let split = same_in_64(index / 64u);
+    // Where there is one group, compilers are to see that all lanes read the same inputs.
+    var split = 0u;
+    if SPLIT > 1u {
+        split = same_in_64(index / 64u);
+    }
     let tile = group.x;
     let row = group.y * M;
     let n = tile * 64u + lane;
@@ -92,8 +85,8 @@ fn main(
         if SPLIT > 1u {
             workgroupBarrier();
             let there = min(blocks - round * SPLIT, SPLIT);
-            for (var from = 0u; from < there; from++) {
-                @SHARES total$ += parts[(from * M + min(split + $u * SPLIT, M - 1u)) * 64u + lane];
+            for (var other = 0u; other < there; other++) {
+                @SHARES total$ += parts[(other * M + min(split + $u * SPLIT, M - 1u)) * 64u + lane];
             }
             workgroupBarrier();
         }

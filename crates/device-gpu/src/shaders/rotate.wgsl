@@ -126,6 +126,10 @@ fn main(
         }
         head[i] = x;
         if kind == 0u {
+            // Over caches of fewer bits, attention multiplies bf16.
+            if KV >= 2u {
+                x = bitcast<f32>(bf16_of(x) << 16u);
+            }
             queries[(row * shape.heads + index) * PADDED + i] = x;
         }
     }

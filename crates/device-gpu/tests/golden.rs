@@ -1,0 +1,85 @@
+//! Every architecture gives what transformers computes, and rows depend on nothing but their
+//! sequence.
+#![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
+
+use tangor_device::model::{Graph, import};
+use tangor_device::tensor::{DType, Layout, Offset};
+use tangor_device::{Activations, KvType, oracle};
+use tangor_device_gpu::{GpuDevice, GpuOptions};
+use tangor_testkit::drive::{self, Driver};
+use tangor_testkit::tiny;
+
+fn device() -> GpuDevice {
+    GpuDevice::open(&GpuOptions::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Largest difference from the recorded logits, relative to the largest of those.
+fn error(device: &GpuDevice, name: &str, graph: &Graph) -> f32 {
+    let vocab = graph.hyper.vocab;
+    let mut worst = 0_f32;
+    for run in tiny::recorded(name) {
+        let mut driver = Driver::new(device, graph, Activations::F32, KvType::F32);
+        let all = driver.chunked(&run.tokens, run.tokens.len());
+        let scale = run.logits.iter().fold(0_f32, |most, x| most.max(x.abs()));
+        for (row, expected) in run.rows.iter().zip(run.logits.chunks(vocab)) {
+            let found = &all[row * vocab..(row + 1) * vocab];
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale);
+            worst = off.fold(worst, f32::max);
+        }
+    }
+    worst
+}
+
+#[test]
+fn the_exact_mode_gives_the_logits_of_transformers() {
+    let device = device();
+    for name in tiny::RECORDED {
+        let off = error(&device, name, &tiny::graph(name));
+        assert!(off < 1e-5, "{name} is {off:e} off");
+    }
+    for name in tiny::RECORDED_GGUF {
+        let graph = import::import(&tiny::gguf(name)).expect("a graph");
+        let off = error(&device, name, &graph);
+        assert!(off < 1e-5, "{name} as GGUF is {off:e} off");
+    }
+}
+
+#[test]
+fn k_quants_give_the_logits_of_the_oracle() {
+    let graph = tiny::random_k_quants(5);
+    let tokens: Vec<u32> = (0..19).map(|i| i * 89 % 256).collect();
+    let expected = oracle::logits(&graph, &tokens).expect("logits");
+    let mut driver = Driver::new(&device(), &graph, Activations::F32, KvType::F32);
+    let found = driver.chunked(&tokens, 7);
+    let scale = expected.iter().fold(0_f32, |most, x| most.max(x.abs()));
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((a - b).abs() < 1e-5 * scale, "{a} instead of {b}");
+    }
+}
+
+#[test]
+fn rows_do_not_depend_on_chunks_or_neighbours() {
+    let tokens: Vec<u32> = (0..70).map(|i| i * 89 % 256).collect();
+    let device = device();
+    for (arch, layout, mode) in [
+        ("mistral", Layout::Dense(DType::F16), (Activations::F32, KvType::F32)),
+        (
+            "qwen2",
+            Layout::Quant { bits: 4, group: 32, offset: Offset::Zero },
+            (Activations::Int8, KvType::F16),
+        ),
+        (
+            "phi3",
+            Layout::Quant { bits: 8, group: 16, offset: Offset::Zero },
+            (Activations::Int8, KvType::Int8),
+        ),
+        (
+            "llama",
+            Layout::Quant { bits: 4, group: 64, offset: Offset::Min },
+            (Activations::F32, KvType::Bf16),
+        ),
+    ] {
+        let graph = tiny::random(arch, layout, 3);
+        drive::check_row_independence(&device, &graph, &tokens, mode);
+    }
+}
