@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("engine", &["plan", "device", "text"]),
     ("store", &["formats"]),
     ("eval", &["engine", "store"]),
-    ("cli", &["engine", "store", "eval", "device-cpu"]),
+    ("cli", &["engine", "store", "eval", "device-cpu", "device-gpu", "device-npu"]),
     ("testkit", &["tensor", "formats", "model", "device"]),
 ];
 

@@ -7,23 +7,27 @@ use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 use tangor_device_gpu::{AdapterChoice, AdapterKind, GpuDevice, GpuOptions};
 use tangor_device_npu::{Hardware, NpuDevice, NpuOptions};
 use tangor_engine::device::Device;
+use tangor_engine::plan::{Kind, Rates};
 
 /// How a kind of device comes to be used.
 struct Family {
     choice: DeviceChoice,
     /// Opens it, whatever stands in for it.
-    open: fn(&ModelOptions) -> Outcome<Arc<dyn Device>>,
+    open: fn(&ModelOptions) -> Outcome<Opened>,
     /// Opens it if the machine has a real one; what is missing or broken is no error.
-    find: fn(&ModelOptions) -> Option<Arc<dyn Device>>,
+    find: fn(&ModelOptions) -> Option<Opened>,
+}
+
+/// A device, and what measures it for the planner.
+pub(crate) struct Opened {
+    pub(crate) device: Arc<dyn Device>,
+    /// Takes seconds.
+    pub(crate) measure: Box<dyn Fn() -> Outcome<Rates>>,
 }
 
 /// Every kind, in the order in which they are listed.
 const FAMILIES: [Family; 3] = [
-    Family {
-        choice: DeviceChoice::Cpu,
-        open: |options| Ok(Arc::new(cpu(options)?)),
-        find: |options| Some(Arc::new(cpu(options).ok()?)),
-    },
+    Family { choice: DeviceChoice::Cpu, open: open_cpu, find: |options| open_cpu(options).ok() },
     Family { choice: DeviceChoice::Gpu, open: open_gpu, find: find_gpu },
     Family { choice: DeviceChoice::Npu, open: open_npu, find: find_npu },
 ];
@@ -32,11 +36,16 @@ const FAMILIES: [Family; 3] = [
 /// another device is lost. `auto` takes what is real; `hybrid` and a device by name also take what
 /// stands in for it, as a graphics processor in software.
 pub(crate) fn all(options: &ModelOptions) -> Outcome<Vec<Arc<dyn Device>>> {
+    Ok(opened(options)?.into_iter().map(|opened| opened.device).collect())
+}
+
+/// The same, with what measures them.
+pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
     let named = [Some(options.device), options.prefill_device, options.decode_device];
     let wants = |choice| named.contains(&Some(choice));
     let explores = options.device == DeviceChoice::Auto
         && (options.prefill_device.is_none() || options.decode_device.is_none());
-    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+    let mut devices: Vec<Opened> = Vec::new();
     for family in FAMILIES {
         if family.choice == DeviceChoice::Cpu || wants(family.choice) {
             devices.push((family.open)(options)?);
@@ -61,6 +70,13 @@ pub(crate) fn cpu_with(threads: Option<usize>, isa: Option<&str>) -> Outcome<Cpu
     Ok(CpuDevice::new(CpuOptions { threads, isa, ..CpuOptions::default() })?)
 }
 
+fn open_cpu(options: &ModelOptions) -> Outcome<Opened> {
+    let device = Arc::new(cpu(options)?);
+    let measured = Arc::clone(&device);
+    let measure = move || Ok(tangor_eval::calibrate(&*measured, Kind::Cpu)?);
+    Ok(Opened { device, measure: Box::new(measure) })
+}
+
 fn gpu(options: &ModelOptions) -> Outcome<GpuDevice> {
     let adapter = match options.gpu.as_deref() {
         None => AdapterChoice::Best,
@@ -71,17 +87,37 @@ fn gpu(options: &ModelOptions) -> Outcome<GpuDevice> {
     Ok(GpuDevice::open(&GpuOptions { adapter, ..GpuOptions::default() })?)
 }
 
-fn open_gpu(options: &ModelOptions) -> Outcome<Arc<dyn Device>> {
-    Ok(Arc::new(gpu(options)?))
+fn open_gpu(options: &ModelOptions) -> Outcome<Opened> {
+    Ok(opened_gpu(gpu(options)?))
 }
 
-fn find_gpu(options: &ModelOptions) -> Option<Arc<dyn Device>> {
+fn opened_gpu(gpu: GpuDevice) -> Opened {
+    let device = Arc::new(gpu);
+    let measured = Arc::clone(&device);
+    let measure = move || {
+        if measured.facts().kind != AdapterKind::Software {
+            return Ok(tangor_eval::calibrate(&*measured, Kind::Gpu)?);
+        }
+        // A few layers would take minutes there: what it reaches at most has to do.
+        use tangor_device_gpu::limits;
+        Ok(Rates {
+            int8_ops_per_s: limits::matrix_ops_per_s(&measured)?,
+            read_bytes_per_s: limits::read_bytes_per_s(&measured)?,
+            run_s: limits::seconds_per_run(&measured)?,
+            measured: true,
+            ..Rates::typical(Kind::Gpu)
+        })
+    };
+    Opened { device, measure: Box::new(measure) }
+}
+
+fn find_gpu(options: &ModelOptions) -> Option<Opened> {
     let named = options.gpu.is_some();
     if !named && !may_have_gpu() {
         return None;
     }
     let gpu = gpu(options).ok()?;
-    (named || gpu.facts().kind != AdapterKind::Software).then(|| Arc::new(gpu) as Arc<dyn Device>)
+    (named || gpu.facts().kind != AdapterKind::Software).then(|| opened_gpu(gpu))
 }
 
 /// Whether it is worth loading the graphics driver to look: it takes a tenth of a second.
@@ -113,15 +149,28 @@ fn npu(options: &ModelOptions) -> Outcome<NpuDevice> {
     Ok(NpuDevice::open(NpuOptions { provider, hardware, ..usual })?)
 }
 
-fn open_npu(options: &ModelOptions) -> Outcome<Arc<dyn Device>> {
-    Ok(Arc::new(npu(options)?))
+fn open_npu(options: &ModelOptions) -> Outcome<Opened> {
+    let device = Arc::new(npu(options)?);
+    let measured = Arc::clone(&device);
+    let measure = move || {
+        let found = tangor_device_npu::limits::measure(&measured)?;
+        Ok(Rates {
+            int8_ops_per_s: found.int8_ops_per_s,
+            read_bytes_per_s: found.read_bytes_per_s,
+            run_s: found.run_s,
+            node_s: found.node_s,
+            node_row_s: found.node_s,
+            row_tile: found.row_tile,
+            measured: true,
+            ..Rates::typical(Kind::Npu)
+        })
+    };
+    Ok(Opened { device, measure: Box::new(measure) })
 }
 
-fn find_npu(options: &ModelOptions) -> Option<Arc<dyn Device>> {
-    if options.npu.is_none() && !may_have_npu() {
-        return None;
-    }
-    npu(options).ok().map(|npu| Arc::new(npu) as Arc<dyn Device>)
+fn find_npu(options: &ModelOptions) -> Option<Opened> {
+    let worth_it = options.npu.is_some() || may_have_npu();
+    worth_it.then(|| open_npu(options).ok())?
 }
 
 /// Whether it is worth loading ONNX Runtime to look: somebody has named it, or the system has a

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
-use tangor_engine::device::{Activations, Device, DeviceKind, KvType};
+use tangor_engine::device::{Activations, DeviceKind, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
@@ -350,8 +350,8 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
 
 /// The devices as the planner sees them; their rates are measured if `measured`, else typical.
 pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
-    let profile = |device: &Arc<dyn Device>| {
-        let facts = device.descriptor();
+    let profile = |opened: devices::Opened| {
+        let facts = opened.device.descriptor();
         let kind = match facts.kind {
             DeviceKind::Cpu => Kind::Cpu,
             DeviceKind::Gpu => Kind::Gpu,
@@ -359,7 +359,7 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
         };
         let rates = if measured {
             let _progress = Progress::spinner(format!("measuring {}", facts.name));
-            tangor_eval::calibrate(&**device, kind)?
+            (opened.measure)()?
         } else {
             Rates::typical(kind)
         };
@@ -369,7 +369,7 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
             ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
         })
     };
-    devices::all(options)?.iter().map(profile).collect()
+    devices::opened(options)?.into_iter().map(profile).collect()
 }
 
 /// What the options ask of the engine, for so many sequences at once: more would only take memory.

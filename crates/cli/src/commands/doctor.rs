@@ -4,12 +4,13 @@ use crate::args::Global;
 use crate::error::Outcome;
 use crate::hardware::{self, Chip, Finding, State};
 use crate::progress::Progress;
-use crate::{load, sys, terminal};
+use crate::{devices, load, sys, terminal};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use tangor_device_cpu::Isa;
+use tangor_device_npu::{DeviceInfo, NpuError};
 use tangor_engine::device::Device;
 use tangor_eval::MachineLimits;
 use tangor_store::{ModelName, Store, StoreError};
@@ -72,17 +73,37 @@ struct DeviceLine {
 }
 
 /// Kinds of devices that are built in, each with what lists those that are there.
-const KINDS: &[(&str, ListDevices)] = &[("cpu", cpus)];
+const KINDS: &[(&str, ListDevices)] = &[("cpu", cpus), ("gpu", gpus), ("npu", npus)];
 
 /// Describes the devices of a kind.
 type ListDevices = fn() -> Outcome<Vec<String>>;
 
 fn cpus() -> Outcome<Vec<String>> {
-    Ok(vec![load::cpu_with(None, None)?.descriptor().description.clone()])
+    Ok(vec![devices::cpu_with(None, None)?.descriptor().description.clone()])
+}
+
+/// Adapters by number, as `--gpu` takes it.
+fn gpus() -> Outcome<Vec<String>> {
+    let adapters = tangor_device_gpu::adapters();
+    Ok(adapters.iter().enumerate().map(|(index, facts)| format!("{index}: {facts}")).collect())
+}
+
+/// What ONNX Runtime lists, as `--npu` takes it; nothing where no such library is.
+fn npus() -> Outcome<Vec<String>> {
+    let survey = match tangor_device_npu::survey(None) {
+        Err(NpuError::NoLibrary { .. }) => return Ok(Vec::new()),
+        survey => survey?,
+    };
+    let with = format!("ONNX Runtime {}", survey.version);
+    let line = |info: &DeviceInfo| {
+        let hardware = info.hardware.to_string().to_lowercase();
+        format!("{}:{hardware}: {info}, by {with}", info.provider)
+    };
+    Ok(survey.devices.iter().map(line).collect())
 }
 
 /// The devices of all kinds; a kind whose devices cannot be listed is a problem.
-fn devices(problems: &mut Vec<Problem>) -> Vec<DeviceLine> {
+fn device_lines(problems: &mut Vec<Problem>) -> Vec<DeviceLine> {
     let mut lines = Vec::new();
     for (kind, list) in KINDS {
         match list() {
@@ -140,7 +161,7 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
             todo: "models run, slowly; a processor with AVX2 is several times faster".into(),
         });
     }
-    let devices = devices(&mut problems);
+    let devices = device_lines(&mut problems);
     let facts = hardware::facts();
     let measured = options.measure.then(load::measure_default).transpose()?;
     Ok(Report {
