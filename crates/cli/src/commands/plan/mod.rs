@@ -105,6 +105,15 @@ impl Target {
         }
     }
 
+    /// Measures this machine, if it is that and the options allow it.
+    fn measure(&mut self, options: &Options) -> Outcome<bool> {
+        let measured = matches!(self, Self::Here(_)) && !options.no_measure;
+        if measured {
+            *self = Self::Here(load::profiles(&options.model_options, true)?);
+        }
+        Ok(measured)
+    }
+
     fn plan(&self, graph: &Graph, asked: &PlanOptions) -> Outcome<Plan> {
         Ok(match self {
             Self::Here(devices) => plan(graph, devices, asked)?,
@@ -129,16 +138,21 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         };
         return terminal::write(&simulate::markdown(&machine)?);
     }
-    let target = match machine {
+    let mut target = match machine {
         Some(machine) => Target::Simulated(Box::new(machine)),
-        None => Target::Here(load::profiles(&options.model_options, !options.no_measure)?),
+        None => Target::Here(load::profiles(&options.model_options, false)?),
     };
     let asked = asked(options, &target);
     if options.all {
+        target.measure(options)?;
         return all(options, &target, &asked);
     }
     let graph = graph(options, &target, global)?;
-    let plan = target.plan(&graph, &asked)?;
+    // What cannot be planned is said before anything is measured.
+    let mut plan = target.plan(&graph, &asked)?;
+    if target.measure(options)? {
+        plan = target.plan(&graph, &asked)?;
+    }
     let sensitivity = target
         .machine()
         .map(|machine| simulate::sensitivity(&graph, machine, step(&asked), &asked))
