@@ -29,7 +29,7 @@ pub(crate) struct Prepared {
     rows: Rows,
     /// By row count, ascending.
     sessions: Vec<Bound>,
-    /// Bytes of weights that sessions hold.
+    /// Bytes of weights: a copy that sessions share, and one that each may have packed.
     weights: usize,
 }
 
@@ -42,7 +42,7 @@ impl Prepared {
         };
         Self {
             rows: graph.value(graph.nodes[piece.nodes.start].outputs[0]).rows,
-            weights: piece.nodes.clone().map(weight).sum::<usize>() * sessions.len(),
+            weights: piece.nodes.clone().map(weight).sum::<usize>() * (sessions.len() + 1),
             inputs: piece.inputs.into_iter().map(value).collect(),
             outputs: piece.outputs.into_iter().map(value).collect(),
             sessions,

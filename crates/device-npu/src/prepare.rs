@@ -129,9 +129,11 @@ impl Compiler<'_> {
         let most = self.options.max_rows;
         let mut form = format!("npu {VERSION}, {}, up to {most} rows", self.core.identity());
         let Segment { nodes, inputs, outputs, .. } = self.segment;
-        let _ = write!(form, ", {inputs:?} to {outputs:?}");
+        let _ = write!(form, ", nodes {nodes:?}, {inputs:?} to {outputs:?}");
         for node in &graph.nodes[nodes.clone()] {
-            let _ = write!(form, "\n{} {}", node.name, signature(graph, &node.op));
+            let (reads, writes) = (&node.inputs, &node.outputs);
+            let what = signature(graph, &node.op);
+            let _ = write!(form, "\n{} {what}, {reads:?} to {writes:?}", node.name);
         }
         Some(PackedKey { model, form })
     }
@@ -185,6 +187,9 @@ impl Compiler<'_> {
         (piece.inputs.iter().map(name).collect(), piece.outputs.iter().map(name).collect())
     }
 }
+
+/// A session, and its model as the provider compiled it if that is to be kept.
+type Compiled = (Bound, Option<Vec<u8>>);
 
 /// Values by name and width.
 type Names = Vec<(String, usize)>;
@@ -252,20 +257,10 @@ impl Cutter<'_> {
             Some(Verdict::Rows(rows)) => needed(&rows, self.of.options.max_rows),
             _ => core.rows.clone(),
         };
-        let mut why = String::new();
-        let mut compiled = Vec::new();
-        for rows in rows {
-            match self.session(&emitted, &shared, rows) {
-                Ok(session) => compiled.push(session),
-                Err(error) if is_memory(error.message()) => return Err(self.failed(&error)),
-                Err(error) => why = refusal(&error),
-            }
-        }
-        if compiled.is_empty() {
-            return refuse(why);
-        }
-        let (mut sessions, models): (Vec<Bound>, Vec<Option<Vec<u8>>>) =
-            compiled.into_iter().unzip();
+        let (mut sessions, models) = match self.sessions(&emitted, &shared, &rows)? {
+            Ok(sessions) => sessions.into_iter().unzip::<_, _, Vec<Bound>, Vec<_>>(),
+            Err(why) => return refuse(why),
+        };
         let (inputs, outputs) = self.of.names(&piece);
         let agreeing = agreeing(&mut sessions, &inputs, &outputs);
         let agreeing = agreeing.map_err(|error| self.failed(&error))?;
@@ -285,6 +280,25 @@ impl Cutter<'_> {
             }
         }
         Ok(Offer::Taken(Box::new(Prepared::new(graph, piece, kept))))
+    }
+
+    /// Sessions for those row counts that the provider takes, or why it takes none.
+    fn sessions(
+        &self,
+        emitted: &Emitted,
+        shared: &Shared,
+        rows: &[usize],
+    ) -> Result<Result<Vec<Compiled>, String>, DeviceError> {
+        let mut why = String::new();
+        let mut taken = Vec::new();
+        for &rows in rows {
+            match self.session(emitted, shared, rows) {
+                Ok(session) => taken.push(session),
+                Err(error) if is_memory(error.message()) => return Err(self.failed(&error)),
+                Err(error) => why = refusal(&error),
+            }
+        }
+        Ok(if taken.is_empty() { Err(why) } else { Ok(taken) })
     }
 
     /// Writes a piece. A weight that cannot be had in the form of others alike gets the next one.
@@ -315,7 +329,7 @@ impl Cutter<'_> {
         emitted: &Emitted,
         shared: &Shared,
         rows: usize,
-    ) -> Result<(Bound, Option<Vec<u8>>), ort::Error> {
+    ) -> Result<Compiled, ort::Error> {
         let provider = &self.of.core.provider;
         let model = emitted.model(rows);
         if self.keeper.is_some() {
