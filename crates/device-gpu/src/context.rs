@@ -49,8 +49,10 @@ pub(crate) struct Context {
     pub(crate) queue: wgpu::Queue,
     pub(crate) facts: AdapterFacts,
     pub(crate) abilities: Abilities,
-    /// Bytes of the largest buffer that is made.
+    /// Bytes of the largest buffer.
     pub(crate) max_buffer: u64,
+    /// Bytes of the largest buffer of weights.
+    pub(crate) max_weights: u64,
     /// Bytes that all buffers may take.
     pub(crate) memory_limit: u64,
     pub(crate) time_limit: Duration,
@@ -97,7 +99,7 @@ impl Context {
         (device, queue): (wgpu::Device, wgpu::Queue),
         facts: AdapterFacts,
         abilities: Abilities,
-        (max_buffer, memory_limit, time_limit): (u64, u64, Duration),
+        ([max_buffer, max_weights, memory_limit], time_limit): ([u64; 3], Duration),
     ) -> Self {
         let reports = Arc::new(Reports::default());
         let errors = Arc::clone(&reports);
@@ -114,6 +116,7 @@ impl Context {
             facts,
             abilities,
             max_buffer,
+            max_weights,
             memory_limit,
             time_limit,
             reports,

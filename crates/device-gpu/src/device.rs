@@ -26,8 +26,9 @@ pub struct GpuOptions {
     /// Bytes that weights, KV and activations may take; `None`: half of the host's memory where
     /// the adapter shares it, else as much as its largest buffer may have.
     pub memory_bytes: Option<u64>,
-    /// Bytes of the largest buffer, where that should be less than the adapter's limit.
-    pub max_buffer_bytes: Option<u64>,
+    /// Bytes of the largest buffer of weights, where that should be less than the adapter's limit:
+    /// greater matrices are cut.
+    pub max_weight_bytes: Option<u64>,
     /// How long a run may take.
     pub time_limit: Duration,
     /// Whether kernels may exchange values within subgroups, where the adapter has them.
@@ -44,7 +45,7 @@ impl Default for GpuOptions {
         Self {
             adapter: AdapterChoice::Best,
             memory_bytes: None,
-            max_buffer_bytes: None,
+            max_weight_bytes: None,
             time_limit: Duration::from_secs(60),
             subgroups: true,
             split_below: None,
@@ -98,9 +99,9 @@ impl GpuDevice {
             split_below: options.split_below.unwrap_or(if software { 0 } else { SPLIT_BELOW }),
         };
         let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
-        let max_buffer = options.max_buffer_bytes.map_or(largest, |bytes| bytes.min(largest));
+        let weights = options.max_weight_bytes.map_or(largest, |bytes| bytes.min(largest));
         let memory = options.memory_bytes.unwrap_or_else(|| memory_bytes(&facts));
-        let sizes = (max_buffer, memory, options.time_limit);
+        let sizes = ([largest, weights, memory], options.time_limit);
         let tries_subgroups = features.contains(Features::SUBGROUP)
             && facts.subgroup_lanes.1 <= 64
             && facts.subgroup_lanes.0 > 1;

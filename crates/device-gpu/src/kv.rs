@@ -278,18 +278,22 @@ impl KvCache for GpuKv {
         let Some(blocks) = self.layers.get(layer) else { return };
         let (dim, kv_heads) = (self.spec.head_dim, self.spec.kv_heads);
         let rounds = [round_key as fn(KvType, &mut [f32]), round_value];
-        for (index, (from, shape)) in [keys, values].into_iter().zip(self.shapes()).enumerate() {
+        for (index, (source, shape)) in [keys, values].into_iter().zip(self.shapes()).enumerate() {
             let page_words = self.page_words()[index];
-            for head in 0..kv_heads {
-                let mut words = vec![0; tokens * shape.words()];
-                for (token, out) in words.chunks_exact_mut(shape.words()).enumerate() {
-                    let at = (token * kv_heads + head) * dim;
-                    let mut elements = from[at..at + dim].to_vec();
-                    rounds[index](self.spec.dtype, &mut elements);
-                    shape.write(&elements, out);
-                }
+            let mut words = vec![0; kv_heads * tokens * shape.words()];
+            for (at, out) in words.chunks_exact_mut(shape.words()).enumerate() {
+                let (head, token) = (at / tokens, at % tokens);
+                let first = (token * kv_heads + head) * dim;
+                let mut elements = source[first..first + dim].to_vec();
+                rounds[index](self.spec.dtype, &mut elements);
+                shape.write(&elements, out);
+            }
+            // Heads of a whole page follow each other; of part of one they lie apart.
+            let whole = tokens == self.spec.page_tokens;
+            let step = if whole { words.len() } else { tokens * shape.words() };
+            for (head, words) in words.chunks(step.max(1)).enumerate() {
                 let at = page as usize * page_words + self.head(shape, head, 0).start;
-                let bytes: &[u8] = bytemuck::cast_slice(&words);
+                let bytes: &[u8] = bytemuck::cast_slice(words);
                 self.context.queue.write_buffer(&blocks[index].buffer, at as u64 * 4, bytes);
             }
         }

@@ -75,7 +75,7 @@ impl Packed {
             let (layout, _) = canonical(layout, weight.cols());
             // Half of the limit, since scales may be as large as codes.
             let tile = TILE * weight.cols().next_multiple_of(CHUNK) * layout.bits as usize / 8;
-            let tiles = (context.max_buffer / (2 * tile as u64)).max(1);
+            let tiles = (context.max_weights / (2 * tile as u64)).max(1);
             let step = usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(TILE);
             let mut first = rows.start;
             while first < rows.end {

@@ -43,7 +43,10 @@ fn pair_of(word: u32) -> vec2<f32> {
 
 fn scaled(codes: u32, scales: u32, high: bool) -> vec4<f32> {
     let scale = bitcast<f32>(select(scales << 16u, scales & 0xffff0000u, high));
-    return vec4<f32>(unpack4xI8(codes)) * scale;
+    // Over 8 bits, attention multiplies bf16.
+    let bits = bitcast<vec4<u32>>(vec4<f32>(unpack4xI8(codes)) * scale);
+    let nearest = bits + vec4(0x7fffu) + ((bits >> vec4(16u)) & vec4(1u));
+    return bitcast<vec4<f32>>(nearest & vec4(0xffff0000u));
 }
 
 // Elements 4 i to 4 i + 3 of the key that begins at `at`.
