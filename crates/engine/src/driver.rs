@@ -2,10 +2,10 @@
 //!
 //! It takes commands between steps, runs what the state machine asks for, and hands out what
 //! happened. A panic while computing is caught: the sequences of the batch then run one by one, and
-//! only the one that fails again gets the error. A device that is lost is left out of a new plan, and
-//! every sequence starts over from its tokens; where there is no other device, or nobody wants that,
-//! and after [`MAX_PANICS`] panics within [`PANIC_WINDOW`], the model is lost: everything fails with
-//! [`EngineError::Lost`] from then on.
+//! only the one that fails again gets the error. A device that is lost is left out of a new plan,
+//! and every sequence starts over from its tokens. Where there is no other device, or nobody wants
+//! that, and after [`MAX_PANICS`] panics within [`PANIC_WINDOW`], the model is lost: everything
+//! fails with [`EngineError::Lost`] from then on.
 
 use crate::executor::{Executor, Took};
 use crate::fallback::{Fallback, Prepared};

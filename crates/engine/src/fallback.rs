@@ -24,8 +24,8 @@ impl Prepared {
     }
 }
 
-/// What it takes to prepare a model anew. The graph's weights lie in mapped files as a rule, so that
-/// keeping it takes no memory.
+/// What it takes to prepare a model anew. The graph's weights lie in mapped files as a rule, so
+/// that keeping it takes no memory.
 #[derive(Debug)]
 pub(crate) struct Fallback {
     graph: Graph,

@@ -7,8 +7,8 @@
 //! Inside, `step` is a pure state machine over all sequences (`sequence`), the page pool (`kv`) and
 //! the scheduling policy (`schedule`), which may run proposed tokens (`propose`) where that pays
 //! (`speculate`); `executor` runs its batches on devices as the plan says;
-//! `driver` is the thread around them, which goes on with the devices that are left when one is lost
-//! (`fallback`).
+//! `driver` is the thread around them, which goes on with the devices that are left when one is
+//! lost (`fallback`). Two devices may share a prompt (`together`).
 //!
 //! What a sequence computes depends on its tokens alone: not on what else runs, on how its prompt
 //! is cut, on what is found in the cache, or on whether it was interrupted. Tests assert equal

@@ -52,8 +52,8 @@ pub(crate) struct Options {
     system: Option<String>,
 
     /// Print one JSON object: text, token_ids, prompt_tokens, completion_tokens, drafted, accepted,
-    /// finish_reason, ttft_s, decode_tps, devices{prefill, decode, segments[{stage, m, device, nodes,
-    /// predicted_s, measured_s}]}
+    /// finish_reason, ttft_s, decode_tps, devices{prefill, decode, segments[{stage, m, device,
+    /// nodes, predicted_s, measured_s}]}
     #[arg(long)]
     json: bool,
 

@@ -106,8 +106,8 @@ fn compare(what: &str, found: &[Completion], expected: &[Completion]) -> usize {
     compared
 }
 
-/// Answers of every pair, beside those of the processor alone: cold, from a warm cache, and a second
-/// turn, for which what one device wrote in the middle is handed to the other.
+/// Answers of every pair, beside those of the processor alone: cold, from a warm cache, and a
+/// second turn, for which what one device wrote in the middle is handed to the other.
 fn check_pairs(name: &str, load: &dyn Fn(&LoadOptions) -> Arc<Model>, requests: &[Request]) {
     let alone = load(&options("cpu", "cpu"));
     let expected = ask(&alone, requests);
