@@ -119,9 +119,12 @@ impl Executor {
             .collect::<Result<Vec<_>, _>>()?;
         let mut keys: Vec<Key> = Vec::new();
         let mut routes = Vec::new();
+        let streams = shared.as_ref().is_some_and(Shared::streams);
         for stage in &plan.stages {
             let mut segments = Vec::new();
-            for segment in &stage.segments {
+            // What runs piece by piece is not prepared as a whole, too.
+            let in_pieces = streams && stage.stage == Stage::Prefill;
+            for segment in stage.segments.iter().filter(|_| !in_pieces) {
                 let key = (segment.device, segment.range.clone());
                 segments.push(keys.iter().position(|other| *other == key).unwrap_or_else(|| {
                     keys.push(key);
@@ -217,12 +220,12 @@ impl Executor {
             })
             .collect();
         let batch = Batch { tokens: &work.tokens, spans: &spans, logit_rows: &work.logit_rows };
-        if work.stage == Stage::Prefill && self.run_together(&batch)? {
-            return Ok(());
-        }
         let Some(route) = self.route(work.stage, work.tokens.len()) else { return Ok(()) };
         (self.took.stage, self.took.rows) = (route, work.tokens.len());
         self.took.seconds.clear();
+        if work.stage == Stage::Prefill && self.run_together(&batch)? {
+            return Ok(());
+        }
         for index in self.routes[route].segments.clone() {
             let begin = Instant::now();
             self.run_segment(index, &batch)?;
@@ -261,14 +264,18 @@ impl Executor {
         for (span, device) in batch.spans.iter().flat_map(|span| pair.map(|d| (span, d))) {
             self.handover.bring(&mut self.caches, device, &layers, span.pages, span.start);
         }
+        let begin = Instant::now();
         let logits = together.run(batch, &mut self.caches, self.logits)?;
+        if together.streams() {
+            // All of it is the first device's one segment.
+            self.took.seconds.push(begin.elapsed().as_secs_f64());
+        }
         self.values.insert(self.logits, logits);
         for span in batch.spans {
             let written = (span.start, span.start + span.rows.len());
             self.handover.wrote(pair[0], &layers, span.pages, written);
             self.handover.received(pair[1], &layers, span.pages, written);
         }
-        self.took.seconds.clear();
         Ok(true)
     }
 
@@ -339,6 +346,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Whether the second device only receives what the first one computes.
+    fn streams(&self) -> bool {
+        self.rows[1] == 0
+    }
+
     /// What each of the two has to prepare: whoever has no rows of its own only receives.
     fn keys(&self) -> [Vec<Key>; 2] {
         [0, 1].map(|lane| match self.rows[lane] {

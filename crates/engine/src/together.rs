@@ -91,10 +91,15 @@ impl Together {
         Ok(parts.flatten().collect())
     }
 
+    /// Whether the second device only receives what the first one writes.
+    pub(crate) fn streams(&self) -> bool {
+        self.rows[1] == 0
+    }
+
     /// Whether a batch is better run so than on one device: it has rows for both, or the second one
     /// is to have what the first one writes.
     pub(crate) fn wants(&self, batch: &Batch<'_>) -> bool {
-        self.rows[1] == 0 || cut(batch, self.rows).iter().any(|chunk| chunk.lane == 1)
+        self.streams() || cut(batch, self.rows).iter().any(|chunk| chunk.lane == 1)
     }
 }
 
