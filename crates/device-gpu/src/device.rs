@@ -5,13 +5,15 @@ use crate::context::{Abilities, Context, NAME, lock};
 use crate::error::GpuError;
 use crate::kv::GpuKv;
 use crate::memory::Memory;
+use crate::pack::Packed;
 use crate::profile::Profile;
 use crate::program::{Compiler, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
     Segment,
@@ -217,8 +219,42 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
+        self.compile(segment, options, &mut HashMap::new(), progress)
+    }
+
+    fn prepare_all(
+        &self,
+        segments: &[Segment<'_>],
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
+        #[allow(clippy::cast_precision_loss)]
+        let count = segments.len() as f32;
+        let mut packed = HashMap::new();
+        let compile = |(index, segment)| {
+            #[allow(clippy::cast_precision_loss)]
+            let mut report = |share: f32| progress((index as f32 + share) / count);
+            self.compile(segment, options, &mut packed, &mut report)
+        };
+        segments.iter().enumerate().map(compile).collect()
+    }
+
+    fn health(&self) -> Health {
+        self.context.lost().map_or(Health::Ready, Health::Lost)
+    }
+}
+
+impl GpuDevice {
+    /// Prepares a segment; weights that are in `packed` are not packed again.
+    fn compile(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        packed: &mut HashMap<WeightId, Arc<Packed>>,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
         self.context.check()?;
-        let program = Compiler::new(segment, options, &self.context).compile(progress)?;
+        let program = Compiler::new(segment, options, &self.context, packed).compile(progress)?;
         let memory = Memory::new(&program, &self.context)?;
         let runnable = GpuRunnable {
             program,
@@ -230,9 +266,5 @@ impl Device for GpuDevice {
         };
         runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
         Ok(Box::new(runnable))
-    }
-
-    fn health(&self) -> Health {
-        self.context.lost().map_or(Health::Ready, Health::Lost)
     }
 }

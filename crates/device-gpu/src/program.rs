@@ -130,7 +130,8 @@ pub(crate) struct Compiler<'a> {
     rounded: HashMap<ValueId, Place>,
     slots: Vec<(usize, usize)>,
     free: Vec<usize>,
-    packed: HashMap<WeightId, Arc<Packed>>,
+    /// By the segments before it, too.
+    packed: &'a mut HashMap<WeightId, Arc<Packed>>,
     vectors: HashMap<WeightId, Arc<Block>>,
     bytes: u64,
     queries: usize,
@@ -141,6 +142,7 @@ impl<'a> Compiler<'a> {
         segment: &'a Segment<'a>,
         options: Prepare,
         context: &'a Arc<Context>,
+        packed: &'a mut HashMap<WeightId, Arc<Packed>>,
     ) -> Self {
         Self {
             segment,
@@ -151,7 +153,7 @@ impl<'a> Compiler<'a> {
             rounded: HashMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            packed: HashMap::new(),
+            packed,
             vectors: HashMap::new(),
             bytes: 0,
             queries: 0,
