@@ -48,7 +48,8 @@ pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
     let mut devices: Vec<Opened> = Vec::new();
     for family in FAMILIES {
         if family.choice == DeviceChoice::Cpu || wants(family.choice) {
-            devices.push((family.open)(options)?);
+            let opened = (family.open)(options);
+            devices.push(opened.map_err(|failure| failure.about(name(family.choice)))?);
         } else if wants(DeviceChoice::Hybrid) || explores {
             devices.extend((family.find)(options));
         }
@@ -57,6 +58,15 @@ pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
         devices.push(open_gpu(options)?);
     }
     Ok(devices)
+}
+
+/// What messages call a kind of device.
+fn name(choice: DeviceChoice) -> &'static str {
+    match choice {
+        DeviceChoice::Gpu => "device gpu",
+        DeviceChoice::Npu => "device npu",
+        _ => "device cpu",
+    }
 }
 
 /// The processor as the options want it.

@@ -38,7 +38,11 @@ fn run_json_has_the_promised_keys() {
     let json = Written::of(place.tangor(&["run", tiny, "-p", "abc", "--raw", "-n", "5", "--json"]));
     let json = json.json();
     assert_eq!(keys(&json), RUN_KEYS);
-    assert_eq!(keys(&json["devices"]), ["prefill", "decode"]);
+    assert_eq!(keys(&json["devices"]), ["prefill", "decode", "segments"]);
+    let segments = json["devices"]["segments"].as_array().unwrap();
+    let ran = segments.iter().filter(|segment| segment["stage"] == "decode");
+    assert!(ran.clone().count() > 0);
+    assert!(ran.into_iter().all(|segment| segment["measured_s"].as_f64().unwrap() > 0.0));
     assert_eq!(json["prompt_tokens"], 3);
     assert_eq!(json["completion_tokens"], 5);
     assert_eq!(json["token_ids"].as_array().unwrap().len(), 5);

@@ -307,3 +307,35 @@ fn a_stage_that_is_split_between_devices_equals_one_device() {
     assert_eq!(ask_all(&split, &requests), expected);
     assert_eq!(ask_all(&split, &requests), expected, "with a warm cache");
 }
+
+#[test]
+fn a_prompt_that_two_devices_share_is_answered_as_by_one() {
+    let graph = llama();
+    let requests: Vec<_> =
+        [100, 9, 60, 33].map(|len| greedy(&prompt(len, len as usize), 15)).to_vec();
+    let one = load(&graph, &oracle(), &exact());
+    let expected: Vec<_> = requests.iter().map(|request| ask(&one, request)).collect();
+    for (dies, after) in [("nobody", 0), ("npu0", 7), ("gpu0", 20)] {
+        let device = |name: &str, kind| {
+            let fault = if name == dies { Fault::Dies { after } } else { Fault::Nothing };
+            Faulty::new(name, kind, fault) as Arc<dyn Device>
+        };
+        let devices = [device("npu0", DeviceKind::Npu), device("gpu0", DeviceKind::Gpu)];
+        // Both are slow to compute and quick in everything else: sharing is worth it.
+        let slow = Rates {
+            int8_ops_per_s: 1e8,
+            read_bytes_per_s: 1e12,
+            run_s: 1e-9,
+            node_s: 1e-9,
+            sync_s: 1e-9,
+            row_tile: 1,
+            ..Rates::typical(Kind::Gpu)
+        };
+        let rates = ["npu0", "gpu0"].map(|name| (name.to_owned(), slow)).to_vec();
+        let model = load(&graph, &devices, &LoadOptions { rates, ..exact() });
+        assert!(model.plan().cooperative.is_some(), "{}", model.plan().explain());
+        assert_eq!(ask_all(&model, &requests), expected, "{dies} dies after {after} runs");
+        assert_eq!(ask_all(&model, &requests), expected, "{dies} dies: with a warm cache");
+        assert_eq!(model.plan().cooperative.is_some(), dies == "nobody");
+    }
+}
