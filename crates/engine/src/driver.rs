@@ -431,9 +431,10 @@ impl Request {
 /// Share of the newest run in what a segment is said to take.
 const NEWEST: f64 = 0.25;
 
-/// Takes down what a batch took, if it had as many rows as the stage was planned for.
+/// Takes down what a batch took, if it had about as many rows as the stage was planned for.
 fn note_times(plan: &mut Plan, took: &Took) {
-    let Some(stage) = plan.stages.get_mut(took.stage).filter(|stage| stage.m == took.rows) else {
+    let about = |m: usize| took.rows <= m && took.rows * 2 > m;
+    let Some(stage) = plan.stages.get_mut(took.stage).filter(|stage| about(stage.m)) else {
         return;
     };
     for (segment, &seconds) in stage.segments.iter_mut().zip(&took.seconds) {

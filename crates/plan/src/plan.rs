@@ -57,7 +57,7 @@ pub struct SegmentPlan {
     pub layouts: Vec<String>,
     /// Seconds that a run should take.
     pub predicted_s: f64,
-    /// Seconds that runs took, where somebody measured.
+    /// Seconds that runs took, where somebody measured: runs of about as many rows as planned for.
     pub measured_s: Option<f64>,
     /// Why this device.
     pub why: String,

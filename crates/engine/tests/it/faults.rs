@@ -312,10 +312,11 @@ fn a_stage_that_is_split_between_devices_equals_one_device() {
 fn a_prompt_that_two_devices_share_is_answered_as_by_one() {
     let graph = llama();
     let requests: Vec<_> =
-        [100, 9, 60, 33].map(|len| greedy(&prompt(len, len as usize), 15)).to_vec();
-    let one = load(&graph, &oracle(), &exact());
+        [300, 9, 200, 140].map(|len| greedy(&prompt(len, len as usize), 15)).to_vec();
+    let long = || LoadOptions { context: Some(400), prefill_chunk: 128, ..exact() };
+    let one = load(&graph, &oracle(), &long());
     let expected: Vec<_> = requests.iter().map(|request| ask(&one, request)).collect();
-    for (dies, after) in [("nobody", 0), ("npu0", 7), ("gpu0", 20)] {
+    for (dies, after) in [("nobody", 0), ("npu0", 7), ("gpu0", 3)] {
         let device = |name: &str, kind| {
             let fault = if name == dies { Fault::Dies { after } } else { Fault::Nothing };
             Faulty::new(name, kind, fault) as Arc<dyn Device>
@@ -329,10 +330,11 @@ fn a_prompt_that_two_devices_share_is_answered_as_by_one() {
             node_s: 1e-9,
             sync_s: 1e-9,
             row_tile: 1,
+            together: 1.0,
             ..Rates::typical(Kind::Gpu)
         };
         let rates = ["npu0", "gpu0"].map(|name| (name.to_owned(), slow)).to_vec();
-        let model = load(&graph, &devices, &LoadOptions { rates, ..exact() });
+        let model = load(&graph, &devices, &LoadOptions { rates, ..long() });
         assert!(model.plan().cooperative.is_some(), "{}", model.plan().explain());
         assert_eq!(ask_all(&model, &requests), expected, "{dies} dies after {after} runs");
         assert_eq!(ask_all(&model, &requests), expected, "{dies} dies: with a warm cache");
