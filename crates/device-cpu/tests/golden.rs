@@ -2,11 +2,11 @@
 //! depends on nothing but that row's sequence.
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
 
-use tangor_device::model::{Graph, import};
+use tangor_device::model::import;
 use tangor_device::tensor::{DType, Layout, Offset};
 use tangor_device::{Activations, KvType};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
-use tangor_testkit::drive::{self, Driver};
+use tangor_testkit::drive;
 use tangor_testkit::tiny;
 
 fn devices() -> impl Iterator<Item = CpuDevice> {
@@ -14,33 +14,16 @@ fn devices() -> impl Iterator<Item = CpuDevice> {
     Isa::available().into_iter().map(move |isa| CpuDevice::new(options(isa)).expect("a device"))
 }
 
-/// Largest difference from the recorded logits, relative to the largest of those.
-fn error(device: &CpuDevice, name: &str, graph: &Graph) -> f32 {
-    let vocab = graph.hyper.vocab;
-    let mut worst = 0_f32;
-    for run in tiny::recorded(name) {
-        let mut driver = Driver::new(device, graph, Activations::F32, KvType::F32);
-        let all = driver.chunked(&run.tokens, run.tokens.len());
-        let scale = run.logits.iter().fold(0_f32, |most, x| most.max(x.abs()));
-        for (row, expected) in run.rows.iter().zip(run.logits.chunks(vocab)) {
-            let found = &all[row * vocab..(row + 1) * vocab];
-            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale);
-            worst = off.fold(worst, f32::max);
-        }
-    }
-    worst
-}
-
 #[test]
 fn the_exact_mode_gives_the_logits_of_transformers() {
     for device in devices() {
         for name in tiny::RECORDED {
-            let off = error(&device, name, &tiny::graph(name));
+            let off = drive::off_recorded(&device, name, &tiny::graph(name));
             assert!(off < 1e-5, "{device:?}: {name} is {off:e} off");
         }
         for name in tiny::RECORDED_GGUF {
             let graph = import::import(&tiny::gguf(name)).expect("a graph");
-            let off = error(&device, name, &graph);
+            let off = drive::off_recorded(&device, name, &graph);
             assert!(off < 1e-5, "{device:?}: {name} as GGUF is {off:e} off");
         }
     }

@@ -179,6 +179,32 @@ pub fn check_row_independence(
     assert_same_bits(&logits, &whole[last * vocab..], &format!("{case}: after a silent prefill"));
 }
 
+/// The largest difference of a device in the exact mode from the logits that transformers computed
+/// for the recorded model `name`, relative to the largest of those; `graph` is the model as read from
+/// one of its files.
+///
+/// # Panics
+/// If the device fails, or nothing is recorded under that name.
+#[must_use]
+pub fn off_recorded(device: &dyn Device, name: &str, graph: &Graph) -> f32 {
+    let vocab = graph.hyper.vocab;
+    let mut worst = 0_f32;
+    for run in crate::tiny::recorded(name) {
+        let mut driver = Driver::new(device, graph, Activations::F32, KvType::F32);
+        let all = driver.chunked(&run.tokens, run.tokens.len());
+        let scale = run.logits.iter().fold(0_f32, |most, x| most.max(x.abs()));
+        for (row, expected) in run.rows.iter().zip(run.logits.chunks(vocab)) {
+            let found = &all[row * vocab..(row + 1) * vocab];
+            for (a, b) in found.iter().zip(expected) {
+                let off = (a - b).abs() / scale;
+                // A NaN is as far off as can be; `max` would pass over it.
+                worst = if off.is_nan() { f32::INFINITY } else { worst.max(off) };
+            }
+        }
+    }
+    worst
+}
+
 fn assert_same_bits(found: &[f32], expected: &[f32], case: &str) {
     assert_eq!(found.len(), expected.len(), "{case}");
     let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();

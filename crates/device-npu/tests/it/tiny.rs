@@ -1,26 +1,12 @@
 //! Tiny models of every architecture give what transformers and the oracle compute.
 
 use crate::support::cpu;
-use tangor_device::model::{Graph, import};
+use tangor_device::model::import;
 use tangor_device::oracle::{self, run_sequence};
 use tangor_device::tensor::{DType, Layout, Offset};
 use tangor_device::{Activations, Batch, Device, KvSpec, KvType, Prepare, Segment, Span};
-use tangor_testkit::drive::{self, Driver};
+use tangor_testkit::drive;
 use tangor_testkit::tiny;
-
-/// Largest difference from the recorded logits, relative to the largest of those.
-pub(crate) fn error(device: &dyn Device, name: &str, graph: &Graph) -> f32 {
-    let vocab = graph.hyper.vocab;
-    let mut worst = 0_f32;
-    for run in tiny::recorded(name) {
-        let mut driver = Driver::new(device, graph, Activations::F32, KvType::F32);
-        let all = driver.chunked(&run.tokens, run.tokens.len());
-        for (row, expected) in run.rows.iter().zip(run.logits.chunks(vocab)) {
-            worst = worst.max(off(&all[row * vocab..(row + 1) * vocab], expected));
-        }
-    }
-    worst
-}
 
 fn off(found: &[f32], expected: &[f32]) -> f32 {
     let scale = expected.iter().fold(0_f32, |most, x| most.max(x.abs()));
@@ -31,12 +17,12 @@ fn off(found: &[f32], expected: &[f32]) -> f32 {
 fn the_exact_mode_gives_the_logits_of_transformers() {
     let device = cpu();
     for name in tiny::RECORDED {
-        let off = error(&device, name, &tiny::graph(name));
+        let off = drive::off_recorded(&device, name, &tiny::graph(name));
         assert!(off < 1e-5, "{name} is {off:e} off");
     }
     for name in tiny::RECORDED_GGUF {
         let graph = import::import(&tiny::gguf(name)).expect("a graph");
-        let off = error(&device, name, &graph);
+        let off = drive::off_recorded(&device, name, &graph);
         assert!(off < 1e-5, "{name} as GGUF is {off:e} off");
     }
 }

@@ -2,7 +2,6 @@
 //! sees is a matter of the environment, so these run in processes of their own.
 
 use crate::support::{input, options};
-use crate::tiny::error;
 use std::process::Command;
 use std::time::Instant;
 use tangor_device::tensor::{Layout, Offset};
@@ -10,11 +9,19 @@ use tangor_device::{Activations, Device, KvType};
 use tangor_device_npu::{Hardware, NpuDevice, NpuOptions, ProviderLibrary};
 use tangor_testkit::{drive, tiny};
 
-/// Runs an ignored test of this program where the plug-in finds its Vulkan.
-fn alone(test: &str) {
+/// Set in the process where the plug-in finds its Vulkan.
+const ALONE: &str = "TANGOR_TEST_ALONE";
+
+/// Whether this is the process where the plug-in finds its Vulkan. If it is not, runs the test there
+/// and fails if that fails.
+fn alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
     let icd = input("TANGOR_TEST_VULKAN_ICD");
     let run = Command::new(std::env::current_exe().expect("this program"))
-        .args([test, "--exact", "--ignored", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
+        .env(ALONE, "1")
         .env("VK_ICD_FILENAMES", &icd)
         .env("VK_DRIVER_FILES", &icd)
         .env("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1")
@@ -23,7 +30,9 @@ fn alone(test: &str) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, error) = (text(&run.stdout), text(&run.stderr));
     println!("{out}");
-    assert!(out.contains("1 passed"), "{test} failed ({}):\n{out}\n{error}", run.status);
+    let passed = run.status.success() && out.contains("1 passed");
+    assert!(passed, "{test} failed ({}):\n{out}\n{error}", run.status);
+    false
 }
 
 fn device(rows: &[usize]) -> NpuDevice {
@@ -41,17 +50,14 @@ fn device(rows: &[usize]) -> NpuDevice {
 
 #[test]
 fn a_plug_in_runs_every_architecture() {
-    alone("webgpu::architectures_alone");
-}
-
-#[test]
-#[ignore = "runs in a process of its own"]
-fn architectures_alone() {
+    if !alone("webgpu::a_plug_in_runs_every_architecture") {
+        return;
+    }
     let device = device(&[16]);
     println!("{}", device.descriptor().description);
     for name in tiny::RECORDED {
         let start = Instant::now();
-        let off = error(&device, name, &tiny::graph(name));
+        let off = drive::off_recorded(&device, name, &tiny::graph(name));
         println!("{name}: {off:.1e} off, {:.1} s", start.elapsed().as_secs_f32());
         assert!(off < 1e-4, "{name} is {off:e} off");
     }
@@ -59,12 +65,9 @@ fn architectures_alone() {
 
 #[test]
 fn a_plug_in_gives_rows_the_same_bits() {
-    alone("webgpu::rows_alone");
-}
-
-#[test]
-#[ignore = "runs in a process of its own"]
-fn rows_alone() {
+    if !alone("webgpu::a_plug_in_gives_rows_the_same_bits") {
+        return;
+    }
     let device = device(&[1, 16]);
     let tokens: Vec<u32> = (0..21).map(|i| i * 89 % 256).collect();
     let layouts = [
