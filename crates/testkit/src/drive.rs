@@ -180,8 +180,8 @@ pub fn check_row_independence(
 }
 
 /// The largest difference of a device in the exact mode from the logits that transformers computed
-/// for the recorded model `name`, relative to the largest of those; `graph` is the model as read from
-/// one of its files.
+/// for the recorded model `name`, relative to the largest of those; `graph` is the model as read
+/// from one of its files.
 ///
 /// # Panics
 /// If the device fails, or nothing is recorded under that name.

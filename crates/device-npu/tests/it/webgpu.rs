@@ -12,8 +12,8 @@ use tangor_testkit::{drive, tiny};
 /// Set in the process where the plug-in finds its Vulkan.
 const ALONE: &str = "TANGOR_TEST_ALONE";
 
-/// Whether this is the process where the plug-in finds its Vulkan. If it is not, runs the test there
-/// and fails if that fails.
+/// Whether this is the process where the plug-in finds its Vulkan. If it is not, runs the test
+/// there and fails if that fails.
 fn alone(test: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
