@@ -24,6 +24,10 @@ pub const FEW_ROWS: usize = 16;
 /// Bytes of weights that calls of few rows go through: more than caches hold.
 const STREAM_BYTES: usize = 128 << 20;
 
+/// Linears that calls of many rows go through, one after the other: what else a call does, to copy
+/// its input and to round it to 8 bits, is not the linear's.
+const MANY_COPIES: usize = 4;
+
 /// Inputs and outputs of the linears: Llama 3.2 1B's, an 8B model's, SmolLM2's.
 const SHAPES: &[(usize, usize)] =
     &[(2048, 8192), (8192, 2048), (4096, 4096), (576, 960), (576, 3072), (1536, 576)];
@@ -203,7 +207,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// All batches of a linear. Those of few rows go through as many copies of the weight as do not
-    /// fit a cache, those of many rows through one.
+    /// fit a cache, those of many rows through [`MANY_COPIES`].
     fn linear(
         &self,
         (inputs, outputs): (usize, usize),
@@ -214,7 +218,7 @@ impl Bench<'_> {
         let copies = (STREAM_BYTES / weight.stored_bytes().max(1)).clamp(1, 512);
         let few: Vec<usize> = ROWS.iter().copied().filter(|&rows| rows < FEW_ROWS).collect();
         let many: Vec<usize> = ROWS.iter().copied().filter(|&rows| rows >= FEW_ROWS).collect();
-        for (batches, copies) in [(few, copies), (many, 1)] {
+        for (batches, copies) in [(few, copies), (many, MANY_COPIES)] {
             let graph = linears(&weight, copies).map_err(|e| self.failed(e))?;
             let seconds = self.run_linears(&graph, &batches, inputs).map_err(|e| self.failed(e))?;
             for (rows, times) in batches.into_iter().zip(seconds) {

@@ -429,7 +429,7 @@ impl<D: Dots> Simd for Avx2<D> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch reads nothing that the program could see, and does not fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn codes(self, p: *const u8) -> I {

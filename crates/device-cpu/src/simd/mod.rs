@@ -155,7 +155,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// that whether tiny results are flushed to zero cannot matter.
     fn dot_pairs(self, acc: Self::F32, a: Self::Pairs, b: Self::Pairs) -> Self::F32;
 
-    /// Asks for the cache line at `p`, which need not exist.
+    /// Asks for the cache line at `p`, which need not exist, to come into the second-level cache:
+    /// the first level has a short list of lines under way, and what is asked for would fill it.
     fn prefetch(self, p: *const u8);
     /// # Safety
     /// 64 bytes can be read from `p`.

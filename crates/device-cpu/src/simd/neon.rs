@@ -377,7 +377,7 @@ impl<D: Dots> Simd for Neon<D> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch reads nothing that the program could see, and does not fault.
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, preserves_flags)) }
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags)) }
     }
     #[inline(always)]
     unsafe fn codes(self, p: *const u8) -> Bytes {
