@@ -48,7 +48,9 @@ impl Catalog {
             }
         }
         for installed in self.store.list()?.into_iter().filter(|model| model.damage.is_none()) {
-            let known = |entry: &Entry| entry.installed.path == installed.path;
+            let known = |entry: &Entry| {
+                entry.installed.path == installed.path || entry.id == installed.name
+            };
             if !all.iter().any(known) {
                 all.push(Entry { id: installed.name.clone(), installed });
             }
