@@ -14,8 +14,8 @@ pub const MAX_LOGPROBS: usize = 64;
 /// How a token is chosen. The default is greedy.
 ///
 /// In order: logit bias, repetition, presence and frequency penalties, what a constraint rules out,
-/// then (unless greedy) temperature, top-k, top-p, min-p, and a draw. Ties go to the smaller id. Logits that are not
-/// numbers are never chosen.
+/// then (unless greedy) temperature, top-k, top-p, min-p, and a draw. Ties go to the smaller id.
+/// Logits that are not numbers are never chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits; 0 is greedy: the most likely token.
