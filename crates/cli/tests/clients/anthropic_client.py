@@ -57,7 +57,7 @@ assert any(block.type == "tool_use" for block in streamed.content)
 
 for kind, change in [
     (anthropic.NotFoundError, {"model": "absent"}),
-    (anthropic.BadRequestError, {"temperature": -1}),
+    (anthropic.BadRequestError, {"extra_body": {"temperature": -1}}),
 ]:
     try:
         client.messages.create(**ASK | change)
