@@ -6,7 +6,7 @@ use crate::{cargo, root};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The source package that carries llama.cpp: tokenizer vectors and chat templates.
 pub(crate) const LLAMA_CPP_SDIST: &str = "llama-cpp-python==0.3.36";
@@ -26,6 +26,9 @@ const ONNXRUNTIME: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The clients that the server is tested with.
+const CLIENTS: &[&str] = &["openai==3.57.0", "ollama==0.6.3", "anthropic==2.14.0"];
+
 /// Where the fetched things are.
 #[derive(Debug)]
 pub(crate) struct Inputs {
@@ -35,6 +38,8 @@ pub(crate) struct Inputs {
     pub(crate) gguf: PathBuf,
     /// llama.cpp's `models` folder (`TANGOR_LLAMA_CPP_MODELS`).
     pub(crate) llama_cpp_models: PathBuf,
+    /// A Python that has [`CLIENTS`] (`TANGOR_TEST_CLIENTS`).
+    pub(crate) clients: PathBuf,
     /// ONNX Runtime and providers, by the variables that tests read.
     pub(crate) onnxruntime: Vec<(&'static str, PathBuf)>,
 }
@@ -46,6 +51,7 @@ impl Inputs {
             ("TANGOR_HOME", &self.home),
             ("TANGOR_TEST_GGUF", &self.gguf),
             ("TANGOR_LLAMA_CPP_MODELS", &self.llama_cpp_models),
+            ("TANGOR_TEST_CLIENTS", &self.clients),
         ];
         all.extend(self.onnxruntime.iter().map(|(name, path)| (*name, path.as_path())));
         all
@@ -64,7 +70,13 @@ impl fmt::Display for Inputs {
 pub(crate) fn setup() -> Outcome<Inputs> {
     crate::vulkan::driver()?;
     let llama_cpp_models = llama_cpp()?.join("models");
-    Ok(Inputs { home: home(), gguf: model()?, llama_cpp_models, onnxruntime: onnxruntime()? })
+    Ok(Inputs {
+        home: home(),
+        gguf: model()?,
+        llama_cpp_models,
+        clients: clients()?,
+        onnxruntime: onnxruntime()?,
+    })
 }
 
 /// The model store of the tests.
@@ -98,6 +110,18 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
         run("python packages", install.args(packages))?;
     }
     Ok(python)
+}
+
+/// A Python with the clients that the server is tested with.
+fn clients() -> Outcome<PathBuf> {
+    let name = "clients-venv";
+    let python = python(name, &[])?;
+    let has_all = "import openai, ollama, anthropic";
+    let there = Command::new(&python).args(["-c", has_all]).stderr(Stdio::null()).status();
+    if there.is_ok_and(|status| status.success()) {
+        return Ok(python);
+    }
+    self::python(name, CLIENTS)
 }
 
 /// ONNX Runtime and two providers that come as packages, and a Vulkan in software that the WebGPU

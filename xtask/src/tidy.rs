@@ -22,7 +22,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("engine", &["plan", "device", "text"]),
     ("store", &["formats"]),
     ("eval", &["engine", "store"]),
-    ("cli", &["engine", "store", "eval", "device-cpu", "device-gpu", "device-npu"]),
+    ("server", &["engine", "store"]),
+    ("cli", &["engine", "store", "eval", "server", "device-cpu", "device-gpu", "device-npu"]),
     ("testkit", &["tensor", "formats", "model", "device"]),
 ];
 

@@ -52,6 +52,7 @@ pub(crate) fn stream(
                     progress.set(done as u64, total as u64);
                 }
             }
+            Event::Scored(_) => {}
             Event::Replanned { lost, why } => {
                 drop(reading.take());
                 terminal::note(&format!("{why}: going on without {lost}"));

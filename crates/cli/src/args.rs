@@ -63,6 +63,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Run(commands::run::Options),
     Chat(commands::chat::Options),
+    Serve(commands::serve::Options),
     Pull(commands::pull::Options),
     #[command(visible_alias = "ls")]
     List(commands::list::Options),

@@ -210,6 +210,17 @@ pub(crate) fn speculative(
     Ok(loaded)
 }
 
+/// Loads an installed model for the server: for `asked`, which says how many sequences run at once.
+pub(crate) fn for_server(
+    installed: &Installed,
+    options: &ModelOptions,
+    asked: LoadOptions,
+    global: &Global,
+) -> Outcome<Loaded> {
+    let checkpoint = store(global)?.open_checkpoint(installed, &Limits::default())?;
+    load_as(&installed.name, &checkpoint, (options, &None), asked, global)
+}
+
 /// What proposes tokens.
 struct Drafts {
     speculate: Speculate,
@@ -235,18 +246,25 @@ fn load(
     sequences: usize,
     global: &Global,
 ) -> Outcome<Loaded> {
+    let asked = LoadOptions { speculate: drafts.speculate, ..load_options(options, sequences) };
+    load_as(name, checkpoint, (options, &drafts.model), asked, global)
+}
+
+/// Loads a model onto the devices of the options, in every other respect as `asked`.
+fn load_as(
+    name: &str,
+    checkpoint: &Checkpoint,
+    (options, draft): (&ModelOptions, &Option<Checkpoint>),
+    asked: LoadOptions,
+    global: &Global,
+) -> Outcome<Loaded> {
     let begin = Instant::now();
     let (devices, rates) = devices_and_rates(options, global)?;
     let packed = Packed::new(global)?;
     let mut progress = Progress::share(format!("loading {name}"));
-    let options = LoadOptions {
-        speculate: drafts.speculate,
-        packed: Some(packed.clone()),
-        rates,
-        ..load_options(options, sequences)
-    };
+    let options = LoadOptions { packed: Some(packed.clone()), rates, ..asked };
     let mut watch = |step: tangor_engine::Progress<'_>| progress.set_share(step.share);
-    let model = match &drafts.model {
+    let model = match draft {
         None => Model::load(checkpoint, &devices, &options, &mut watch)?,
         Some(draft) => Model::load_with_draft(checkpoint, draft, &devices, &options, &mut watch)?,
     };

@@ -51,6 +51,7 @@ fn run(command: Command, global: &Global) -> Outcome {
         Command::Inspect(options) => commands::inspect::run(&options, global),
         Command::Plan(options) => commands::plan::run(&options, global),
         Command::Bench(options) => commands::bench::run(&options, global),
+        Command::Serve(options) => commands::serve::run(options, global),
         Command::Compare(options) => commands::compare::run(&options, global),
         Command::Eval(options) => commands::eval::run(&options, global),
         Command::Doctor(options) => commands::doctor::run(&options, global),

@@ -123,8 +123,8 @@ pub(crate) struct Decoder(Option<DecodeStream>);
 
 impl Decoder {
     /// At the beginning of an answer.
-    pub(crate) fn boxed(tokenizer: &Tokenizer) -> Box<dyn Decode> {
-        Box::new(Self(Some(tokenizer.stream(true))))
+    pub(crate) fn boxed(tokenizer: &Tokenizer, skip_special: bool) -> Box<dyn Decode> {
+        Box::new(Self(Some(tokenizer.stream(skip_special))))
     }
 }
 

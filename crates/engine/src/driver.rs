@@ -404,6 +404,7 @@ impl Request {
             }
             Notice::Logits { .. } => return,
             Notice::Prefill(done) => Ok(Event::Prefill { done, total: self.prompt }),
+            Notice::Scored(logprobs) => Ok(Event::Scored(logprobs)),
             Notice::Replanned { lost, why } => Ok(Event::Replanned { lost, why }),
             Notice::Token { id, text, logprobs } => {
                 self.first.get_or_insert(now);

@@ -68,6 +68,9 @@ pub enum EngineError {
     /// The model computed no logit that is a number.
     #[error("the model's output is not numbers: its file may be damaged")]
     NotNumbers,
+    /// What the answer was to follow could not be followed.
+    #[error("the answer cannot be kept to what was asked for: {0}; ask for something simpler")]
+    Constraint(String),
     /// The checkpoint cannot be turned into a graph.
     #[error("{0}")]
     Import(String),

@@ -53,10 +53,12 @@ impl Generation {
     /// # Errors
     /// The error that ended the request.
     pub fn wait(self) -> Result<Completion, EngineError> {
-        let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let (mut logprobs, mut prompt_logprobs) = (Vec::new(), Vec::new());
         for event in self.events.iter() {
             match event? {
                 Event::Prefill { .. } | Event::Replanned { .. } => {}
+                Event::Scored(scored) => prompt_logprobs.extend(scored),
                 Event::Token(token) => {
                     tokens.push(token.id);
                     text.push_str(&token.text);
@@ -66,7 +68,16 @@ impl Generation {
                     text.push_str(&end.text);
                     let (finish, usage, timings, seed) =
                         (end.finish, end.usage, end.timings, end.seed);
-                    return Ok(Completion { tokens, text, logprobs, finish, usage, timings, seed });
+                    return Ok(Completion {
+                        tokens,
+                        text,
+                        logprobs,
+                        prompt_logprobs,
+                        finish,
+                        usage,
+                        timings,
+                        seed,
+                    });
                 }
             }
         }

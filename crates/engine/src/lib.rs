@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint_text;
+mod constraint;
 mod driver;
 mod error;
 mod executor;
@@ -36,6 +37,7 @@ mod stop;
 mod together;
 
 pub use checkpoint_text::Text;
+pub use constraint::Constraint;
 pub use error::EngineError;
 pub use generation::{Cancel, Generation};
 pub use model::{LoadOptions, Memory, Model, OnLost, Progress, Speculate};

@@ -344,9 +344,15 @@ impl Model {
             sampling: request.sampling,
             max_tokens: request.max_tokens.unwrap_or(room).min(room),
             logprobs: request.logprobs,
+            score_prompt: request.score_prompt,
+            constraint: request.constraint,
             eos: if request.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             stop: StopMatcher::new(request.stop),
-            decode: self.text.tokenizer.as_ref().map(|tokenizer| Decoder::boxed(tokenizer)),
+            decode: self
+                .text
+                .tokenizer
+                .as_ref()
+                .map(|tokenizer| Decoder::boxed(tokenizer, !request.special_text)),
             usage: Usage { prompt: prompt.len(), ..Usage::default() },
             speculation: Speculation::default(),
         };

@@ -1,5 +1,6 @@
 //! A request for generated tokens and the events that answer it.
 
+use crate::constraint::Constraint;
 use crate::sample::SamplingParams;
 use std::time::Duration;
 
@@ -17,6 +18,13 @@ pub struct Request {
     /// Log-probability of every chosen token, and of this many most likely ones (up to
     /// [`MAX_LOGPROBS`](crate::MAX_LOGPROBS)).
     pub logprobs: Option<usize>,
+    /// Log-probabilities of the prompt's own tokens too ([`Event::Scored`]), with as many most
+    /// likely ones as `logprobs` says. No row of such a prompt is taken from the cache.
+    pub score_prompt: bool,
+    /// What the answer may be; `None`: anything.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Special tokens appear in the text: some models mark what a program has to read with them.
+    pub special_text: bool,
     /// Goes on after an end-of-text token: for benchmarks.
     pub ignore_eos: bool,
 }
@@ -33,6 +41,9 @@ pub enum Event {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// Of tokens of the prompt, in order, from its second one on: what comes first has nothing
+    /// before it to be predicted from.
+    Scored(Vec<Logprobs>),
     /// A device was lost; the answer goes on with the others, from where it was.
     Replanned {
         /// The device's name.
@@ -153,6 +164,8 @@ pub struct Completion {
     pub text: String,
     /// One per token, on request.
     pub logprobs: Vec<Logprobs>,
+    /// Of the prompt's tokens from the second one on, on request.
+    pub prompt_logprobs: Vec<Logprobs>,
     /// Why it ended.
     pub finish: Finish,
     /// Tokens used.

@@ -1,5 +1,6 @@
 //! One sequence: its tokens, its pages, and what it is to become.
 
+use crate::constraint::Constraint;
 use crate::kv::{NodeId, Pages};
 use crate::sample::SamplingParams;
 use crate::speculate::Speculation;
@@ -27,6 +28,9 @@ pub(crate) struct Job {
     pub(crate) seed: u64,
     pub(crate) max_tokens: usize,
     pub(crate) logprobs: Option<usize>,
+    /// Whether logits behind tokens of the prompt are wanted.
+    pub(crate) score_prompt: bool,
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Tokens that end the answer.
     pub(crate) eos: Arc<[u32]>,
     pub(crate) stop: StopMatcher,
@@ -104,8 +108,9 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(tokens: Vec<u32>, job: Option<Job>) -> Self {
+        let scored = job.as_ref().is_some_and(|job| job.score_prompt);
         Self {
-            logits_from: tokens.len().saturating_sub(1),
+            logits_from: if scored { 0 } else { tokens.len().saturating_sub(1) },
             horizon: 0,
             tokens,
             computed: 0,
@@ -181,6 +186,8 @@ pub(crate) enum Notice {
     Prefill(usize),
     /// A device was lost, and the sequence goes on without it.
     Replanned { lost: String, why: String },
+    /// Log-probabilities of tokens of its prompt.
+    Scored(Vec<Logprobs>),
     /// A token was generated.
     Token { id: u32, text: String, logprobs: Option<Logprobs> },
     /// The request ended.

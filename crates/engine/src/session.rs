@@ -150,10 +150,8 @@ impl Session {
         }
         let logits = self.logits.as_deref().ok_or(EngineError::NoLogits)?;
         let seed = sampling.seed.unwrap_or(self.seed);
-        let token = self
-            .sampler
-            .sample(sampling, seed, logits, &self.tokens, self.prompt)
-            .ok_or(EngineError::NotNumbers)?;
+        let token =
+            self.sampler.sample((sampling, None), seed, logits, &self.tokens, self.prompt)?;
         self.tokens.push(token);
         self.logits = None;
         Ok(token)

@@ -8,8 +8,9 @@
 //! that grows past the border is therefore computed again from its beginning, once, so that its
 //! logits are a function of its tokens alone.
 
+use crate::constraint::Constraint;
 use crate::kv::Pages;
-use crate::sample::{Sampler, logprobs};
+use crate::sample::{self, Sampler};
 use crate::sequence::{Job, Notice, Phase, Sequence, SequenceId};
 use crate::speculate::Speculator;
 use crate::{EngineError, Finish};
@@ -322,18 +323,31 @@ impl Core {
             }
             return self.notices.push((id, Notice::Logits { first, logits: logits.to_vec() }));
         };
+        let (tokens, prompt) = (&sequence.tokens, job.usage.prompt);
+        let rows = logits.chunks_exact(self.limits.vocab);
+        if job.score_prompt && first + 1 < tokens.len() {
+            let known = rows.clone().zip(&tokens[first + 1..]);
+            let top = job.logprobs.unwrap_or(0);
+            let scored = known.map(|(logits, token)| sample::logprobs(logits, *token, top));
+            self.notices.push((id, Notice::Scored(scored.collect())));
+            sequence.logits_from = first + rows.len();
+            if sequence.logits_from < tokens.len() {
+                return;
+            }
+        }
+        let logits = rows.last().unwrap_or_default();
         if job.max_tokens == 0 {
             return self.end(id, Finish::Length);
         }
-        let (tokens, prompt) = (&sequence.tokens, job.usage.prompt);
-        let Some(token) = self.sampler.sample(&job.sampling, job.seed, logits, tokens, prompt)
-        else {
-            return self.fail(id, EngineError::NotNumbers);
+        let how = (&job.sampling, job.constraint.as_deref_mut().map(|c| c as &mut dyn Constraint));
+        let token = match self.sampler.sample(how, job.seed, logits, tokens, prompt) {
+            Ok(token) => token,
+            Err(error) => return self.fail(id, error),
         };
         if job.eos.contains(&token) {
             return self.end(id, Finish::EndOfText(token));
         }
-        let logprobs = job.logprobs.map(|top| logprobs(logits, token, top));
+        let logprobs = job.logprobs.map(|top| sample::logprobs(logits, token, top));
         job.speculation.hear(token);
         job.usage.accepted += usize::from(proposed == Some(token));
         let (text, finish) = job.push(token);

@@ -200,6 +200,7 @@ mod tests {
             tokens: vec![0; 11],
             text: String::new(),
             logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
             finish: Finish::Length,
             usage: Usage { prompt: 100, cached, completion: 11, ..Usage::default() },
             timings: Timings {

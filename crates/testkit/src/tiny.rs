@@ -5,7 +5,7 @@
 #![allow(clippy::expect_used, reason = "a broken fixture has to stop the test that needs it")]
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tangor_model::formats::{Checkpoint, HfConfig, Limits, MemorySource};
 use tangor_model::tensor::Layout;
 use tangor_model::{Config, Graph, Mixture, import, shapes};
@@ -89,6 +89,57 @@ pub fn hf(name: &str) -> Checkpoint {
 pub fn gguf(name: &str) -> Checkpoint {
     let source = MemorySource::new(name).with("model.gguf", file(name, "model.gguf"));
     Checkpoint::open(&source, None, &Limits::default()).expect("a GGUF file")
+}
+
+/// The chat template of [`write_with_text`]: every message behind its role, then the role that
+/// answers.
+pub const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                            {% if add_generation_prompt %}assistant: {% endif %}";
+
+/// Writes a recorded model with a tokenizer of 256 bytes and a chat template, as a folder.
+///
+/// # Panics
+/// If the folder cannot be written.
+pub fn write_with_text(to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::write(to.join(name), file("llama-tied", name)).expect("a file");
+    }
+    let config = json!({ "chat_template": TEMPLATE });
+    for (name, json) in [("tokenizer.json", byte_tokenizer()), ("tokenizer_config.json", config)] {
+        std::fs::write(to.join(name), json.to_string()).expect("a file");
+    }
+}
+
+/// A byte-level BPE without merges: one token per byte.
+fn byte_tokenizer() -> Value {
+    // The printable stand-ins for bytes of GPT-2's encoder.
+    let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 0x100..;
+    let mut vocab = serde_json::Map::new();
+    for byte in 0..256_u32 {
+        let stand_in = if printable(byte) { byte } else { others.next().expect("no end") };
+        let stand_in = char::from_u32(stand_in).expect("a character");
+        vocab.insert(stand_in.to_string(), byte.into());
+    }
+    let bytes = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
+    });
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": bytes,
+        "post_processor": null,
+        "decoder": bytes,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": vocab, "merges": []
+        }
+    })
 }
 
 /// The graph of a recorded model, after every pass.

@@ -18,7 +18,7 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// Formats a moment, in seconds since 1970.
-pub(crate) fn strftime(format: &str, seconds: i64) -> String {
+pub fn strftime(format: &str, seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let (year, month, day) = civil(days);

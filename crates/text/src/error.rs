@@ -50,6 +50,12 @@ pub enum Error {
         /// What the template engine, or the template itself, said.
         why: String,
     },
+    /// A grammar or a schema that cannot be followed.
+    #[error("the grammar cannot be used: {why}")]
+    Grammar {
+        /// What the parser said.
+        why: String,
+    },
     /// A message that no template can be given.
     #[error("message {index}: {why}")]
     Message {

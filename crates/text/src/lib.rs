@@ -5,6 +5,9 @@
 //! * [`ChatTemplate`]: renders messages with the model's own Jinja template.
 //! * [`DecodeStream`]: turns generated tokens into text, piece by piece, never splitting a
 //!   character.
+//! * [`Grammars`]: which tokens may come next where an answer follows a JSON schema or a grammar.
+//! * [`ToolFormat`]: how a family of models calls tools.
+//! * [`Reasoning`]: what a model thinks before it answers, apart from the answer.
 //!
 //! The promise of this crate: **text that comes from a user never becomes a special token.**
 //! [`ChatTemplate::render`] returns [`Span`]s that say which text the template wrote and which
@@ -36,12 +39,14 @@ mod clock;
 mod components;
 mod error;
 mod gguf;
+mod grammar;
 mod guard;
 mod hf;
 pub mod limits;
 mod message;
 mod pretokenize;
 mod python;
+mod reasoning;
 mod regex_guard;
 mod sentencepiece;
 mod shims;
@@ -49,13 +54,18 @@ mod spm;
 mod stream;
 mod template;
 mod tokenizer;
+mod tools;
 mod vocab;
 
+pub use clock::strftime;
 pub use error::{Error, Result};
 pub use gguf::GgufVocab;
+pub use grammar::{Grammar, Grammars};
 pub use guard::{Rendered, Span};
 pub use hf::HfFiles;
 pub use message::{Content, FunctionCall, Message, ToolCall};
+pub use reasoning::{Reasoning, Thought};
 pub use stream::DecodeStream;
 pub use template::ChatTemplate;
 pub use tokenizer::{Specials, Tokenizer};
+pub use tools::{ToolDelta, ToolFormat, ToolParser};

@@ -35,3 +35,7 @@ pub const MESSAGES: usize = 4096;
 pub const TOOLS: usize = 256;
 /// Bytes of a role's name.
 pub const ROLE_BYTES: usize = 64;
+/// Bytes of a grammar or of a JSON schema.
+pub const GRAMMAR_BYTES: usize = 256 << 10;
+/// Depth of a JSON schema.
+pub const SCHEMA_DEPTH: usize = 64;

@@ -126,6 +126,11 @@ impl ChatTemplate {
         program.render(messages, tools, add_generation_prompt, extra, &self.tokens)
     }
 
+    /// Whether it tells the model about tools. One that does not ignores them.
+    pub fn takes_tools(&self) -> bool {
+        self.with_tools.is_some() || self.usual.source.contains("tools")
+    }
+
     /// Source of the template that is used without tools.
     pub fn source(&self) -> &str {
         &self.usual.source

@@ -7,7 +7,7 @@ mod plan;
 mod usage;
 
 use assert_cmd::Command;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -38,52 +38,10 @@ impl Place {
 
     /// A recorded tiny model with a tokenizer of 256 bytes and a chat template, as a folder.
     fn tiny(&self) -> PathBuf {
-        let from = tangor_testkit::tiny::folder("llama-tied");
         let to = self.folder.path().join("tiny");
-        std::fs::create_dir_all(&to).unwrap();
-        for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(from.join(file), to.join(file)).unwrap();
-        }
-        std::fs::write(to.join("tokenizer.json"), byte_tokenizer().to_string()).unwrap();
-        let config = json!({ "chat_template": TEMPLATE });
-        std::fs::write(to.join("tokenizer_config.json"), config.to_string()).unwrap();
+        tangor_testkit::tiny::write_with_text(&to);
         to
     }
-}
-
-/// Every message behind its role, then the role that answers.
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
-                        {% if add_generation_prompt %}assistant: {% endif %}";
-
-/// A byte-level BPE without merges: one token per byte.
-fn byte_tokenizer() -> Value {
-    // The printable stand-ins for bytes of GPT-2's encoder.
-    let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut others = 0x100..;
-    let mut vocab = serde_json::Map::new();
-    for byte in 0..256_u32 {
-        let stand_in = if printable(byte) { byte } else { others.next().unwrap() };
-        vocab.insert(char::from_u32(stand_in).unwrap().to_string(), byte.into());
-    }
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": {
-            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
-        },
-        "post_processor": null,
-        "decoder": {
-            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
-        },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "vocab": vocab, "merges": []
-        }
-    })
 }
 
 /// What a command wrote.

@@ -220,7 +220,7 @@ fn a_model_shows_what_it_is() {
     assert_eq!((&show["architecture"], &show["vocab"]), (&"llama".into(), &256.into()));
     assert!(show["parameters"].as_u64().unwrap() > 1000);
     let template = Written::of(place.tangor(&["show", tiny, "--template"]));
-    assert_eq!(template.stdout.trim_end(), crate::TEMPLATE);
+    assert_eq!(template.stdout.trim_end(), tangor_testkit::tiny::TEMPLATE);
     let inspect = Written::of(place.tangor(&["inspect", tiny, "--json", "--graph"])).json();
     assert_eq!(keys(&inspect), ["format", "metadata", "tensors", "graph"]);
     assert_eq!(keys(&inspect["tensors"][0]), ["name", "shape", "type", "bytes"]);

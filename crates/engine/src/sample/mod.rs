@@ -3,6 +3,7 @@
 mod filters;
 mod rng;
 
+use crate::constraint::Constraint;
 use crate::{EngineError, Logprobs};
 use filters::{by_likelihood, nucleus};
 use std::collections::HashMap;
@@ -12,9 +13,9 @@ pub const MAX_LOGPROBS: usize = 64;
 
 /// How a token is chosen. The default is greedy.
 ///
-/// In order: logit bias, repetition, presence and frequency penalties, then (unless greedy)
-/// temperature, top-k, top-p, min-p, and a draw. Ties go to the smaller id. Logits that are not
-/// numbers are never chosen.
+/// In order: logit bias, repetition, presence and frequency penalties, what a constraint rules out,
+/// then (unless greedy) temperature, top-k, top-p, min-p, and a draw. Ties go to the smaller id.
+/// Logits that are not numbers are never chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits; 0 is greedy: the most likely token.
@@ -128,25 +129,55 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// The token at position `tokens.len()`, or `None` if no logit is a number.
+    /// The token at position `tokens.len()`, which the constraint then knows.
     ///
     /// `logits`: `(vocab)`. `tokens`: the whole sequence, the first `prompt` of them the prompt.
+    ///
+    /// # Errors
+    /// [`EngineError::NotNumbers`] if no logit is a number; [`EngineError::Constraint`].
     pub(crate) fn sample(
         &mut self,
-        params: &SamplingParams,
+        (params, constraint): (&SamplingParams, Option<&mut dyn Constraint>),
         seed: u64,
         logits: &[f32],
         tokens: &[u32],
         prompt: usize,
-    ) -> Option<u32> {
-        let logits = if params.changes_logits() {
-            self.logits.clear();
-            self.logits.extend_from_slice(logits);
-            penalise(params, &mut self.logits, tokens, prompt);
-            &self.logits
-        } else {
-            logits
+    ) -> Result<u32, EngineError> {
+        if constraint.is_none() && !params.changes_logits() {
+            return self.choose(params, seed, logits, tokens.len()).ok_or(EngineError::NotNumbers);
+        }
+        let mut own = std::mem::take(&mut self.logits);
+        own.clear();
+        own.extend_from_slice(logits);
+        penalise(params, &mut own, tokens, prompt);
+        let chosen = match constraint {
+            None => self.choose(params, seed, &own, tokens.len()).ok_or(EngineError::NotNumbers),
+            Some(constraint) => {
+                // What a file's broken weights are to blame for is not the constraint's doing.
+                let broken = most_likely(&own).is_none();
+                constraint.restrict(&mut own).map_err(EngineError::Constraint).and_then(|()| {
+                    let token = self.choose(params, seed, &own, tokens.len());
+                    let token = token.ok_or_else(|| match broken {
+                        true => EngineError::NotNumbers,
+                        false => EngineError::Constraint("it leaves no token to choose".into()),
+                    })?;
+                    constraint.accept(token).map_err(EngineError::Constraint)?;
+                    Ok(token)
+                })
+            }
         };
+        self.logits = own;
+        chosen
+    }
+
+    /// A token of those whose logits are numbers; `None` if there are none.
+    fn choose(
+        &mut self,
+        params: &SamplingParams,
+        seed: u64,
+        logits: &[f32],
+        position: usize,
+    ) -> Option<u32> {
         let best = most_likely(logits)?;
         if params.temperature == 0.0 || params.top_k == 1 {
             return Some(best.token);
@@ -173,7 +204,7 @@ impl Sampler {
         if params.min_p > 0.0 {
             candidates.retain(|candidate| candidate.weight >= params.min_p);
         }
-        Some(draw(candidates, rng::uniform(seed, tokens.len() as u64)).unwrap_or(best.token))
+        Some(draw(candidates, rng::uniform(seed, position as u64)).unwrap_or(best.token))
     }
 }
 

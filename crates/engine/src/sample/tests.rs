@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn sample(params: &SamplingParams, seed: u64, logits: &[f32], tokens: &[u32]) -> Option<u32> {
-    Sampler::default().sample(params, seed, logits, tokens, 0)
+    Sampler::default().sample((params, None), seed, logits, tokens, 0).ok()
 }
 
 fn greedy() -> SamplingParams {
@@ -22,7 +22,7 @@ fn histogram(params: &SamplingParams, logits: &[f32], draws: u32) -> Vec<f64> {
     let sequence = vec![0; draws as usize];
     for position in 0..draws as usize {
         let tokens = &sequence[..position];
-        let token = sampler.sample(params, 3, logits, tokens, position).unwrap();
+        let token = sampler.sample((params, None), 3, logits, tokens, position).unwrap();
         counts[token as usize] += 1.0 / f64::from(draws);
     }
     counts
@@ -88,7 +88,7 @@ fn penalties_and_bias_change_the_choice() {
         (SamplingParams { logit_bias: vec![(2, 5.0)], ..greedy() }, &[], 0, 2),
         (SamplingParams { logit_bias: vec![(0, f32::NEG_INFINITY)], ..greedy() }, &[], 0, 1),
     ] {
-        let token = Sampler::default().sample(&params, 0, &logits, tokens, prompt);
+        let token = Sampler::default().sample((&params, None), 0, &logits, tokens, prompt).ok();
         assert_eq!(token, Some(expected), "{params:?} after {tokens:?}");
     }
 }

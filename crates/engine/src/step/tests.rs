@@ -83,6 +83,8 @@ fn job(prompt: usize, max_tokens: usize) -> Box<Job> {
         seed: 1,
         max_tokens,
         logprobs: None,
+        score_prompt: false,
+        constraint: None,
         eos: Arc::new([0]),
         stop: StopMatcher::default(),
         decode: None,

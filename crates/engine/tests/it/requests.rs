@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use tangor_engine::device::KvType;
 use tangor_engine::plan::{DeviceChoice, PlanError};
 use tangor_engine::{
-    EngineError, Event, Finish, LoadOptions, Model, Request, SamplingParams, SessionOptions, Text,
+    Constraint, EngineError, Event, Finish, LoadOptions, Model, Request, SamplingParams,
+    SessionOptions, Speculate, Text,
 };
 
 #[test]
@@ -156,4 +157,95 @@ fn the_plan_and_the_devices_agree_on_the_size_of_the_cache() {
         };
         assert_eq!(model.memory().kv, expected, "{kv:?}");
     }
+}
+
+#[test]
+fn a_prompt_is_scored_as_a_session_scores_it_whatever_runs_beside_it() {
+    let graph = llama();
+    let tokens = prompt(4, 70);
+    let mut expected = Vec::new();
+    let quiet = load(&graph, &oracle(), &exact());
+    let mut session = quiet.session(SessionOptions::default()).unwrap();
+    session
+        .score(&tokens, &mut |position, logits| {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+            if let Some(&next) = tokens.get(position + 1) {
+                expected.push((f64::from(logits[next as usize] - max) - sum.ln()) as f32);
+            }
+        })
+        .unwrap();
+    for chunk in [3, 24] {
+        let options = LoadOptions { prefill_chunk: chunk, ..exact() };
+        let model = load(&graph, &oracle(), &options);
+        // What the cache holds of the prompt must not keep it from being scored.
+        ask(&model, &greedy(&tokens, 2));
+        let others: Vec<_> =
+            (0..3).map(|seed| model.generate(greedy(&prompt(seed, 30), 40)).unwrap()).collect();
+        let scored = Request { score_prompt: true, ..greedy(&tokens, 2) };
+        let answer = model.generate(scored).unwrap().wait().unwrap();
+        let chosen: Vec<f32> = answer.prompt_logprobs.iter().map(|l| l.chosen).collect();
+        assert_eq!(chosen, expected, "in chunks of {chunk}");
+        assert!(answer.prompt_logprobs.iter().all(|l| l.top.len() == 3));
+        assert_eq!(answer.tokens.len(), 2);
+        drop(others);
+    }
+}
+
+/// Only even tokens, and never the same one twice in a row.
+#[derive(Clone, Debug, Default)]
+struct Even {
+    last: Option<u32>,
+    accepted: usize,
+}
+
+impl Constraint for Even {
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<(), String> {
+        if self.accepted == 9 {
+            return Err("nine are enough".into());
+        }
+        let ruled_out = |token: usize| token % 2 == 1 || self.last == Some(token as u32);
+        let out = logits.iter_mut().enumerate().filter(|(token, _)| ruled_out(*token));
+        out.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), String> {
+        (self.last, self.accepted) = (Some(token), self.accepted + 1);
+        Ok(())
+    }
+
+    fn duplicate(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+#[test]
+fn a_constrained_answer_is_the_same_alone_in_a_batch_and_with_proposals() {
+    let graph = llama();
+    let constrained = |request: Request| Request {
+        constraint: Some(Box::new(Even::default())),
+        ignore_eos: true,
+        ..request
+    };
+    let requests: Vec<Request> = (0..4)
+        .map(|seed| match seed % 2 {
+            0 => constrained(greedy(&prompt(seed, 20), 9)),
+            _ => constrained(sampled(&prompt(seed, 20), 9, 5)),
+        })
+        .collect();
+    let alone = LoadOptions { speculate: Speculate::Off, prefix_cache: false, ..exact() };
+    let alone = load(&graph, &oracle(), &alone);
+    let expected: Vec<_> = requests.iter().map(|request| ask(&alone, request)).collect();
+    for answer in &expected {
+        assert!(answer.len() == 9 && answer.iter().all(|(token, _)| token % 2 == 0));
+        assert!(answer.windows(2).all(|pair| pair[0].0 != pair[1].0));
+    }
+    let proposing = LoadOptions { speculate: Speculate::Ngram, ..exact() };
+    let together = load(&graph, &oracle(), &proposing);
+    assert_eq!(ask_all(&together, &requests), expected);
+    let error = together.generate(constrained(greedy(&prompt(1, 5), 20))).unwrap().wait();
+    assert!(error.unwrap_err().to_string().contains("nine are enough"));
+    // The model goes on.
+    assert_eq!(ask_all(&together, &requests), expected);
 }

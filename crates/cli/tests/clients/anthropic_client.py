@@ -1,0 +1,68 @@
+"""Anthropic's own client against `tangor serve`: python anthropic_client.py BASE MODEL."""
+
+import sys
+
+import anthropic
+
+base, model = sys.argv[1], sys.argv[2]
+client = anthropic.Anthropic(base_url=base, api_key="none", max_retries=0)
+ASK = dict(
+    model=model,
+    max_tokens=32,
+    system="Be brief.",
+    messages=[{"role": "user", "content": "What is the capital of France?"}],
+)
+
+whole = client.messages.create(**ASK)
+assert "Paris" in whole.content[0].text, whole
+assert whole.stop_reason in ("end_turn", "max_tokens") and whole.usage.output_tokens > 0
+with client.messages.stream(**ASK) as stream:
+    assert "".join(stream.text_stream) == whole.content[0].text
+    final = stream.get_final_message()
+assert final.usage.output_tokens == whole.usage.output_tokens
+assert final.stop_reason == whole.stop_reason
+
+counted = client.messages.count_tokens(**{k: ASK[k] for k in ("model", "system", "messages")})
+read = whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+assert counted.input_tokens == read, (counted, whole.usage)
+stopped = client.messages.create(**ASK | {"stop_sequences": ["Paris"]})
+assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "Paris")
+
+tool = {
+    "name": "population",
+    "description": "How many live there",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+called = client.messages.create(
+    **ASK | {"max_tokens": 200, "tools": [tool], "tool_choice": {"type": "tool", "name": "population"}}
+)
+use = next(block for block in called.content if block.type == "tool_use")
+assert called.stop_reason == "tool_use" and set(use.input) == {"city"}
+result = {"type": "tool_result", "tool_use_id": use.id, "content": "two million"}
+history = ASK["messages"] + [
+    {"role": "assistant", "content": [block.model_dump() for block in called.content]},
+    {"role": "user", "content": [result]},
+]
+assert client.messages.create(**ASK | {"messages": history, "tools": [tool]}).content
+with client.messages.stream(
+    **ASK | {"max_tokens": 200, "tools": [tool], "tool_choice": {"type": "any"}}
+) as stream:
+    streamed = stream.get_final_message()
+assert any(block.type == "tool_use" for block in streamed.content)
+
+for kind, change in [
+    (anthropic.NotFoundError, {"model": "absent"}),
+    (anthropic.BadRequestError, {"temperature": -1}),
+]:
+    try:
+        client.messages.create(**ASK | change)
+    except kind:
+        pass
+    else:
+        raise AssertionError(f"no {kind}")
+print("ok")

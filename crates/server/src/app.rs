@@ -1,0 +1,164 @@
+//! What every handler works with.
+
+use crate::answers::{Answers, Until};
+use crate::ask::Ask;
+use crate::catalog::Catalog;
+use crate::error::{ApiError, Kind, Result};
+use crate::limits::Limits;
+use crate::loader::LoadAsk;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::prepare::{Prepared, prepare};
+use crate::residents::{Lease, Resident, Residents};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tangor_store::Store;
+use tokio::sync::{Semaphore, watch};
+
+/// The server's state.
+pub(crate) struct App {
+    pub(crate) options: Options,
+    pub(crate) catalog: Catalog,
+    pub(crate) residents: Residents,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started: Instant,
+    /// Places for work that keeps a thread busy before a request is admitted.
+    preparing: Semaphore,
+    /// Whether the server is to end.
+    stop: watch::Sender<bool>,
+    /// Whether what still runs is to end.
+    abort: watch::Sender<bool>,
+    /// What `params` holds: kept for clients that read back what they wrote.
+    params: Mutex<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl App {
+    pub(crate) fn new(options: Options, store: Store) -> Self {
+        let limits = &options.limits;
+        Self {
+            catalog: Catalog::new(store, options.models.clone()),
+            residents: Residents::new(Arc::clone(&options.loader), limits),
+            metrics: Arc::new(Metrics::new()),
+            started: Instant::now(),
+            preparing: Semaphore::new(limits.preparing),
+            stop: watch::Sender::new(false),
+            abort: watch::Sender::new(false),
+            params: Mutex::default(),
+            options,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// Ends the server as SIGTERM does.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ends every answer.
+    pub(crate) fn abort(&self) {
+        self.abort.send_replace(true);
+    }
+
+    /// Becomes true when the server is to end.
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// The parameters that clients have set.
+    pub(crate) fn params(
+        &self,
+    ) -> std::sync::MutexGuard<'_, serde_json::Map<String, serde_json::Value>> {
+        self.params.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A model by the name that a client gave it, loaded first where it has to be; without a name,
+    /// the one that was used last.
+    ///
+    /// # Errors
+    /// If there is no such model, or it cannot be loaded.
+    pub(crate) async fn model(self: &Arc<Self>, name: Option<&str>) -> Result<Lease> {
+        self.model_as(name, None).await
+    }
+
+    /// The same, loaded as the client wants it.
+    ///
+    /// # Errors
+    /// As [`App::model`].
+    pub(crate) async fn model_as(
+        self: &Arc<Self>,
+        name: Option<&str>,
+        how: Option<&LoadAsk>,
+    ) -> Result<Lease> {
+        let default = || self.residents.last_used().or_else(|| self.first_served());
+        let name = name.filter(|name| !name.is_empty()).map(str::to_owned).or_else(default);
+        let name = name.ok_or_else(|| {
+            let message = "model is missing, and the server was started without one";
+            ApiError::field("model", message)
+        })?;
+        // A model in memory needs no look at the disk, and not even its files.
+        if let Some(resident) = self.in_memory(&name) {
+            return self.residents.acquire(&resident.id, &resident.installed, how).await;
+        }
+        let entry = self.blocking(move |app| app.catalog.find(&name)).await?;
+        self.residents.acquire(&entry.id, &entry.installed, how).await
+    }
+
+    fn first_served(&self) -> Option<String> {
+        self.catalog.served().next().map(str::to_owned)
+    }
+
+    /// A model that is in memory, in the spellings that clients have.
+    pub(crate) fn in_memory(&self, name: &str) -> Option<Arc<Resident>> {
+        let wanted = name.strip_suffix(":latest").unwrap_or(name);
+        let all = self.residents.list().into_iter().map(|listed| listed.resident);
+        all.into_iter().find(|resident| resident.id.eq_ignore_ascii_case(wanted))
+    }
+
+    /// Starts to answer.
+    ///
+    /// # Errors
+    /// Whatever is wrong with what is asked; or that there is no room.
+    pub(crate) async fn answer(self: &Arc<Self>, mut ask: Ask) -> Result<Answers> {
+        ask.knobs.default_to(&self.params());
+        ask.check(self.limits())?;
+        if *self.stop.borrow() {
+            let message = "the server is stopping";
+            return Err(ApiError::new(Kind::Unavailable, message));
+        }
+        let lease = self.model(ask.model.as_deref()).await?;
+        let resident = Arc::clone(lease.resident());
+        let prepared = self.prepared(resident, ask).await?;
+        let until = Until { within: self.limits().answer_time, abort: self.abort.subscribe() };
+        Answers::start(lease, prepared, Arc::clone(&self.metrics), until)
+    }
+
+    /// What is asked, ready for the engine.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub(crate) async fn prepared(
+        self: &Arc<Self>,
+        resident: Arc<Resident>,
+        ask: Ask,
+    ) -> Result<Prepared> {
+        let _place = self.preparing.acquire().await;
+        self.blocking(move |_| prepare(&resident, &ask)).await
+    }
+
+    /// Does something that keeps a thread busy.
+    ///
+    /// # Errors
+    /// What it returns.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let app = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&app)).await;
+        let defect = |_| Err(ApiError::new(Kind::Internal, "internal error: this is a defect"));
+        done.unwrap_or_else(defect)
+    }
+}

@@ -1,0 +1,148 @@
+//! What the server is doing, and what it runs on.
+
+use crate::app::App;
+use crate::catalog::Entry;
+use crate::openai::models::checkpoint;
+use crate::residents::Listed;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tangor_engine::device::DeviceKind;
+
+/// What Ollama's clients look for to see that somebody is there.
+const OLLAMA_LINE: &str = "Ollama is running";
+
+/// The place of the page: a word about the server until there is one.
+const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tangor</title>\
+                    <h1>Tangor</h1><p>The server runs. Its interface is described at \
+                    <a href=\"/openapi.json\">/openapi.json</a>.</p></html>";
+
+/// Whether the server runs.
+pub(crate) async fn live() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// The page for browsers, and a line for clients of Ollama.
+pub(crate) async fn root(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    match accept.is_some_and(|accept| accept.contains("text/html")) {
+        true => Html(PAGE).into_response(),
+        false => OLLAMA_LINE.into_response(),
+    }
+}
+
+/// Counters for Prometheus.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.residents)).into_response()
+}
+
+/// Which models are in memory.
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Json<Value> {
+    let all = app.residents.list();
+    let models: Vec<Value> = all.iter().map(describe).collect();
+    let pinned = all.iter().filter(|listed| listed.pinned).count();
+    Json(json!({
+        "status": "ok",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": app.started.elapsed().as_secs(),
+        "model_loaded": all.first().map(|listed| &listed.resident.id),
+        "checkpoint_loaded": models.first().map(|model| &model["checkpoint"]),
+        "all_models_loaded": models,
+        "max_models": {"llm": app.limits().models},
+        "pinned_models": {"llm": pinned},
+    }))
+}
+
+fn describe(listed: &Listed) -> Value {
+    let resident = &listed.resident;
+    let entry = Entry { id: resident.id.clone(), installed: resident.installed.clone() };
+    let devices = resident.model().devices();
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    json!({
+        "model_name": resident.id,
+        "checkpoint": checkpoint(&entry),
+        "type": "llm",
+        "recipe": "tangor",
+        "device": names.join(" "),
+        "last_use": resident.used_at(),
+        "loaded_at": resident.loaded_at,
+        "pinned": listed.pinned,
+        "is_busy": resident.leases() > 0,
+        "is_streaming": resident.leases() > 0,
+        "recipe_options": {"ctx_size": resident.model().context()},
+        "memory_bytes": resident.memory(),
+    })
+}
+
+/// What the last answer took, and totals.
+pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
+    let last = app.metrics.last();
+    Json(json!({
+        "time_to_first_token": last.timings.ttft.as_secs_f64(),
+        "tokens_per_second": last.timings.decode_tps(&last.usage).unwrap_or(0.0),
+        "input_tokens": last.usage.prompt.saturating_sub(last.usage.cached),
+        "output_tokens": last.usage.completion,
+        "prompt_tokens": last.usage.prompt,
+        "cache_tokens": last.usage.cached,
+        "decode_token_times": [],
+        "request_count_total": last.requests,
+        "input_tokens_total": last.input,
+        "output_tokens_total": last.output,
+        "cache_tokens_total": last.cached,
+    }))
+}
+
+/// What this machine is: what the loaded models see of it.
+pub(crate) async fn system_info(State(app): State<Arc<App>>) -> Json<Value> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut devices = json!({"cpu": {"threads": threads, "available": true}});
+    let mut processor = None;
+    for listed in app.residents.list() {
+        for device in listed.resident.model().devices() {
+            let key = match device.kind {
+                DeviceKind::Cpu => "cpu",
+                DeviceKind::Gpu => "gpu",
+                DeviceKind::Npu => "npu",
+            };
+            devices[key]["name"] = device.description.clone().into();
+            devices[key]["available"] = true.into();
+            devices[key]["memory_bytes"] = device.memory_bytes.into();
+            if device.kind == DeviceKind::Cpu {
+                processor = Some(device.description.clone());
+            }
+        }
+    }
+    Json(json!({
+        "OS Version": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        "Processor": processor,
+        "devices": devices,
+        "recipes": {"tangor": {"default_backend": "tangor", "backends": {"tangor": {
+            "state": "installed", "version": env!("CARGO_PKG_VERSION"),
+        }}}},
+    }))
+}
+
+/// What every model is doing.
+pub(crate) async fn slots(State(app): State<Arc<App>>) -> Json<Value> {
+    let slot = |(id, listed): (usize, Listed)| {
+        let resident = listed.resident;
+        json!({
+            "id": id,
+            "model": resident.id,
+            "n_ctx": resident.model().context(),
+            "is_processing": resident.leases() > 0,
+            "requests": resident.leases(),
+        })
+    };
+    Json(app.residents.list().into_iter().enumerate().map(slot).collect())
+}
+
+/// Ends the server.
+pub(crate) async fn halt(State(app): State<Arc<App>>) -> Json<Value> {
+    app.stop();
+    Json(json!({"terminated": true}))
+}

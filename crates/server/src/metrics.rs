@@ -1,0 +1,154 @@
+//! What the server counts: for Prometheus, under OpenTelemetry's names for generative models, and
+//! for lemonade's `stats`.
+
+use crate::residents::Residents;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tangor_engine::{Timings, Usage};
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    ttft: Family<OfModel, Histogram>,
+    per_token: Family<OfModel, Histogram>,
+    input: Family<OfModel, Counter>,
+    output: Family<OfModel, Counter>,
+    cached: Family<OfModel, Counter>,
+    answers: Family<OfModel, Counter>,
+    requests: Family<OfRoute, Counter>,
+    duration: Family<OfOperation, Histogram>,
+    models: Gauge,
+    last: Mutex<Last>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfModel {
+    gen_ai_request_model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRoute {
+    route: &'static str,
+    status: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOperation {
+    gen_ai_operation_name: &'static str,
+}
+
+/// The last answer, and totals.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Last {
+    pub(crate) usage: Usage,
+    pub(crate) timings: Timings,
+    pub(crate) requests: u64,
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+    pub(crate) cached: u64,
+}
+
+/// Seconds, from a millisecond to about two minutes.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut all = Self {
+            registry: Registry::default(),
+            ttft: Family::new_with_constructor(seconds),
+            per_token: Family::new_with_constructor(seconds),
+            input: Family::default(),
+            output: Family::default(),
+            cached: Family::default(),
+            answers: Family::default(),
+            requests: Family::default(),
+            duration: Family::new_with_constructor(seconds),
+            models: Gauge::default(),
+            last: Mutex::default(),
+        };
+        all.register();
+        all
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        let unit = Unit::Seconds;
+        let ttft = "gen_ai_server_time_to_first_token";
+        let help = "From a request to its first token";
+        registry.register_with_unit(ttft, help, unit.clone(), self.ttft.clone());
+        let per_token = "gen_ai_server_time_per_output_token";
+        let help = "Between two tokens of an answer, after the first";
+        registry.register_with_unit(per_token, help, unit.clone(), self.per_token.clone());
+        let help = "From a request to the end of its answer";
+        let duration = self.duration.clone();
+        registry.register_with_unit("gen_ai_server_request_duration", help, unit, duration);
+        let counters = [
+            ("tangor_input_tokens", "Tokens of prompts", &self.input),
+            ("tangor_output_tokens", "Tokens of answers", &self.output),
+            ("tangor_cached_tokens", "Tokens of prompts that were in the cache", &self.cached),
+            ("tangor_answers", "Answers that were completed", &self.answers),
+        ];
+        for (name, help, family) in counters {
+            registry.register(name, help, family.clone());
+        }
+        registry.register("tangor_requests", "Requests by route and status", self.requests.clone());
+        registry.register("tangor_loaded_models", "Models in memory", self.models.clone());
+    }
+
+    /// An answer is complete.
+    pub(crate) fn answered(&self, model: &str, usage: &Usage, timings: &Timings) {
+        let of = OfModel { gen_ai_request_model: model.to_owned() };
+        self.ttft.get_or_create(&of).observe(timings.ttft.as_secs_f64());
+        if let Some(tps) = timings.decode_tps(usage) {
+            self.per_token.get_or_create(&of).observe(tps.recip());
+        }
+        let counts = [
+            (&self.input, usage.prompt),
+            (&self.output, usage.completion),
+            (&self.cached, usage.cached),
+            (&self.answers, 1),
+        ];
+        for (family, count) in counts {
+            family.get_or_create(&of).inc_by(count as u64);
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.usage = *usage;
+        last.timings = *timings;
+        last.requests += 1;
+        last.input += usage.prompt as u64;
+        last.output += usage.completion as u64;
+        last.cached += usage.cached as u64;
+    }
+
+    /// A request was answered; of one that streams, its answer has begun.
+    pub(crate) fn request(&self, route: &'static str, status: u16, took: Duration) {
+        let of = OfRoute { route, status: status.into() };
+        self.requests.get_or_create(&of).inc();
+        let operation = OfOperation { gen_ai_operation_name: route };
+        self.duration.get_or_create(&operation).observe(took.as_secs_f64());
+    }
+
+    /// The last answer, and totals.
+    pub(crate) fn last(&self) -> Last {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything in Prometheus' text.
+    pub(crate) fn text(&self, residents: &Residents) -> String {
+        self.models.set(i64::try_from(residents.list().len()).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,231 @@
+//! `POST /api/chat`
+
+use super::{Tuning, format, lets_go, merge, timestamp_now, totals};
+use crate::answers::{Choice, End, Happening};
+use crate::app::App;
+use crate::ask::{Ask, Chat, Prompt};
+use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
+use crate::body::Json;
+use crate::dialect::Dialect;
+use crate::error::{ApiError, Result};
+use crate::openai::or_default;
+use crate::reply::{Form, Frame, Wording, stream};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tangor_engine::text::{Content, FunctionCall, Message, ToolCall};
+
+/// A conversation to answer. Without messages, the model is loaded, or let go.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Request {
+    /// Name of the model.
+    pub(crate) model: Option<String>,
+    /// The conversation.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) messages: Vec<Said>,
+    /// Whether the answer streams, which it does unless this is false.
+    pub(crate) stream: Option<bool>,
+    /// `json`, or a JSON schema.
+    pub(crate) format: Option<Value>,
+    /// How tokens are chosen.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) options: Tuning,
+    /// Functions that the answer may call.
+    pub(crate) tools: Option<Vec<Value>>,
+    /// Whether a model that thinks does so.
+    pub(crate) think: Option<Value>,
+    /// 0 lets the model go afterwards.
+    pub(crate) keep_alive: Option<Value>,
+}
+
+/// A message.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Said {
+    pub(crate) role: String,
+    pub(crate) content: Option<String>,
+    pub(crate) thinking: Option<String>,
+    /// Refused: models here read text.
+    pub(crate) images: Option<Vec<String>>,
+    pub(crate) tool_calls: Option<Vec<Value>>,
+    pub(crate) tool_name: Option<String>,
+}
+
+impl Said {
+    fn message(self, index: usize) -> Result<Message> {
+        if self.images.is_some_and(|images| !images.is_empty()) {
+            let field = format!("messages[{index}].images");
+            return Err(ApiError::field(field, "the models that run here read no images"));
+        }
+        let call = |call: Value| ToolCall {
+            id: call["id"].as_str().map(str::to_owned),
+            kind: "function".into(),
+            function: FunctionCall {
+                name: call["function"]["name"].as_str().unwrap_or_default().to_owned(),
+                arguments: call["function"]["arguments"].clone(),
+            },
+        };
+        Ok(Message {
+            role: self.role,
+            content: Some(Content::Text(self.content.unwrap_or_default())),
+            reasoning_content: self.thinking,
+            tool_calls: self.tool_calls.into_iter().flatten().map(call).collect(),
+            name: self.tool_name,
+            ..Message::default()
+        })
+    }
+}
+
+/// Whether thinking is on, as templates know it.
+pub(super) fn thinking(think: Option<&Value>) -> Map<String, Value> {
+    let on = match think {
+        Some(Value::Bool(on)) => Some(*on),
+        Some(Value::String(level)) => Some(level != "none"),
+        _ => None,
+    };
+    on.map(|on| ("enable_thinking".to_owned(), Value::Bool(on))).into_iter().collect()
+}
+
+/// Answers a conversation.
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Json(request): Json<Request>,
+) -> Result<Response> {
+    let begin = Instant::now();
+    let goes = lets_go(request.keep_alive.as_ref());
+    let lease = app.model(request.model.as_deref()).await?;
+    let (loading, name) = (begin.elapsed(), lease.resident().id.clone());
+    let message = json!({"role": "assistant", "content": ""});
+    if request.messages.is_empty() {
+        return Ok(loaded(&app, &name, goes, json!({"message": message})));
+    }
+    let streams = request.stream.unwrap_or(true);
+    let messages = request.messages.into_iter().enumerate();
+    let chat = Chat {
+        messages: messages.map(|(index, said)| said.message(index)).collect::<Result<_>>()?,
+        tools: request.tools.unwrap_or_default(),
+        parallel: true,
+        variables: thinking(request.think.as_ref()),
+        ..Chat::default()
+    };
+    let ask = Ask {
+        model: Some(name.clone()),
+        prompt: Prompt::Chat(Box::new(chat)),
+        knobs: request.options.knobs(),
+        max_tokens: request.options.max_tokens(),
+        stop: crate::openai::OneOrMany::list(request.options.stop.clone()),
+        choices: 1,
+        format: format(request.format.as_ref())?,
+        ..Ask::default()
+    };
+    let mut answers = app.answer(ask).await?;
+    drop(lease);
+    if goes {
+        app.residents.unload(&name);
+    }
+    if streams {
+        let wording = Lines { name, begin, loading, blocks: Blocks::default(), end: None };
+        return Ok(stream(&app, Form::Lines, answers, wording));
+    }
+    let choices = answers.collect().await?;
+    let Some(Choice { end, .. }) = choices.first() else {
+        return Err(ApiError::new(crate::error::Kind::Internal, "no answer: this is a defect"));
+    };
+    let message = choices.first().map(whole).unwrap_or(message);
+    let body = merge(line(&name, message), totals(begin, loading, end));
+    Ok(axum::Json(body).into_response())
+}
+
+/// The answer to a request that only loads a model, or lets it go.
+pub(super) fn loaded(app: &App, name: &str, goes: bool, own: Value) -> Response {
+    if goes {
+        app.residents.unload(name);
+    }
+    let reason = if goes { "unload" } else { "load" };
+    let body = json!({
+        "model": name, "created_at": timestamp_now(), "done": true, "done_reason": reason,
+    });
+    axum::Json(merge(body, own)).into_response()
+}
+
+/// A message with everything that an answer said.
+fn whole(choice: &Choice) -> Value {
+    let mut message = json!({"role": "assistant", "content": choice.text});
+    if !choice.reasoning.is_empty() {
+        message["thinking"] = choice.reasoning.clone().into();
+    }
+    let all = blocks(choice);
+    let calls: Vec<Value> = all.iter().filter_map(call).collect();
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
+/// A call that is complete.
+fn call(block: &Block) -> Option<Value> {
+    let BlockKind::Call { id, name } = &block.kind else { return None };
+    let arguments: Value = serde_json::from_str(&block.text).unwrap_or_else(|_| json!({}));
+    Some(json!({"id": id, "function": {"name": name, "arguments": arguments}}))
+}
+
+fn line(name: &str, message: Value) -> Value {
+    json!({"model": name, "created_at": timestamp_now(), "message": message, "done": false})
+}
+
+/// Words an answer as lines.
+struct Lines {
+    name: String,
+    begin: Instant,
+    loading: Duration,
+    blocks: Blocks,
+    end: Option<End>,
+}
+
+impl Lines {
+    fn changed(&self, change: Change) -> Option<Frame> {
+        let message = match change {
+            Change::More(Block { kind: BlockKind::Text, .. }, text) => {
+                json!({"role": "assistant", "content": text})
+            }
+            Change::More(Block { kind: BlockKind::Reasoning, .. }, text) => {
+                json!({"role": "assistant", "content": "", "thinking": text})
+            }
+            Change::Close(block) => {
+                json!({"role": "assistant", "content": "", "tool_calls": [call(&block)?]})
+            }
+            _ => return None,
+        };
+        Some(Frame::data(&line(&self.name, message)))
+    }
+}
+
+impl Wording for Lines {
+    fn happened(&mut self, happening: Happening) -> Vec<Frame> {
+        let changes = match happening {
+            Happening::Scored { .. } => Vec::new(),
+            Happening::Delta { delta, .. } => self.blocks.push(delta),
+            Happening::End { end, .. } => {
+                self.end = Some(end);
+                self.blocks.finish()
+            }
+        };
+        changes.into_iter().filter_map(|change| self.changed(change)).collect()
+    }
+
+    fn end(&mut self) -> Vec<Frame> {
+        let last = line(&self.name, json!({"role": "assistant", "content": ""}));
+        let end = self.end.iter();
+        end.map(|end| Frame::data(&merge(last.clone(), totals(self.begin, self.loading, end))))
+            .collect()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<Frame> {
+        vec![Frame::data(&Dialect::Ollama.error(error))]
+    }
+}

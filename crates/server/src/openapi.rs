@@ -1,0 +1,96 @@
+//! The OpenAPI document, derived from the route table.
+
+use crate::app::App;
+use crate::route::{Access, Facts};
+use crate::routes::routes;
+use axum::Json;
+use axum::extract::State;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// `GET /openapi.json`
+pub(crate) async fn document(State(app): State<Arc<App>>) -> Json<Value> {
+    let keyed = app.options.key.is_some() || app.options.admin_key.is_some();
+    Json(describe(keyed))
+}
+
+/// The document; with `keyed`, routes say that they need the key.
+pub(crate) fn describe(keyed: bool) -> Value {
+    let settings = SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into());
+    let mut generator = settings.into_generator();
+    let mut paths: Map<String, Value> = Map::new();
+    for route in routes() {
+        let facts = route.facts;
+        let body = facts.body.map(|schema| schema(&mut generator).to_value());
+        for (index, prefix) in facts.base.prefixes().iter().enumerate() {
+            let path = format!("{prefix}{}", facts.path).replace("{*", "{");
+            let described = operation(&facts, body.clone(), keyed, index);
+            let entry = paths.entry(path).or_insert_with(|| json!({}));
+            entry[facts.method] = described;
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tangor",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Runs 4-bit language models on this PC's own processors.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": generator.take_definitions(false),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    })
+}
+
+/// One route under one of its names.
+fn operation(facts: &Facts, body: Option<Value>, keyed: bool, alias: usize) -> Value {
+    let word = facts.path.replace(['/', '{', '*', '}'], "_");
+    let mut operation = json!({
+        "operationId": format!("{}{word}{}", facts.method, if alias > 0 { alias.to_string() } else { String::new() }),
+        "summary": facts.about,
+        "tags": [facts.dialect.name()],
+        "responses": {
+            "200": {"description": "The answer"},
+            "4XX": {"description": "What is wrong with the request"},
+            "5XX": {"description": "The server cannot answer now"},
+        },
+    });
+    if let Some(schema) = body {
+        operation["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    }
+    if facts.path.contains('{') {
+        operation["parameters"] = json!([{
+            "name": "id", "in": "path", "required": true, "schema": {"type": "string"},
+        }]);
+    }
+    if keyed && facts.access != Access::Open {
+        operation["security"] = json!([{"key": []}]);
+    }
+    operation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_under_each_of_its_names_and_every_reference_leads_somewhere() {
+        let document = describe(true);
+        for route in routes() {
+            for prefix in route.facts.base.prefixes() {
+                let path = format!("{prefix}{}", route.facts.path).replace("{*", "{");
+                assert!(document["paths"][&path][route.facts.method].is_object(), "{path}");
+            }
+        }
+        let text = document.to_string();
+        for part in text.split("\"#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+    }
+}

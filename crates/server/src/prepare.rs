@@ -1,0 +1,219 @@
+//! From what is asked to what the engine runs: template, tokens, grammar. Everything that can be
+//! wrong with a request is found here, before it is admitted.
+
+use crate::ask::{Ask, Chat, Format, Prompt, Source, ToolChoice};
+use crate::error::{ApiError, Result};
+use crate::residents::Resident;
+use serde_json::{Value, json};
+use tangor_engine::text::{
+    Content, Grammar, Grammars, Message, Reasoning, Specials, ToolFormat, ToolParser,
+};
+use tangor_engine::{Constraint, EngineError, Request};
+
+/// Requests that are ready for the engine.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Every prompt's choices, one after the other.
+    pub(crate) requests: Vec<Request>,
+    /// What reads the answers: thinking, and calls of tools.
+    pub(crate) reasoning: Option<Reasoning>,
+    pub(crate) tools: Option<&'static ToolFormat>,
+    /// The prompts' tokens.
+    pub(crate) prompts: Vec<Vec<u32>>,
+}
+
+/// The prompts in tokens, and how their answers are to be read.
+struct Read {
+    prompts: Vec<Vec<u32>>,
+    reasoning: Option<Reasoning>,
+    tools: Option<&'static ToolFormat>,
+    /// What the choice of tools demands of the answer.
+    demanded: Option<String>,
+}
+
+impl Prepared {
+    /// A parser of calls for one answer.
+    pub(crate) fn tool_parser(&self) -> Option<ToolParser> {
+        self.tools.map(ToolParser::new)
+    }
+}
+
+/// Prepares what is asked of a model. Takes as long as tokenising and compiling take.
+///
+/// # Errors
+/// Whatever is wrong with the request.
+pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
+    let read = match &ask.prompt {
+        Prompt::Chat(chat) => read_chat(resident, chat)?,
+        Prompt::Plain(sources) => read_plain(resident, sources)?,
+    };
+    let context = resident.model().context();
+    for prompt in &read.prompts {
+        if prompt.len() >= context {
+            let tokens = prompt.len();
+            return Err(EngineError::PromptTooLong { tokens, context }.into());
+        }
+    }
+    let grammar = grammar(resident, ask, read.demanded.as_deref(), read.reasoning.as_ref())?;
+    let request = |prompt: &Vec<u32>, choice: usize| Request {
+        prompt: prompt.clone(),
+        sampling: ask.knobs.over(&resident.recommended, choice),
+        max_tokens: ask.max_tokens,
+        stop: ask.stop.clone(),
+        logprobs: ask.logprobs,
+        score_prompt: ask.score_prompt,
+        constraint: grammar
+            .as_ref()
+            .map(|grammar| Box::new(grammar.duplicate()) as Box<dyn Constraint>),
+        special_text: read.tools.is_some(),
+        ignore_eos: ask.knobs.ignore_eos,
+    };
+    let choices = |prompt| (0..ask.choices).map(move |choice| request(prompt, choice));
+    let requests = read.prompts.iter().flat_map(choices).collect();
+    Ok(Prepared { requests, reasoning: read.reasoning, tools: read.tools, prompts: read.prompts })
+}
+
+/// Tokens of plain prompts.
+fn read_plain(resident: &Resident, sources: &[Source]) -> Result<Read> {
+    let tokens = |source: &Source| match source {
+        Source::Tokens(tokens) => Ok(tokens.clone()),
+        Source::Text(text) => {
+            let tokenizer = resident.tokenizer()?;
+            Ok(tokenizer.frame(tokenizer.encode(text, Specials::AsText)?))
+        }
+    };
+    let prompts: Vec<Vec<u32>> = sources.iter().map(tokens).collect::<Result<_>>()?;
+    if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+        return Err(ApiError::field("prompt", "the prompt is empty: give at least one token"));
+    }
+    Ok(Read { prompts, reasoning: None, tools: None, demanded: None })
+}
+
+/// Tokens of a conversation in the model's own template.
+fn read_chat(resident: &Resident, chat: &Chat) -> Result<Read> {
+    if chat.messages.is_empty() {
+        return Err(ApiError::field("messages", "there are no messages: send at least one"));
+    }
+    let tools = offered(chat)?;
+    let (tokenizer, template) = (resident.tokenizer()?, resident.template()?);
+    let messages = readable(&chat.messages)?;
+    let (messages, shown) = match template.takes_tools() {
+        true => (messages, (!tools.is_empty()).then_some(tools.as_slice())),
+        false => (in_plain_words(messages, &tools), None),
+    };
+    let rendered = template.render(&messages, shown, true, &chat.variables)?;
+    let prompt = tokenizer.encode_spans(&rendered.spans)?;
+    let reasoning = Reasoning::of(template.source(), &rendered.text());
+    let format = (!tools.is_empty()).then(|| ToolFormat::of(template.source()));
+    let demanded = format.filter(|_| demands_call(&chat.tool_choice));
+    let demanded = demanded.map(|format| format.grammar(&tools, chat.parallel, tokenizer));
+    Ok(Read { prompts: vec![prompt], reasoning, tools: format, demanded })
+}
+
+fn demands_call(choice: &ToolChoice) -> bool {
+    matches!(choice, ToolChoice::Required | ToolChoice::Named(_))
+}
+
+/// The tools that the answer may call.
+fn offered(chat: &Chat) -> Result<Vec<Value>> {
+    let name = |tool: &Value| tool["function"]["name"].as_str().map(str::to_owned);
+    for (index, tool) in chat.tools.iter().enumerate() {
+        if name(tool).is_none_or(|name| name.is_empty()) {
+            let message = format!("tool {index} has no function with a name");
+            return Err(ApiError::field("tools", message));
+        }
+    }
+    let tools = match &chat.tool_choice {
+        ToolChoice::Never => Vec::new(),
+        ToolChoice::Auto | ToolChoice::Required => chat.tools.clone(),
+        ToolChoice::Named(wanted) => {
+            let same = |tool: &&Value| name(tool).as_ref() == Some(wanted);
+            chat.tools.iter().filter(same).cloned().collect()
+        }
+    };
+    if tools.is_empty() && demands_call(&chat.tool_choice) {
+        let message = "tool_choice demands a call of a tool that is not in tools";
+        return Err(ApiError::field("tool_choice", message));
+    }
+    Ok(tools)
+}
+
+/// Messages whose parts are joined to texts, which every template takes.
+fn readable(messages: &[Message]) -> Result<Vec<Message>> {
+    let message = |message: &Message| {
+        let mut message = message.clone();
+        if message.role == "developer" {
+            message.role = "system".to_owned();
+        }
+        if let Some(Content::Parts(parts)) = &message.content {
+            message.content = Some(Content::Text(joined(parts)?));
+        }
+        Ok(message)
+    };
+    messages.iter().map(message).collect()
+}
+
+fn joined(parts: &[Value]) -> Result<String> {
+    Ok(parts.iter().map(text_of).collect::<Result<Vec<_>>>()?.join("\n"))
+}
+
+/// The text of a part.
+fn text_of(part: &Value) -> Result<&str> {
+    let kind = part["type"].as_str().unwrap_or("text");
+    match part["text"].as_str() {
+        Some(text) if matches!(kind, "text" | "input_text" | "output_text") => Ok(text),
+        _ => {
+            let message = format!("a part of type {kind:?} is not text: the model reads no other");
+            Err(ApiError::field("messages", message))
+        }
+    }
+}
+
+/// Tools, calls and results as text, for templates that know none.
+fn in_plain_words(messages: Vec<Message>, tools: &[Value]) -> Vec<Message> {
+    let mut messages: Vec<Message> = messages.into_iter().map(ToolFormat::plain).collect();
+    if tools.is_empty() {
+        return messages;
+    }
+    let instructions = ToolFormat::instructions(tools);
+    match messages.first_mut().filter(|message| message.role == "system") {
+        Some(Message { content: Some(Content::Text(text)), .. }) => {
+            text.push_str("\n\n");
+            text.push_str(&instructions);
+        }
+        _ => messages.insert(0, Message::new("system", instructions)),
+    }
+    messages
+}
+
+/// What the answers are held to. A model that thinks may do so first.
+fn grammar(
+    resident: &Resident,
+    ask: &Ask,
+    demanded: Option<&str>,
+    reasoning: Option<&Reasoning>,
+) -> Result<Option<Grammar>> {
+    let open = reasoning.is_some_and(Reasoning::is_open);
+    let wrapped = |schema: &Value| {
+        let schema = Grammars::embedded(schema)?;
+        Ok::<_, ApiError>(format!("start: thought json\n{THOUGHT}json: %json {schema}"))
+    };
+    let grammars = || resident.grammars();
+    let any = json!({"type": "object"});
+    Ok(match (demanded, &ask.format) {
+        (Some(calls), _) if open => {
+            let calls = calls.replacen("start:", "answer:", 1);
+            Some(grammars()?.lark(&format!("start: thought answer\n{THOUGHT}{calls}"))?)
+        }
+        (Some(calls), _) => Some(grammars()?.lark(calls)?),
+        (None, Format::Text) => None,
+        (None, Format::Json) if open => Some(grammars()?.lark(&wrapped(&any)?)?),
+        (None, Format::Json) => Some(grammars()?.json_schema(&any)?),
+        (None, Format::Schema(schema)) if open => Some(grammars()?.lark(&wrapped(schema)?)?),
+        (None, Format::Schema(schema)) => Some(grammars()?.json_schema(schema)?),
+        (None, Format::Grammar(text)) => Some(grammars()?.lark(text)?),
+    })
+}
+
+/// The rest of the thinking that the prompt has opened.
+const THOUGHT: &str = "thought[stop=/<\\/think>\\s*/]: /(?s:.*)/\n";

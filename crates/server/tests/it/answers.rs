@@ -1,0 +1,374 @@
+//! Every dialect says the same thing: streamed and not, alone and at once.
+
+use crate::support::*;
+use serde_json::{Value, json};
+
+fn text_of_chat(events: &[(Option<String>, Value)]) -> String {
+    let pieces = events
+        .iter()
+        .filter_map(|(_, data)| data["choices"][0]["delta"]["content"].as_str().map(str::to_owned));
+    pieces.collect()
+}
+
+#[test]
+fn a_stream_of_openais_says_what_the_whole_answer_says() {
+    let server = Running::new(|_| {});
+    for extra in [
+        json!({}),
+        json!({"temperature": 0.9, "seed": 5}),
+        json!({"temperature": 1.2, "top_k": 40, "min_p": 0.01, "logit_bias": {"65": 5.0}}),
+    ] {
+        let mut ask = json!({"model": "tiny", "messages": said("Hi"), "max_tokens": 20});
+        ask.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let whole = server.post("/v1/chat/completions", ask.clone()).json();
+        ask["stream"] = true.into();
+        ask["stream_options"] = json!({"include_usage": true});
+        let reply = server.post("/v1/chat/completions", ask);
+        assert!(reply.header("content-type").unwrap().starts_with("text/event-stream"));
+        let events = reply.events();
+        assert_eq!(text_of_chat(&events), whole["choices"][0]["message"]["content"]);
+        assert_eq!(events.last().unwrap().1, "[DONE]");
+        let usage = &events[events.len() - 2].1["usage"];
+        assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
+        let finish = events.iter().find_map(|(_, e)| e["choices"][0]["finish_reason"].as_str());
+        assert_eq!(finish, whole["choices"][0]["finish_reason"].as_str());
+        assert_eq!(events[0].1["choices"][0]["delta"]["role"], "assistant");
+    }
+}
+
+#[test]
+fn every_dialect_gives_the_same_answer() {
+    let server = Running::new(|_| {});
+    let openai = server.post(
+        "/api/v0/chat/completions",
+        json!({"messages": said("Hi"), "max_completion_tokens": 12}),
+    );
+    let openai = openai.json();
+    let text = openai["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let prompt = openai["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(prompt, "user: Hi\nassistant: ".len() as u64);
+
+    let ask = json!({"model": "tiny", "messages": said("Hi"), "max_tokens": 12});
+    let anthropic = server.post("/v1/messages", ask.clone()).json();
+    assert_eq!(anthropic["content"][0]["text"], text);
+    assert_eq!(anthropic["stop_reason"], "max_tokens");
+    let counted = server.post("/v1/messages/count_tokens", ask).json();
+    assert_eq!(counted["input_tokens"], prompt);
+
+    let options = json!({"num_predict": 12});
+    let ask = json!({"model": "tiny:latest", "messages": said("Hi"), "options": options});
+    let lines = server.post("/api/chat", ask).lines();
+    let pieces = lines.iter().map(|line| line["message"]["content"].as_str().unwrap());
+    assert_eq!(pieces.collect::<String>(), text);
+    let last = lines.last().unwrap();
+    assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("length")));
+    assert_eq!((&last["eval_count"], &last["prompt_eval_count"]), (&json!(12), &json!(prompt)));
+    assert!(last["total_duration"].as_u64().unwrap() > 0);
+
+    let ask = json!({"model": "TINY", "prompt": "Hi", "stream": false, "options": options});
+    assert_eq!(server.post("/api/generate", ask).json()["response"], text);
+
+    let ask = json!({"input": "Hi", "max_output_tokens": 12});
+    let response = server.post("/v1/responses", ask).json();
+    assert_eq!(response["output"][0]["content"][0]["text"], text);
+    assert_eq!(response["status"], "incomplete");
+}
+
+#[test]
+fn events_of_the_responses_api_are_numbered_and_add_up() {
+    let server = Running::new(|_| {});
+    let ask = json!({"input": "Hi", "max_output_tokens": 9, "stream": true});
+    let events = server.post("/v1/responses", ask).events();
+    let mut text = String::new();
+    for (number, (name, data)) in events.iter().enumerate() {
+        assert_eq!(data["sequence_number"], number);
+        assert_eq!(name.as_deref(), data["type"].as_str());
+        if data["type"] == "response.output_text.delta" {
+            text.push_str(data["delta"].as_str().unwrap());
+        }
+    }
+    let names: Vec<&str> = events.iter().map(|(name, _)| name.as_deref().unwrap()).collect();
+    assert_eq!(
+        names[..4],
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+        ]
+    );
+    let last = &events.last().unwrap().1;
+    assert_eq!(last["type"], "response.incomplete");
+    assert_eq!(last["response"]["output"][0]["content"][0]["text"], text);
+    assert_eq!(last["response"]["usage"]["output_tokens"], 9);
+}
+
+#[test]
+fn events_of_anthropics_come_in_their_order() {
+    let server = Running::new(|_| {});
+    let ask = json!({"messages": said("Hi"), "max_tokens": 6, "stream": true});
+    let events = server.post("/v1/messages", ask).events();
+    let mut names: Vec<&str> = events.iter().map(|(name, _)| name.as_deref().unwrap()).collect();
+    names.dedup();
+    assert_eq!(
+        names,
+        [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+    );
+    assert_eq!(events[events.len() - 2].1["usage"]["output_tokens"], 6);
+}
+
+#[test]
+fn several_answers_and_several_prompts_are_told_apart() {
+    let server = Running::new(|_| {});
+    let ask = json!({"prompt": ["ab", "cd"], "n": 2, "temperature": 1.0, "max_tokens": 8});
+    let body = server.post("/v1/completions", ask.clone()).json();
+    let texts: Vec<&str> =
+        body["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 4);
+    assert_ne!(texts[0], texts[1]);
+    assert_eq!(body["usage"]["prompt_tokens"], 4);
+    let one = json!({"prompt": "cd", "temperature": 1.0, "max_tokens": 8});
+    assert_eq!(server.post("/v1/completions", one).json()["choices"][0]["text"], texts[2]);
+    let mut ask = ask;
+    ask["stream"] = true.into();
+    let events = server.post("/v1/completions", ask).events();
+    let mut streamed = vec![String::new(); 4];
+    for (_, data) in &events {
+        for choice in data["choices"].as_array().into_iter().flatten() {
+            let index = choice["index"].as_u64().unwrap() as usize;
+            streamed[index].push_str(choice["text"].as_str().unwrap());
+        }
+    }
+    assert_eq!(streamed, texts);
+}
+
+#[test]
+fn an_echo_has_the_prompts_own_log_probabilities() {
+    let server = Running::new(|_| {});
+    let ask = json!({
+        "prompt": [104, 101, 108, 108, 111], "max_tokens": 1, "logprobs": 1, "echo": true,
+        "temperature": 0.0,
+    });
+    let body = server.post("/v1/completions", ask.clone()).json();
+    let choice = &body["choices"][0];
+    assert!(choice["text"].as_str().unwrap().starts_with("hello"));
+    let logprobs = &choice["logprobs"];
+    let scores = logprobs["token_logprobs"].as_array().unwrap();
+    assert_eq!(scores.len(), 6);
+    assert!(scores[0].is_null() && scores[1..].iter().all(|s| s.as_f64().unwrap() <= 0.0));
+    assert!(logprobs["top_logprobs"][0].is_null());
+    assert_eq!(logprobs["text_offset"], json!([0, 1, 2, 3, 4, 5]));
+    // The most likely token is among those that are listed.
+    for (score, top) in scores.iter().zip(logprobs["top_logprobs"].as_array().unwrap()).skip(1) {
+        let best = top.as_object().unwrap().values().map(|v| v.as_f64().unwrap());
+        assert!(best.fold(f64::MIN, f64::max) >= score.as_f64().unwrap());
+    }
+    // Without an answer, and as a stream, the prompt's are the same.
+    let mut scored = ask.clone();
+    scored["max_tokens"] = 0.into();
+    let only = server.post("/v1/completions", scored).json();
+    assert_eq!(only["choices"][0]["text"], "hello");
+    assert_eq!(only["choices"][0]["logprobs"]["token_logprobs"], json!(scores[..5]));
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    let events = server.post("/v1/completions", streamed).events();
+    let all: Vec<Value> = events
+        .iter()
+        .filter_map(|(_, e)| e["choices"][0]["logprobs"]["token_logprobs"].as_array().cloned())
+        .flatten()
+        .collect();
+    assert_eq!(&all, scores);
+}
+
+#[test]
+fn chat_log_probabilities_belong_to_the_tokens_of_the_answer() {
+    let server = Running::new(|_| {});
+    let ask = json!({
+        "messages": said("Hi"), "max_tokens": 5, "logprobs": true, "top_logprobs": 3,
+    });
+    let body = server.post("/v1/chat/completions", ask).json();
+    let content = body["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.len(), 5);
+    for token in content {
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 3);
+        assert_eq!(token["top_logprobs"][0]["logprob"], token["logprob"]);
+    }
+}
+
+#[test]
+fn answers_end_before_a_stop_string() {
+    let server = Running::new(|_| {});
+    let ask = json!({"messages": said("Hi"), "max_tokens": 24});
+    let whole = server.post("/v1/chat/completions", ask.clone()).json();
+    let whole = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    let chars: Vec<char> = whole.chars().collect();
+    let stop: String = chars[6..9].iter().collect();
+    let expected = whole.split(&stop).next().unwrap();
+    let mut ask = ask;
+    ask["stop"] = json!([stop, "never"]);
+    for stream in [false, true] {
+        ask["stream"] = stream.into();
+        let reply = server.post("/v1/chat/completions", ask.clone());
+        let text = match stream {
+            true => text_of_chat(&reply.events()),
+            false => {
+                let body = reply.json();
+                assert_eq!(body["choices"][0]["finish_reason"], "stop");
+                body["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+            }
+        };
+        assert_eq!(text, expected, "streamed: {stream}");
+    }
+}
+
+#[test]
+fn json_answers_follow_their_schema_whatever_the_model_would_say() {
+    let server = Running::new(|_| {});
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer", "minimum": 3, "maximum": 9},
+            "word": {"enum": ["yes", "no"]},
+        },
+        "required": ["n", "word"],
+        "additionalProperties": false,
+    });
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+    for seed in 0..6 {
+        let ask = json!({
+            "messages": said("J"), "response_format": format, "temperature": 1.5, "seed": seed,
+            "max_tokens": 80,
+        });
+        let body = server.post("/v1/chat/completions", ask).json();
+        let text = body["choices"][0]["message"]["content"].as_str().unwrap();
+        if body["choices"][0]["finish_reason"] == "stop" {
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert!((3..=9).contains(&value["n"].as_i64().unwrap()), "{text}");
+            assert!(["yes", "no"].contains(&value["word"].as_str().unwrap()));
+        }
+    }
+    for format in [
+        json!({"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}),
+        json!({"type": "json_schema", "json_schema": {}}),
+        json!({"type": "xml"}),
+    ] {
+        let ask = json!({"messages": said("J"), "response_format": format});
+        let reply = server.post("/v1/chat/completions", ask);
+        assert_eq!(reply.status, 400, "{format}");
+        assert_eq!(reply.any_json()["error"]["param"], "response_format");
+    }
+}
+
+#[test]
+fn a_call_that_is_demanded_is_made() {
+    let server = Running::new(|_| {});
+    let tool = |name: &str| {
+        let parameters = json!({
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+            "additionalProperties": false,
+        });
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let named = json!({"type": "function", "function": {"name": "beta"}});
+    for (choice, expected) in [(json!("required"), None), (named, Some("beta"))] {
+        let mut ask = json!({
+            "messages": said("?"), "tools": [tool("alpha"), tool("beta")], "tool_choice": choice,
+            "parallel_tool_calls": false,
+        });
+        let body = server.post("/v1/chat/completions", ask.clone()).json();
+        let choice = &body["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{body}");
+        let call = &choice["message"]["tool_calls"][0];
+        assert!(expected.is_none_or(|name| call["function"]["name"] == name));
+        let arguments = call["function"]["arguments"].as_str().unwrap();
+        let city: Value = serde_json::from_str(arguments).unwrap();
+        assert!(["Rome", "Oslo"].contains(&city["city"].as_str().unwrap()));
+        ask["stream"] = true.into();
+        let events = server.post("/v1/chat/completions", ask).events();
+        let (mut name, mut streamed) = (String::new(), String::new());
+        for (_, data) in &events {
+            let call = &data["choices"][0]["delta"]["tool_calls"][0]["function"];
+            name.push_str(call["name"].as_str().unwrap_or_default());
+            streamed.push_str(call["arguments"].as_str().unwrap_or_default());
+        }
+        assert_eq!(
+            (name.as_str(), streamed.as_str()),
+            (call["function"]["name"].as_str().unwrap(), arguments)
+        );
+    }
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
+    let short = OnOracle { context: Some(128), ..OnOracle::default() };
+    let server = Running::with(&["tiny"], short, |_| {});
+    let long = "x".repeat(200);
+    let error = |path: &str, body: Value| {
+        let reply = server.post(path, body);
+        assert_eq!(reply.status, 400, "{}", reply.text);
+        reply.any_json()
+    };
+    let openai = error("/v1/chat/completions", json!({"messages": said(&long)}));
+    let message = openai["error"]["message"].as_str().unwrap();
+    assert!(message.contains("218") && message.contains("128"), "{message}");
+    assert_eq!(openai["error"]["code"], "context_length_exceeded");
+    let ollama = error("/api/chat", json!({"model": "tiny", "messages": said(&long)}));
+    assert!(ollama["error"].as_str().unwrap().contains("128"));
+    let anthropic = error("/v1/messages", json!({"messages": said(&long), "max_tokens": 1}));
+    assert_eq!(anthropic["error"]["type"], "invalid_request_error");
+}
+
+#[test]
+fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
+    let server = Running::new(|_| {});
+    for (field, value) in [
+        ("temperature", json!(-1)),
+        ("temperature", json!("hot")),
+        ("top_p", json!(1.5)),
+        ("max_tokens", json!(-3)),
+        ("max_tokens", json!(0)),
+        ("max_tokens", json!(1.5)),
+        ("n", json!(0)),
+        ("n", json!(1_000_000_000)),
+        ("stop", json!(vec!["x"; 17])),
+        ("stop", json!([1])),
+        ("logit_bias", json!({"x": 1})),
+        ("logit_bias", json!({"5": 1000})),
+        ("top_logprobs", json!(3)),
+        ("tool_choice", json!("sometimes")),
+        ("messages", json!([])),
+        ("messages", json!("Hi")),
+    ] {
+        let mut ask = json!({"messages": said("Hi"), "max_tokens": 1, "unheard_of": {"x": [1]}});
+        assert_eq!(server.post("/v1/chat/completions", ask.clone()).status, 200);
+        ask[field] = value.clone();
+        let reply = server.post("/v1/chat/completions", ask);
+        assert_eq!(reply.status, 400, "{field} = {value}: {}", reply.text);
+        let error = reply.any_json()["error"].clone();
+        let named = error["param"].as_str().unwrap_or_default().starts_with(field);
+        assert!(named && !error["message"].as_str().unwrap().is_empty(), "{error}");
+    }
+    for body in ["", "{", "[]", "nul", "\u{0}"] {
+        let reply = server.post_with("/v1/chat/completions", &[], body);
+        assert_eq!(reply.status, 400, "{body:?}");
+    }
+}
+
+#[test]
+fn embeddings_are_refused_rather_than_made_up() {
+    let server = Running::new(|_| {});
+    let reply = server.post("/v1/embeddings", json!({"input": "x"}));
+    assert_eq!(
+        (reply.status, reply.any_json()["error"]["code"].as_str()),
+        (501, Some("model_not_supported"))
+    );
+}

@@ -1,0 +1,131 @@
+//! Requests that are too many, too long, or left by their clients; and the end of the server.
+
+use crate::support::*;
+use serde_json::json;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// An answer that takes a while on the oracle.
+fn long(stream: bool) -> String {
+    json!({"messages": said("Hi"), "max_tokens": 1900, "ignore_eos": true, "stream": stream})
+        .to_string()
+}
+
+/// An answer that is soon complete.
+fn short(stream: bool) -> String {
+    json!({"messages": said("Hi"), "max_tokens": 40, "stream": stream}).to_string()
+}
+
+/// Waits until no request uses the model.
+fn wait_idle(server: &Running, at_most: Duration) {
+    let begin = Instant::now();
+    while server.get("/v1/slots").json()[0]["is_processing"] != false {
+        assert!(begin.elapsed() < at_most, "a request is still running");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn more_requests_than_fit_are_told_when_to_come_again() {
+    let server = Running::new(|_| {});
+    // The test's loader takes 8 at a time.
+    let streams: Vec<_> =
+        (0..8).map(|_| server.send("/v1/chat/completions", &[], &long(true))).collect();
+    let refused = server.post_with("/v1/chat/completions", &[], &long(false));
+    assert_eq!(refused.status, 429, "{}", refused.text);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.any_json()["error"]["type"], "rate_limit_error");
+    drop(streams);
+    let begin = Instant::now();
+    while server.post_with("/v1/chat/completions", &[], &short(false)).status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "no place has become free");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let server = Running::new(|_| {});
+    for stream in [true, false] {
+        for _ in 0..20 {
+            if stream {
+                let response = server.send("/v1/chat/completions", &[], &long(true));
+                let mut first = [0; 64];
+                response.into_body().into_reader().read_exact(&mut first).unwrap();
+            } else {
+                leave(&server);
+            }
+        }
+        wait_idle(&server, Duration::from_secs(5));
+    }
+    assert_eq!(server.post_with("/v1/chat/completions", &[], &short(false)).status, 200);
+}
+
+/// Asks, and closes the connection before there is an answer.
+fn leave(server: &Running) {
+    use std::io::Write;
+    let address = server.base.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let body = long(false);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_ended() {
+    let server = Running::new(|options| options.limits.answer_time = Duration::from_millis(1));
+    let reply = server.post_with("/v1/chat/completions", &[], &long(false));
+    assert_eq!(reply.status, 504, "{}", reply.text);
+    let events = server.post_with("/v1/chat/completions", &[], &long(true)).events();
+    assert!(events.last().unwrap().1["error"]["message"].as_str().unwrap().contains("too long"));
+    wait_idle(&server, Duration::from_secs(5));
+}
+
+#[test]
+fn answers_at_once_are_those_that_come_alone() {
+    let server = Running::new(|_| {});
+    let ask = |n: usize| {
+        let ask = json!({"messages": said(&format!("No {n}")), "max_tokens": 30});
+        server.post("/v1/chat/completions", ask).json()["choices"][0]["message"].clone()
+    };
+    let alone: Vec<_> = (0..8).map(ask).collect();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (ask, expected) = (&ask, &alone[n]);
+            scope.spawn(move || (0..3).for_each(|_| assert_eq!(&ask(n), expected)));
+        }
+    });
+}
+
+#[test]
+fn a_stopping_server_completes_what_it_has_begun() {
+    let mut server = Running::new(|options| options.limits.grace = Duration::from_secs(60));
+    let response = server.send("/v1/chat/completions", &[], &short(true));
+    server.ask_to_stop();
+    let mut text = String::new();
+    response.into_body().into_reader().read_to_string(&mut text).unwrap();
+    assert!(text.trim_end().ends_with("[DONE]"), "{text}");
+    server.stop().unwrap();
+}
+
+#[test]
+fn what_is_not_complete_when_the_grace_is_over_is_told_so() {
+    let mut server = Running::new(|options| options.limits.grace = Duration::from_millis(1));
+    let response = server.send("/v1/chat/completions", &[], &long(true));
+    let begin = Instant::now();
+    server.stop().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let mut text = String::new();
+    response.into_body().into_reader().read_to_string(&mut text).unwrap();
+    assert!(text.contains("the server is stopping") || text.ends_with("[DONE]\n\n"), "{text}");
+}
+
+#[test]
+fn halting_ends_the_server() {
+    let mut server = Running::new(|_| {});
+    assert_eq!(server.get("/v1/halt").json()["terminated"], true);
+    server.stop().unwrap();
+}

@@ -1,0 +1,228 @@
+//! A server on a port of its own, and a client.
+
+use serde_json::{Value, json};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tangor_engine::device::oracle::OracleDevice;
+use tangor_engine::device::{Activations, Device};
+use tangor_engine::plan::model::formats;
+use tangor_engine::{LoadOptions, Model, SamplingParams};
+use tangor_server::{Limits, LoadAsk, Loaded, Loader, Options, ServeError, Server, Stopper};
+use tangor_store::{Installed, ModelName, Store, StoreOptions};
+use tempfile::TempDir;
+
+/// Loads onto the oracle, and counts.
+#[derive(Debug, Default)]
+pub(crate) struct OnOracle {
+    pub(crate) loads: AtomicUsize,
+    /// Added to every load.
+    pub(crate) slow: Duration,
+    /// Longest sequence; `None`: [`CONTEXT`].
+    pub(crate) context: Option<usize>,
+}
+
+impl Loader for OnOracle {
+    fn load(&self, installed: &Installed, ask: &LoadAsk) -> Result<Loaded, String> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(self.slow);
+        let source = tangor_store::DirSource::open(&installed.path).map_err(|e| e.to_string())?;
+        let checkpoint =
+            formats::Checkpoint::open(&source, source.file(), &formats::Limits::default());
+        let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+        let devices: Vec<Arc<dyn Device>> = vec![Arc::new(OracleDevice::new())];
+        let options = LoadOptions {
+            activations: Activations::F32,
+            context: ask.context.or(self.context),
+            max_sequences: 4,
+            max_alive: 8,
+            ..LoadOptions::default()
+        };
+        let model = Model::load(&checkpoint, &devices, &options, &mut |_| {});
+        let model = model.map_err(|error| error.to_string())?;
+        Ok(Loaded { model, recommended: SamplingParams::default() })
+    }
+}
+
+/// A server with models, and what stops it.
+pub(crate) struct Running {
+    pub(crate) folder: TempDir,
+    pub(crate) base: String,
+    pub(crate) loader: Arc<OnOracle>,
+    stopper: Stopper,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// Longest sequence of the models of tests.
+pub(crate) const CONTEXT: usize = 2048;
+
+/// Lets a model have [`CONTEXT`]: its words are as random there as before.
+fn lengthen(config: &std::path::Path) {
+    let text = std::fs::read_to_string(config).unwrap();
+    let mut value: Value = text.parse().unwrap();
+    value["max_position_embeddings"] = CONTEXT.into();
+    std::fs::write(config, value.to_string()).unwrap();
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) text: String,
+}
+
+impl Running {
+    /// With one model, `tiny`, and what the test wants otherwise.
+    pub(crate) fn new(change: impl FnOnce(&mut Options)) -> Self {
+        Self::with(&["tiny"], OnOracle::default(), change)
+    }
+
+    pub(crate) fn with(
+        models: &[&str],
+        loader: OnOracle,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let names = models.iter().map(|name| {
+            let path = folder.path().join(name);
+            tangor_testkit::tiny::write_with_text(&path);
+            lengthen(&path.join("config.json"));
+            ModelName::Path(path)
+        });
+        let loader = Arc::new(loader);
+        let mut options = Options {
+            address: ([127, 0, 0, 1], 0).into(),
+            models: names.collect(),
+            loader: Arc::clone(&loader) as Arc<dyn Loader>,
+            key: None,
+            admin_key: None,
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            limits: Limits { grace: Duration::from_secs(5), ..Limits::default() },
+        };
+        change(&mut options);
+        let home = StoreOptions {
+            root: Some(folder.path().join("home")),
+            offline: true,
+            ..StoreOptions::default()
+        };
+        let server = Server::bind(options, Store::open(home).unwrap()).unwrap();
+        let (base, stopper) = (format!("http://{}", server.address()), server.stopper());
+        let thread = Some(std::thread::spawn(move || server.run(|| {})));
+        Self { folder, base, loader, stopper, thread }
+    }
+
+    /// Ends the server and says how that went.
+    pub(crate) fn stop(&mut self) -> Result<(), ServeError> {
+        self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stopper.stop();
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.get_with(path, &[])
+    }
+
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = agent().get(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        reply(request.call().unwrap())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: Value) -> Reply {
+        self.post_with(path, &[], &body.to_string())
+    }
+
+    pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        reply(self.send(path, headers, body))
+    }
+
+    /// The beginning of an answer, whose body is still to be read.
+    pub(crate) fn send(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> ureq::http::Response<ureq::Body> {
+        let mut request = agent().post(format!("{}{path}", self.base));
+        for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
+            request = request.header(*name, *value);
+        }
+        request.send(body).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            // A test that fails says so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(Duration::from_secs(60))).build().into()
+}
+
+fn reply(response: ureq::http::Response<ureq::Body>) -> Reply {
+    let status = response.status().as_u16();
+    let headers = response.headers().iter();
+    let headers = headers
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    let mut text = String::new();
+    response.into_body().into_reader().read_to_string(&mut text).unwrap();
+    Reply { status, headers, text }
+}
+
+impl Reply {
+    /// The JSON of an answer that went well.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.any_json()
+    }
+
+    pub(crate) fn any_json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Names and data of the events of a stream; keep-alives are left out.
+    pub(crate) fn events(&self) -> Vec<(Option<String>, Value)> {
+        assert_eq!(self.status, 200, "{}", self.text);
+        let frames = self.text.split("\n\n").filter(|frame| !frame.trim().is_empty());
+        let event = |frame: &str| {
+            let line = |key: &str| frame.lines().find_map(|line| line.strip_prefix(key));
+            let data = line("data: ")?;
+            let data = if data == "[DONE]" { json!("[DONE]") } else { data.parse().unwrap() };
+            Some((line("event: ").map(str::to_owned), data))
+        };
+        frames.filter_map(event).collect()
+    }
+
+    /// The lines of a stream.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+}
+
+/// A conversation of one message.
+pub(crate) fn said(text: &str) -> Value {
+    json!([{"role": "user", "content": text}])
+}
