@@ -55,6 +55,14 @@ pub(crate) struct Facts {
     pub(crate) body: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
+impl Facts {
+    /// Of a route that anybody with a key may use, in OpenAI's words, without a body.
+    fn new(method: &'static str, base: Base, path: &'static str, about: &'static str) -> Self {
+        let (dialect, access) = (Dialect::OpenAi, Access::User);
+        Self { method, base, path, dialect, access, about, body: None }
+    }
+}
+
 /// A row of the table.
 pub(crate) struct Route {
     pub(crate) facts: Facts,
@@ -62,17 +70,12 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    fn new(method: &'static str, base: Base, path: &'static str, about: &'static str) -> Facts {
-        let (dialect, access) = (Dialect::OpenAi, Access::User);
-        Facts { method, base, path, dialect, access, about, body: None }
-    }
-
     /// A route that reads.
     pub(crate) fn get<T: 'static>(
         (base, path, about): (Base, &'static str, &'static str),
         handler: impl Handler<T, Arc<App>>,
     ) -> Self {
-        Self { facts: Self::new("get", base, path, about), handler: routing::get(handler) }
+        Self { facts: Facts::new("get", base, path, about), handler: routing::get(handler) }
     }
 
     /// A route that takes a body.
@@ -80,7 +83,7 @@ impl Route {
         (base, path, about): (Base, &'static str, &'static str),
         handler: impl Handler<T, Arc<App>>,
     ) -> Self {
-        Self { facts: Self::new("post", base, path, about), handler: routing::post(handler) }
+        Self { facts: Facts::new("post", base, path, about), handler: routing::post(handler) }
     }
 
     /// A route that removes.
@@ -88,7 +91,7 @@ impl Route {
         (base, path, about): (Base, &'static str, &'static str),
         handler: impl Handler<T, Arc<App>>,
     ) -> Self {
-        Self { facts: Self::new("delete", base, path, about), handler: routing::delete(handler) }
+        Self { facts: Facts::new("delete", base, path, about), handler: routing::delete(handler) }
     }
 
     /// With a body of this type.

@@ -46,7 +46,7 @@ fn a_key_opens_what_the_table_says() {
     let refused = server.post_with("/v1/messages", &[], &ask);
     assert_eq!(refused.any_json()["error"]["type"], "authentication_error");
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
-    assert_eq!(server.post_with("/api/chat", &[], &ask).any_json()["error"].is_string(), true);
+    assert!(server.post_with("/api/chat", &[], &ask).any_json()["error"].is_string());
 }
 
 #[test]

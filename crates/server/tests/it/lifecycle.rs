@@ -93,8 +93,8 @@ fn answers_at_once_are_those_that_come_alone() {
     };
     let alone: Vec<_> = (0..8).map(ask).collect();
     std::thread::scope(|scope| {
-        for n in 0..8 {
-            let (ask, expected) = (&ask, &alone[n]);
+        for (n, expected) in alone.iter().enumerate() {
+            let ask = &ask;
             scope.spawn(move || (0..3).for_each(|_| assert_eq!(&ask(n), expected)));
         }
     });
