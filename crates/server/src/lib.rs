@@ -3,7 +3,8 @@
 //! A request goes one way: the *door* ([`guard`]) lets it in, its *dialect* (`openai`, `anthropic`,
 //! `ollama`, `lemonade`) turns it into an [`ask`], which is [`prepare`]d for a model that is among
 //! the [`residents`]; the engine's events become [`answers`], which the dialect words again, at
-//! once or as a stream ([`reply`]). No dialect knows another, and nothing but a dialect knows its words.
+//! once or as a stream ([`reply`]). No dialect knows another, and nothing but a dialect knows its
+//! words.
 //!
 //! The route table ([`routes`]) has a row for every endpoint; keys, counters and the OpenAPI
 //! document are derived from it. [`Limits`] has a row for every bound.

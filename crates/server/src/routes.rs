@@ -92,8 +92,7 @@ mod tests {
     fn whatever_changes_which_models_there_are_is_for_administrators() {
         for route in routes() {
             let word = |word: &&str| route.facts.path.ends_with(*word);
-            let changes =
-                ["/load", "/unload", "/pull", "/delete", "/halt"].iter().any(|w| word(&w));
+            let changes = ["/load", "/unload", "/pull", "/delete", "/halt"].iter().any(word);
             assert_eq!(changes, route.facts.access == Admin, "{:?}", route.facts);
         }
     }
