@@ -1,6 +1,6 @@
 //! Anthropic's interface: `POST /v1/messages`, and counting tokens.
 
-use crate::answers::{End, Happening, Reason, new_id};
+use crate::answers::{Happening, Reason, new_id};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Knobs, Prompt, ToolChoice};
 use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
@@ -187,7 +187,7 @@ pub(crate) async fn create(
     let (id, model) = (new_id("msg_"), answers.resident().id.clone());
     if request.stream.unwrap_or(false) {
         let prompt = answers.prompts().first().map_or(0, Vec::len);
-        let wording = Events { id, model, prompt, blocks: Blocks::default(), end: None };
+        let wording = Events { id, model, prompt, blocks: Blocks::default() };
         return Ok(stream(&app, Form::Events, answers, wording));
     }
     let choices = answers.collect().await?;
@@ -260,7 +260,6 @@ struct Events {
     /// Tokens of the prompt.
     prompt: usize,
     blocks: Blocks,
-    end: Option<End>,
 }
 
 impl Events {
@@ -274,7 +273,8 @@ impl Events {
                 });
                 Frame::named("content_block_start", &data)
             }
-            Change::More(block, text) => {
+            Change::More(block) => {
+                let text = block.text;
                 let delta = match block.kind {
                     BlockKind::Text => json!({"type": "text_delta", "text": text}),
                     BlockKind::Reasoning => json!({"type": "thinking_delta", "thinking": text}),
@@ -310,19 +310,12 @@ impl Wording for Events {
     }
 
     fn happened(&mut self, happening: Happening) -> Vec<Frame> {
-        let changes = match happening {
-            Happening::Scored { .. } => Vec::new(),
-            Happening::Delta { delta, .. } => self.blocks.push(delta),
-            Happening::End { end, .. } => {
-                self.end = Some(end);
-                self.blocks.finish()
-            }
-        };
+        let changes = self.blocks.happened(happening);
         changes.into_iter().map(Self::changed).collect()
     }
 
     fn end(&mut self) -> Vec<Frame> {
-        let end = self.end.as_ref();
+        let end = self.blocks.end();
         let (reason, stop) = end.map_or((None, None), |end| stop_reason(&end.reason));
         let data = json!({
             "type": "message_delta",

@@ -1,7 +1,7 @@
 //! An answer as a row of blocks, as the Responses API, Anthropic and Ollama have it: thinking,
 //! text, calls, each complete before the next one begins.
 
-use crate::answers::Delta;
+use crate::answers::{Delta, End, Happening};
 
 /// What a block is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,29 +17,49 @@ pub(crate) struct Block {
     /// Its place in the answer.
     pub(crate) index: usize,
     pub(crate) kind: BlockKind,
-    /// What it says so far; of a call, its arguments.
+    /// What it says; of a call, its arguments. Of a change, what that adds or completes.
     pub(crate) text: String,
 }
 
 /// What becomes of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
+    /// A block begins, without a word.
     Open(Block),
-    /// More text of the block that is open.
-    More(Block, String),
+    /// The open block goes on: only what is new is in it, since answers are long.
+    More(Block),
+    /// A block is complete, with all that it says.
     Close(Block),
 }
 
-/// The blocks of an answer that is being written.
+/// The blocks of an answer that is being written, and how it ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blocks {
     open: Option<Block>,
     next: usize,
+    end: Option<End>,
 }
 
 impl Blocks {
+    /// What becomes of the blocks when something happens.
+    pub(crate) fn happened(&mut self, happening: Happening) -> Vec<Change> {
+        match happening {
+            Happening::Scored { .. } => Vec::new(),
+            Happening::Delta { delta, .. } => self.push(delta),
+            Happening::End { end, .. } => {
+                self.end = Some(end);
+                self.finish()
+            }
+        }
+    }
+
+    /// How the answer ended, once it has.
+    pub(crate) fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
     /// Takes the next part of the answer.
-    pub(crate) fn push(&mut self, delta: Delta) -> Vec<Change> {
+    fn push(&mut self, delta: Delta) -> Vec<Change> {
         let mut changes = Vec::new();
         let text = match delta {
             Delta::Text(text) => {
@@ -58,13 +78,14 @@ impl Blocks {
         };
         if let Some(block) = &mut self.open {
             block.text.push_str(&text);
-            changes.push(Change::More(block.clone(), text));
+            let kind = block.kind.clone();
+            changes.push(Change::More(Block { index: block.index, kind, text }));
         }
         changes
     }
 
     /// Closes the last block. An answer that said nothing has one empty text.
-    pub(crate) fn finish(&mut self) -> Vec<Change> {
+    fn finish(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.next == 0 {
             self.enter(BlockKind::Text, &mut changes);
@@ -130,7 +151,7 @@ mod tests {
         changes.extend(blocks.finish());
         let word = |change: &Change| match change {
             Change::Open(block) => format!("+{}", block.index),
-            Change::More(_, text) => text.clone(),
+            Change::More(block) => block.text.clone(),
             Change::Close(block) => format!("-{}{}", block.index, block.text),
         };
         let words: Vec<String> = changes.iter().map(word).collect();

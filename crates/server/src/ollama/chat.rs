@@ -1,7 +1,7 @@
 //! `POST /api/chat`
 
 use super::{Tuning, format, lets_go, merge, timestamp_now, totals};
-use crate::answers::{Choice, End, Happening};
+use crate::answers::{Choice, Happening};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt};
 use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
@@ -129,7 +129,7 @@ pub(crate) async fn create(
         app.residents.unload(&name);
     }
     if streams {
-        let wording = Lines { name, begin, loading, blocks: Blocks::default(), end: None };
+        let wording = Lines { name, begin, loading, blocks: Blocks::default() };
         return Ok(stream(&app, Form::Lines, answers, wording));
     }
     let choices = answers.collect().await?;
@@ -184,16 +184,15 @@ struct Lines {
     begin: Instant,
     loading: Duration,
     blocks: Blocks,
-    end: Option<End>,
 }
 
 impl Lines {
     fn changed(&self, change: Change) -> Option<Frame> {
         let message = match change {
-            Change::More(Block { kind: BlockKind::Text, .. }, text) => {
+            Change::More(Block { kind: BlockKind::Text, text, .. }) => {
                 json!({"role": "assistant", "content": text})
             }
-            Change::More(Block { kind: BlockKind::Reasoning, .. }, text) => {
+            Change::More(Block { kind: BlockKind::Reasoning, text, .. }) => {
                 json!({"role": "assistant", "content": "", "thinking": text})
             }
             Change::Close(block) => {
@@ -207,20 +206,13 @@ impl Lines {
 
 impl Wording for Lines {
     fn happened(&mut self, happening: Happening) -> Vec<Frame> {
-        let changes = match happening {
-            Happening::Scored { .. } => Vec::new(),
-            Happening::Delta { delta, .. } => self.blocks.push(delta),
-            Happening::End { end, .. } => {
-                self.end = Some(end);
-                self.blocks.finish()
-            }
-        };
+        let changes = self.blocks.happened(happening);
         changes.into_iter().filter_map(|change| self.changed(change)).collect()
     }
 
     fn end(&mut self) -> Vec<Frame> {
         let last = line(&self.name, json!({"role": "assistant", "content": ""}));
-        let end = self.end.iter();
+        let end = self.blocks.end().into_iter();
         end.map(|end| Frame::data(&merge(last.clone(), totals(self.begin, self.loading, end))))
             .collect()
     }

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`
 
-use super::{Head, OneOrMany, chat_logprobs, fingerprint, finish_reason, sampled, timings, usage};
+use super::{Head, OneOrMany, chat_logprobs, closing, finish_reason, sampled, timings, usage};
 use crate::answers::{Delta, End, Happening, TokenLogprobs, new_id};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt, ToolChoice};
@@ -138,16 +138,10 @@ pub(crate) async fn create(
             "finish_reason": finish_reason(&choice.end.reason),
         })
     };
-    let body = json!({
-        "id": head.id,
-        "object": "chat.completion",
-        "created": head.created,
-        "model": head.model,
-        "system_fingerprint": fingerprint(),
-        "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "usage": usage(&ends, ends.len()),
-        "timings": ends.first().map(timings),
-    });
+    let worded: Vec<Value> = choices.iter().enumerate().map(choice).collect();
+    let mut body = head.envelope("chat.completion", &worded);
+    body["usage"] = usage(&ends, ends.len());
+    body["timings"] = ends.first().map(timings).into();
     Ok(axum::Json(body).into_response())
 }
 
@@ -160,15 +154,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn chunk(&self, choices: Value) -> Value {
-        let mut chunk = json!({
-            "id": self.head.id,
-            "object": "chat.completion.chunk",
-            "created": self.head.created,
-            "model": self.head.model,
-            "system_fingerprint": fingerprint(),
-            "choices": choices,
-        });
+    fn chunk(&self, choices: &[Value]) -> Value {
+        let mut chunk = self.head.envelope("chat.completion.chunk", choices);
         if self.with_usage {
             chunk["usage"] = Value::Null;
         }
@@ -180,7 +167,7 @@ impl Chunks {
         let choice = json!({
             "index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": null,
         });
-        Frame::data(&self.chunk(json!([choice])))
+        Frame::data(&self.chunk(&[choice]))
     }
 }
 
@@ -203,7 +190,7 @@ impl Wording for Chunks {
                     "logprobs": null,
                     "finish_reason": finish_reason(&end.reason),
                 });
-                let mut chunk = self.chunk(json!([last]));
+                let mut chunk = self.chunk(&[last]);
                 chunk["timings"] = timings(&end);
                 self.ends[choice] = Some(end);
                 vec![Frame::data(&chunk)]
@@ -212,15 +199,12 @@ impl Wording for Chunks {
     }
 
     fn end(&mut self) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        if self.with_usage {
+        closing(self.with_usage.then(|| {
             let ends: Vec<End> = self.ends.iter().flatten().cloned().collect();
-            let mut chunk = self.chunk(json!([]));
+            let mut chunk = self.chunk(&[]);
             chunk["usage"] = usage(&ends, ends.len());
-            frames.push(Frame::data(&chunk));
-        }
-        frames.push(Frame::done());
-        frames
+            chunk
+        }))
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Frame> {

@@ -1,8 +1,6 @@
 //! `POST /v1/completions`
 
-use super::{
-    Head, OneOrMany, fingerprint, finish_reason, finite, sampled, timings, token_text, usage,
-};
+use super::{Head, OneOrMany, closing, finish_reason, finite, sampled, timings, token_text, usage};
 use crate::answers::{Choice, Delta, End, Happening, TokenLogprobs, new_id};
 use crate::app::App;
 use crate::ask::{Ask, Prompt, Source};
@@ -134,14 +132,7 @@ struct Words {
 
 impl Words {
     fn envelope(&self, choices: &[Value]) -> Value {
-        json!({
-            "id": self.head.id,
-            "object": "text_completion",
-            "created": self.head.created,
-            "model": self.head.model,
-            "system_fingerprint": fingerprint(),
-            "choices": choices,
-        })
+        self.head.envelope("text_completion", choices)
     }
 
     /// The prompt that an answer begins with.
@@ -304,15 +295,12 @@ impl Wording for Chunks {
     }
 
     fn end(&mut self) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        if self.with_usage {
+        closing(self.with_usage.then(|| {
             let ends: Vec<End> = self.ends.iter().flatten().cloned().collect();
             let mut chunk = self.words.envelope(&[]);
             chunk["usage"] = usage(&ends, self.words.per_prompt);
-            frames.push(Frame::data(&chunk));
-        }
-        frames.push(Frame::done());
-        frames
+            chunk
+        }))
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Frame> {

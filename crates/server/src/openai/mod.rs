@@ -7,8 +7,9 @@ pub(crate) mod models;
 pub(crate) mod responses;
 
 use crate::answers::{Choice, End, Reason, TokenLogprobs};
-use crate::ask::{Format, Knobs};
+use crate::ask::Format;
 use crate::error::{ApiError, Result};
+use crate::reply::Frame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
@@ -270,12 +271,26 @@ pub(crate) struct Head {
     pub(crate) model: String,
 }
 
-/// Names the build, so that answers can be told to come from the same one.
-pub(crate) fn fingerprint() -> String {
-    format!("tangor-{}", env!("CARGO_PKG_VERSION"))
+impl Head {
+    /// What every object of an answer says of it.
+    pub(crate) fn envelope(&self, object: &str, choices: &[Value]) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": fingerprint(),
+            "choices": choices,
+        })
+    }
 }
 
-/// How an answer's knobs are checked by those who set them by other names.
-pub(crate) fn knobs(temperature: Option<f32>, top_p: Option<f32>) -> Knobs {
-    Knobs { temperature, top_p, ..Knobs::default() }
+/// What a stream ends with, after a chunk with its usage where that is wanted.
+pub(crate) fn closing(usage: Option<Value>) -> Vec<Frame> {
+    usage.iter().map(Frame::data).chain([Frame::done()]).collect()
+}
+
+/// Names the build, so that answers can be told to come from the same one.
+fn fingerprint() -> String {
+    format!("tangor-{}", env!("CARGO_PKG_VERSION"))
 }

@@ -96,10 +96,12 @@ impl Request {
             model: self.model.clone(),
             prompt: Prompt::Chat(Box::new(chat)),
             knobs: Knobs {
+                temperature: self.temperature,
+                top_p: self.top_p,
                 top_k: self.top_k,
                 repetition_penalty: self.repeat_penalty,
                 seed: self.seed,
-                ..super::knobs(self.temperature, self.top_p)
+                ..Knobs::default()
             },
             max_tokens: self.max_output_tokens,
             stop: OneOrMany::list(self.stop.clone()),
@@ -176,8 +178,7 @@ pub(crate) async fn create(
     let mut answers = app.answer(request.ask()?).await?;
     let body = Body::new(&request, &answers.resident().id);
     if request.stream.unwrap_or(false) {
-        let wording =
-            Events { body, blocks: Blocks::default(), items: Vec::new(), sent: 0, end: None };
+        let wording = Events { body, blocks: Blocks::default(), items: Vec::new(), sent: 0 };
         return Ok(stream(&app, Form::Events, answers, wording));
     }
     let choices = answers.collect().await?;
@@ -298,7 +299,6 @@ struct Events {
     items: Vec<Value>,
     /// Events so far.
     sent: u64,
-    end: Option<End>,
 }
 
 impl Events {
@@ -321,7 +321,8 @@ impl Events {
                 }
                 frames
             }
-            Change::More(block, text) => {
+            Change::More(block) => {
+                let text = &block.text;
                 let (kind, data) = match block.kind {
                     BlockKind::Text => {
                         let data = json!({"content_index": 0, "delta": text, "logprobs": []});
@@ -385,22 +386,12 @@ impl Wording for Events {
     }
 
     fn happened(&mut self, happening: Happening) -> Vec<Frame> {
-        match happening {
-            Happening::Scored { .. } => Vec::new(),
-            Happening::Delta { delta, .. } => {
-                let changes = self.blocks.push(delta);
-                changes.into_iter().flat_map(|change| self.changed(change)).collect()
-            }
-            Happening::End { end, .. } => {
-                self.end = Some(end);
-                let changes = self.blocks.finish();
-                changes.into_iter().flat_map(|change| self.changed(change)).collect()
-            }
-        }
+        let changes = self.blocks.happened(happening);
+        changes.into_iter().flat_map(|change| self.changed(change)).collect()
     }
 
     fn end(&mut self) -> Vec<Frame> {
-        let response = self.body.response(&self.items, self.end.as_ref());
+        let response = self.body.response(&self.items, self.blocks.end());
         let cut = response["status"] == "incomplete";
         let kind = if cut { "response.incomplete" } else { "response.completed" };
         vec![self.event(kind, json!({"response": response}))]
