@@ -6,7 +6,7 @@ use crate::{cargo, root};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The source package that carries llama.cpp: tokenizer vectors and chat templates.
 pub(crate) const LLAMA_CPP_SDIST: &str = "llama-cpp-python==0.3.36";
@@ -74,7 +74,7 @@ pub(crate) fn setup() -> Outcome<Inputs> {
         home: home(),
         gguf: model()?,
         llama_cpp_models,
-        clients: clients()?,
+        clients: python("clients-venv", CLIENTS)?,
         onnxruntime: onnxruntime()?,
     })
 }
@@ -110,18 +110,6 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
         run("python packages", install.args(packages))?;
     }
     Ok(python)
-}
-
-/// A Python with the clients that the server is tested with.
-fn clients() -> Outcome<PathBuf> {
-    let name = "clients-venv";
-    let python = python(name, &[])?;
-    let has_all = "import openai, ollama, anthropic";
-    let there = Command::new(&python).args(["-c", has_all]).stderr(Stdio::null()).status();
-    if there.is_ok_and(|status| status.success()) {
-        return Ok(python);
-    }
-    self::python(name, CLIENTS)
 }
 
 /// ONNX Runtime and two providers that come as packages, and a Vulkan in software that the WebGPU
