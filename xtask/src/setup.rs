@@ -84,10 +84,14 @@ fn home() -> PathBuf {
     root().join("target/test-home")
 }
 
-/// The real model, fetched unless it is there.
+/// The real model, fetched unless it is there, by the program that the tests run: compiled as they
+/// are, since any other set of features would compile most of it once more.
 pub(crate) fn model() -> Outcome<PathBuf> {
-    let tangor = ["run", "--quiet", "--package", "tangor-cli", "--", "pull", "smollm2", "--json"];
-    let pulled = output(cargo(&tangor).env("TANGOR_HOME", home()))?;
+    run("compile", &mut cargo(&["test", "--workspace", "--all-features", "--no-run"]))?;
+    let tangor =
+        root().join("target/debug").join(format!("tangor{}", std::env::consts::EXE_SUFFIX));
+    let mut pull = Command::new(tangor);
+    let pulled = output(pull.args(["pull", "smollm2", "--json"]).env("TANGOR_HOME", home()))?;
     let pulled: serde_json::Value =
         serde_json::from_str(&pulled).map_err(|error| format!("pull wrote no JSON: {error}"))?;
     Ok(pulled["path"].as_str().ok_or("pull --json names no path")?.into())

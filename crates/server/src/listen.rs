@@ -145,10 +145,12 @@ impl Server {
     }
 }
 
-/// Loads the models that the server was started with; one that cannot be loaded ends it.
+/// Loads the models that the server was started with, as many as may be in memory; one that cannot
+/// be loaded ends it.
 async fn preload(app: Arc<App>, ready: impl FnOnce()) -> Result<(), ServeError> {
     // The first one is to be the one that was used last.
-    let names: Vec<String> = app.catalog.served().map(str::to_owned).collect();
+    let names: Vec<String> =
+        app.catalog.served().take(app.limits().models.max(1)).map(str::to_owned).collect();
     for name in names.iter().rev() {
         if let Err(error) = app.model(Some(name)).await {
             app.stop();

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{Activations, Device};
 use tangor_engine::plan::model::formats;
@@ -219,6 +219,15 @@ impl Reply {
     pub(crate) fn lines(&self) -> Vec<Value> {
         assert_eq!(self.status, 200, "{}", self.text);
         self.text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+}
+
+/// Waits for what is bound to happen.
+pub(crate) fn wait_until(happened: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !happened() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not happen");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
