@@ -7,6 +7,7 @@
 mod acceptance;
 mod callgrind;
 mod command;
+mod conformance;
 mod cross;
 mod fuzz;
 mod setup;
@@ -42,6 +43,8 @@ enum Task {
     Tidy,
     /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers.
     Setup,
+    /// Write docs/conformance.md anew: the conformance suite on every device there is.
+    Conformance(conformance::Options),
     /// Compile for other systems, and run what an emulator can.
     Cross,
     /// Run fuzz targets.
@@ -62,6 +65,10 @@ fn root() -> PathBuf {
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     command.current_dir(root()).args(args).env("CARGO_INCREMENTAL", "0");
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa complains of every process that has none.
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
     command
 }
 
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
         Task::Ci => test(None),
         Task::Tidy => tidy::tidy(),
         Task::Setup => setup::setup().map(|inputs| println!("{inputs}")),
+        Task::Conformance(options) => conformance::conformance(options),
         Task::Cross => cross::cross(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Acceptance => acceptance::acceptance(),
