@@ -20,6 +20,7 @@ mod packed;
 mod peers;
 mod progress;
 mod prompt;
+mod rates;
 mod sampling;
 mod sys;
 mod terminal;
