@@ -372,7 +372,7 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
 fn devices_and_rates(
     options: &ModelOptions,
     global: &Global,
-) -> Outcome<(Vec<Arc<dyn Device>>, Vec<(String, Rates)>)> {
+) -> Outcome<(Vec<Arc<dyn Device>>, rates::Named)> {
     let opened = devices::opened(options)?;
     let rates = rates::all_kept(&store(global)?, &opened);
     Ok((opened.into_iter().map(|opened| opened.device).collect(), rates))

@@ -1,5 +1,5 @@
-//! How fast this machine's devices are: measured once, kept in the store, and planned with from then
-//! on.
+//! How fast this machine's devices are: measured once, kept in the store, and planned with from
+//! then on.
 //!
 //! Rates are kept per device and what they depend on: its driver or instruction set, its threads,
 //! this program's version. Another of these is another key; what is damaged is as good as not
@@ -14,6 +14,9 @@ use tangor_store::Store;
 
 /// What the numbers mean: changes with the cost model and with how it is measured.
 const MEANING: u32 = 1;
+
+/// Rates by the names of devices.
+pub(crate) type Named = Vec<(String, Rates)>;
 
 fn key(opened: &Opened) -> String {
     let (name, version) = (&opened.device.descriptor().name, env!("CARGO_PKG_VERSION"));
@@ -38,7 +41,7 @@ pub(crate) fn measure(store: &Store, opened: &Opened) -> Outcome<Rates> {
 
 /// What was measured before of devices between which there is a choice, by name. Never measures: a
 /// model would have to wait for it.
-pub(crate) fn all_kept(store: &Store, devices: &[Opened]) -> Vec<(String, Rates)> {
+pub(crate) fn all_kept(store: &Store, devices: &[Opened]) -> Named {
     let named = |opened| Some((opened_name(opened), kept(store, opened)?));
     if devices.len() < 2 { Vec::new() } else { devices.iter().filter_map(named).collect() }
 }

@@ -43,8 +43,8 @@ impl MemoryUse {
 }
 
 /// Bytes of scratch memory that a device takes for batches of so many rows: twice what the values
-/// that live at the same time take. Devices also keep values in 8 bits, rotated queries and parts of
-/// attention, and give values whole buffers. Tests compare it with what devices say that they take.
+/// that live at the same time take. Devices also keep values in 8 bits, rotated queries and parts
+/// of attention, and give values whole buffers. Tests compare it with what devices say they take.
 #[must_use]
 pub fn scratch_bytes(graph: &Graph, rows: usize, logit_rows: usize) -> u64 {
     Arena::new(graph, rows, logit_rows).bytes.saturating_mul(2)

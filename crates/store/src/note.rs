@@ -3,8 +3,8 @@
 //! ```text
 //! root/notes/KEY.note   the digest of what follows, the key on one line, the text
 //! ```
-//! A note replaces the one before it in one step. One that is damaged, cut short or of another key is
-//! as good as none.
+//! A note replaces the one before it in one step. One that is damaged, cut short or of another key
+//! is as good as none.
 
 use crate::digest::Sha256Digest;
 use crate::{Result, Store, sys};
@@ -32,7 +32,7 @@ impl Store {
     /// Keeps a text under a key, in the place of what was there.
     ///
     /// # Errors
-    /// [`StoreError::Io`](crate::StoreError::Io), [`StoreError::NoSpace`](crate::StoreError::NoSpace).
+    /// [`Io`](crate::StoreError::Io), [`NoSpace`](crate::StoreError::NoSpace).
     pub fn keep_note(&self, key: &str, text: &str) -> Result<()> {
         let disk = &*self.options.disk;
         sys::create_dirs(disk, &self.root.join(FOLDER))?;

@@ -2,8 +2,8 @@
 //!
 //! [`run`] compares every operation with the [oracle](crate::oracle), for every weight layout and
 //! for shapes at the edges, then the laws of the contract, where equal means equal bits, and asks
-//! for what real models do not have, which a device may refuse. A device's own tests are a few lines
-//! that call it; docs/conformance.md is made of [`Report::markdown`].
+//! for what real models do not have, which a device may refuse. A device's own tests are a few
+//! lines that call it; docs/conformance.md is made of [`Report::markdown`].
 
 mod laws;
 mod ops;

@@ -1,5 +1,5 @@
-//! A graph that is cut into pieces and prepared in one call, as engines do where two devices share a
-//! prompt: what it computes is what it computes whole, and its pieces share weights and memory.
+//! A graph that is cut into pieces and prepared in one call, as engines do where two devices share
+//! a prompt: it computes what it computes whole, and its pieces share weights and memory.
 
 use crate::contract::{
     Activations, Batch, Device, DeviceError, KvSpec, KvType, PageId, Prepare, Runnable, Segment,
