@@ -8,7 +8,9 @@ mod acceptance;
 mod callgrind;
 mod command;
 mod cross;
+mod debian;
 mod fuzz;
+mod page;
 mod setup;
 mod tidy;
 mod vulkan;
@@ -40,7 +42,8 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers, clients
+    /// of the server, a browser.
     Setup,
     /// Compile for other systems, and run what an emulator can.
     Cross,

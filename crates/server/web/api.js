@@ -17,21 +17,31 @@ export class Trouble extends Error {
 }
 
 function advice(status, code, wait) {
-  if (code === "model_not_found") return "Choose another model above, or fetch this one under Models.";
+  if (code === "model_not_found")
+    return "Choose another model above, or fetch this one under Models.";
   if (code === "context_length_exceeded") {
     return "Begin a new conversation, shorten your message, or load the model with a longer context.";
   }
   if (code === "offline") return "Start the server without --offline to fetch models.";
   switch (status) {
-    case 0: return "Look whether tangor serve is still running, start it again if not, then try again.";
-    case 400: return "Look at the settings and at your message, then try again.";
-    case 401: return "Enter the key that the server was started with (API key, in the menu).";
-    case 403: return "Open the page under the address that the server printed when it started.";
-    case 413: return "Shorten the conversation, or begin a new one.";
-    case 429: return `The server is busy. Try again in ${wait ?? "a few"} seconds.`;
-    case 503: return "Try again in a moment; if it stays like this, let another model go under Models.";
-    case 504: return "Ask for fewer tokens (Settings, longest answer), then try again.";
-    default: return "Try again; the server's own messages say more.";
+    case 0:
+      return "Look whether tangor serve is still running, start it again if not, then try again.";
+    case 400:
+      return "Look at the settings and at your message, then try again.";
+    case 401:
+      return "Enter the key that the server was started with (API key, in the menu).";
+    case 403:
+      return "Open the page under the address that the server printed when it started.";
+    case 413:
+      return "Shorten the conversation, or begin a new one.";
+    case 429:
+      return `The server is busy. Try again in ${wait ?? "a few"} seconds.`;
+    case 503:
+      return "Try again in a moment; if it stays like this, let another model go under Models.";
+    case 504:
+      return "Ask for fewer tokens (Settings, longest answer), then try again.";
+    default:
+      return "Try again; the server's own messages say more.";
   }
 }
 
@@ -63,7 +73,12 @@ export async function request(path, { body, signal, quiet = false } = {}) {
     if (key.get()) headers.authorization = `Bearer ${key.get()}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     const method = body === undefined ? "GET" : "POST";
-    const sent = { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) };
+    const sent = {
+      method,
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    };
     let response;
     try {
       response = await fetch(path, sent);
@@ -96,7 +111,11 @@ export async function* events(response) {
     const frames = (rest + piece.value).split("\n\n");
     rest = frames.pop();
     for (const frame of frames) {
-      const line = (start) => frame.split("\n").find((one) => one.startsWith(start))?.slice(start.length);
+      const line = (start) =>
+        frame
+          .split("\n")
+          .find((one) => one.startsWith(start))
+          ?.slice(start.length);
       const data = line("data: ");
       if (data === undefined) continue;
       yield { event: line("event: "), data: data === "[DONE]" ? data : JSON.parse(data) };

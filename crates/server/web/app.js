@@ -48,9 +48,19 @@ async function fill(name, again = false) {
   } catch (error) {
     clearInterval(timer);
     const retry = h("button", { type: "button", class: "small", click: route }, "Try again");
-    byId(`view-${name}`).replaceChildren(h("h2", {}, VIEWS[name].title), h("div", {
-      class: "trouble", role: again ? "status" : "alert",
-    }, h("p", {}, h("strong", {}, error.message)), h("p", {}, error.advice ?? ""), retry));
+    byId(`view-${name}`).replaceChildren(
+      h("h2", {}, VIEWS[name].title),
+      h(
+        "div",
+        {
+          class: "trouble",
+          role: again ? "status" : "alert",
+        },
+        h("p", {}, h("strong", {}, error.message)),
+        h("p", {}, error.advice ?? ""),
+        retry,
+      ),
+    );
     if (name === "models") models.start();
   }
 }
@@ -82,11 +92,30 @@ function list() {
       if (talk.id === chat.current()) show(null);
       list();
     };
-    return h("li", {}, h("button", {
-      type: "button", class: "talk", "aria-current": here ? "true" : undefined, click: () => show(talk.id),
-    }, title), h("button", {
-      type: "button", class: "icon", "aria-label": `Remove ${title}`, click: remove,
-    }, "×"));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: "talk",
+          "aria-current": here ? "true" : undefined,
+          click: () => show(talk.id),
+        },
+        title,
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "icon",
+          "aria-label": `Remove ${title}`,
+          click: remove,
+        },
+        "×",
+      ),
+    );
   };
   byId("talks").replaceChildren(...all.map(item));
   byId("talks-none").hidden = all.length > 0;
@@ -111,7 +140,9 @@ function exportAll() {
 }
 
 async function clearAll() {
-  const sure = [h("p", {}, "Every conversation is removed from this browser. Export them first to keep them.")];
+  const sure = [
+    h("p", {}, "Every conversation is removed from this browser. Export them first to keep them."),
+  ];
   if (!(await ask("Clear all conversations?", sure, [["Clear all", () => true]]))) return;
   talks.clear();
   show(null);
@@ -122,10 +153,17 @@ let asking = null;
 function wantKey(why) {
   asking ??= (async () => {
     const input = h("input", {
-      id: "key-input", type: "password", autocomplete: "off", spellcheck: "false", "aria-describedby": "key-why",
+      id: "key-input",
+      type: "password",
+      autocomplete: "off",
+      spellcheck: "false",
+      "aria-describedby": "key-why",
     });
-    const body = [h("p", { id: "key-why" }, `${why} It is kept until this tab is closed.`),
-      h("label", { for: "key-input" }, "API key"), input];
+    const body = [
+      h("p", { id: "key-why" }, `${why} It is kept until this tab is closed.`),
+      h("label", { for: "key-input" }, "API key"),
+      input,
+    ];
     const given = await ask("API key", body, [["Use it", () => input.value.trim()]]);
     asking = null;
     if (given === null || given === api.key.get()) return false;
@@ -170,9 +208,15 @@ async function start() {
     await models.refresh();
     await route();
   } catch (error) {
-    byId("trouble").replaceChildren(h("div", { class: "trouble" },
-      h("p", {}, h("strong", {}, error.message)), h("p", {}, error.advice ?? ""),
-      h("button", { type: "button", class: "small", click: start }, "Try again")));
+    byId("trouble").replaceChildren(
+      h(
+        "div",
+        { class: "trouble" },
+        h("p", {}, h("strong", {}, error.message)),
+        h("p", {}, error.advice ?? ""),
+        h("button", { type: "button", class: "small", click: start }, "Try again"),
+      ),
+    );
     return;
   }
   byId("trouble").replaceChildren();

@@ -157,9 +157,10 @@ async function answer(before = null) {
 }
 
 /** Why an answer that was asked for again says the same. */
-const same = (asked) => (asked.temperature === undefined || asked.temperature === 0
-  ? "the same again: the likeliest tokens were taken; set a temperature in Settings for another"
-  : "the same again: leave the seed in Settings empty for another");
+const same = (asked) =>
+  asked.temperature === undefined || asked.temperature === 0
+    ? "the same again: the likeliest tokens were taken; set a temperature in Settings for another"
+    : "the same again: leave the seed in Settings empty for another";
 
 async function receive(asked, message, signal, grown) {
   const response = await api.request("/v1/chat/completions", { body: asked, signal });
@@ -201,8 +202,10 @@ function finish(owner, one, mine, empty) {
   }
   if (!empty) one.show();
   if (!talks.keep(owner)) {
-    trouble(new Error("The browser has no room for this conversation."),
-      "Export your conversations, then clear some.");
+    trouble(
+      new Error("The browser has no room for this conversation."),
+      "Export your conversations, then clear some.",
+    );
   }
   if (owner === talk && empty) draw();
   if (owner === talk && !empty && follow()) log.scrollTop = log.scrollHeight;
@@ -219,15 +222,30 @@ function trouble(error, advice = error?.advice) {
   const place = byId("trouble");
   if (!error) return place.replaceChildren();
   const retry = h("button", { type: "button", class: "small", click: () => again() }, "Try again");
-  const close = h("button", { type: "button", class: "small", click: () => trouble(null) }, "Close");
-  place.replaceChildren(h("div", { class: "trouble" }, h("p", {}, h("strong", {}, error.message)),
-    advice ? h("p", {}, advice) : null, h("div", { class: "actions" }, retry, close)));
+  const close = h(
+    "button",
+    { type: "button", class: "small", click: () => trouble(null) },
+    "Close",
+  );
+  place.replaceChildren(
+    h(
+      "div",
+      { class: "trouble" },
+      h("p", {}, h("strong", {}, error.message)),
+      advice ? h("p", {}, advice) : null,
+      h("div", { class: "actions" }, retry, close),
+    ),
+  );
 }
 
 /** What keeps the end in sight, if it is in sight now. */
 function follow() {
   const near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  return near ? () => { log.scrollTop = log.scrollHeight; } : undefined;
+  return near
+    ? () => {
+        log.scrollTop = log.scrollHeight;
+      }
+    : undefined;
 }
 
 /** Tells screen readers the answer in whole sentences, politely: token by token nobody can listen. */
@@ -240,7 +258,9 @@ class Voice {
   }
 
   hear(text) {
-    const end = Math.max(...[". ", "! ", "? ", ".\n", "\n\n"].map((sign) => text.lastIndexOf(sign)));
+    const end = Math.max(
+      ...[". ", "! ", "? ", ".\n", "\n\n"].map((sign) => text.lastIndexOf(sign)),
+    );
     if (end + 1 > this.#told) this.#tell(text.slice(this.#told, end + 1), end + 1);
   }
 

@@ -30,9 +30,15 @@ function kind(schema) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.enum) return schema.enum.join(", ");
   const some = schema.anyOf ?? schema.oneOf;
-  if (some) return some.filter(({ type }) => type !== "null").map(kind).join(" or ");
+  if (some)
+    return some
+      .filter(({ type }) => type !== "null")
+      .map(kind)
+      .join(" or ");
   const types = [schema.type ?? "anything"].flat().filter((type) => type !== "null");
-  return types.map((type) => (type === "array" ? `list of ${kind(schema.items)}` : type)).join(" or ");
+  return types
+    .map((type) => (type === "array" ? `list of ${kind(schema.items)}` : type))
+    .join(" or ");
 }
 
 function fields(document, operation) {
@@ -41,7 +47,10 @@ function fields(document, operation) {
   if (!schema?.properties) return null;
   const required = new Set(schema.required ?? []);
   const rows = Object.entries(schema.properties).map(([name, own]) => [
-    h("code", {}, name), kind(own), required.has(name) ? "yes" : "", own.description ?? "",
+    h("code", {}, name),
+    kind(own),
+    required.has(name) ? "yes" : "",
+    own.description ?? "",
   ]);
   return table("Fields of its body", ["Field", "Kind", "Required", "What it says"], rows);
 }
@@ -53,27 +62,55 @@ function curl(method, path, body) {
 
 function operation(document, { method, operation: one, paths }) {
   const command = curl(method, paths[0], one.requestBody);
-  return h("details", { class: "route" },
-    h("summary", {}, h("span", { class: `method ${method}` }, method.toUpperCase()),
-      h("code", {}, paths[0]), h("span", { class: "about" }, one.summary)),
+  return h(
+    "details",
+    { class: "route" },
+    h(
+      "summary",
+      {},
+      h("span", { class: `method ${method}` }, method.toUpperCase()),
+      h("code", {}, paths[0]),
+      h("span", { class: "about" }, one.summary),
+    ),
     paths.length > 1 ? h("p", { class: "quiet" }, "Also ", paths.slice(1).join(", ")) : null,
     one.security ? h("p", { class: "quiet" }, "Needs the API key.") : null,
-    h("figure", { class: "code" }, h("figcaption", {}, h("span", {}, "curl"),
-      copyButton("the command", () => command)),
-    h("pre", { tabindex: "0", role: "region", "aria-label": "Command" }, h("code", {}, command))),
-    fields(document, one));
+    h(
+      "figure",
+      { class: "code" },
+      h(
+        "figcaption",
+        {},
+        h("span", {}, "curl"),
+        copyButton("the command", () => command),
+      ),
+      h("pre", { tabindex: "0", role: "region", "aria-label": "Command" }, h("code", {}, command)),
+    ),
+    fields(document, one),
+  );
 }
 
 async function show() {
   const place = byId("routes");
   try {
     const document = await api.json("/openapi.json");
-    const groups = [...operations(document)].map(([name, some]) => h("section", { "aria-label": name },
-      h("h2", {}, name), ...some.map((one) => operation(document, one))));
+    const groups = [...operations(document)].map(([name, some]) =>
+      h(
+        "section",
+        { "aria-label": name },
+        h("h2", {}, name),
+        ...some.map((one) => operation(document, one)),
+      ),
+    );
     place.replaceChildren(...groups);
   } catch (error) {
-    place.replaceChildren(h("div", { class: "trouble", role: "alert" },
-      h("p", {}, h("strong", {}, error.message)), h("p", {}, error.advice ?? "")));
+    place.replaceChildren(
+      h(
+        "div",
+        { class: "trouble", role: "alert" },
+        h("p", {}, h("strong", {}, error.message)),
+        h("p", {}, error.advice ?? ""),
+      ),
+    );
   }
   place.setAttribute("aria-busy", "false");
 }

@@ -23,11 +23,25 @@ export function h(tag, properties = {}, ...children) {
 export function table(caption, headings, rows, right = []) {
   const side = (index) => (right.includes(index) ? "right" : undefined);
   const head = headings.map((text, index) => h("th", { scope: "col", class: side(index) }, text));
-  const row = (cells) => h("tr", {}, ...cells.map((cell, index) =>
-    index === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: side(index) }, cell)));
-  return h("div", { class: "scrolls", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...head)),
-      h("tbody", {}, ...rows.map(row))));
+  const row = (cells) =>
+    h(
+      "tr",
+      {},
+      ...cells.map((cell, index) =>
+        index === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: side(index) }, cell),
+      ),
+    );
+  return h(
+    "div",
+    { class: "scrolls", tabindex: "0", role: "region", "aria-label": caption },
+    h(
+      "table",
+      {},
+      h("caption", {}, caption),
+      h("thead", {}, h("tr", {}, ...head)),
+      h("tbody", {}, ...rows.map(row)),
+    ),
+  );
 }
 
 /**
@@ -41,16 +55,37 @@ export function ask(title, body, actions) {
     let answer = null;
     const buttons = actions.map(([word, value], index) => {
       // The first one is what Enter does.
-      const give = () => { answer = value(); };
-      return h("button", { type: "submit", class: index === 0 ? "main" : "plain", click: give }, word);
+      const give = () => {
+        answer = value();
+      };
+      return h(
+        "button",
+        { type: "submit", class: index === 0 ? "main" : "plain", click: give },
+        word,
+      );
     });
-    const cancel = h("button", { type: "button", class: "plain", click: () => dialog.close() }, "Cancel");
-    dialog.replaceChildren(h("form", { method: "dialog" }, h("h2", { id: "dialog-title" }, title),
-      ...body, h("div", { class: "actions" }, ...buttons, cancel)));
-    dialog.addEventListener("close", () => {
-      before?.focus?.();
-      resolve(answer);
-    }, { once: true });
+    const cancel = h(
+      "button",
+      { type: "button", class: "plain", click: () => dialog.close() },
+      "Cancel",
+    );
+    dialog.replaceChildren(
+      h(
+        "form",
+        { method: "dialog" },
+        h("h2", { id: "dialog-title" }, title),
+        ...body,
+        h("div", { class: "actions" }, ...buttons, cancel),
+      ),
+    );
+    dialog.addEventListener(
+      "close",
+      () => {
+        before?.focus?.();
+        resolve(answer);
+      },
+      { once: true },
+    );
     dialog.showModal();
   });
 }
@@ -70,7 +105,11 @@ export async function copy(text) {
 
 /** A button that copies, and says for a moment that it did. */
 export function copyButton(what, text) {
-  const button = h("button", { type: "button", class: "small", "aria-label": `Copy ${what}` }, "Copy");
+  const button = h(
+    "button",
+    { type: "button", class: "small", "aria-label": `Copy ${what}` },
+    "Copy",
+  );
   button.addEventListener("click", async () => {
     try {
       await copy(text());
@@ -78,7 +117,9 @@ export function copyButton(what, text) {
     } catch {
       button.textContent = "Not allowed";
     }
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 1500);
   });
   return button;
 }

@@ -8,15 +8,48 @@ const escape = (text) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt
 
 const marked = new Marked({ gfm: true, breaks: true }).use({
   renderer: {
+    // Headings of an answer stand below the page's own.
+    heading({ tokens, depth }) {
+      const tag = `h${Math.min(depth + 2, 6)}`;
+      return `<${tag}>${this.parser.parseInline(tokens)}</${tag}>`;
+    },
     html: ({ text }) => escape(text),
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || "picture")}</a>`,
   },
 });
 
 const ALLOWED = {
-  ALLOWED_TAGS: ["a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5",
-    "h6", "hr", "i", "input", "li", "ol", "p", "pre", "s", "strong", "sub", "sup", "table", "tbody",
-    "td", "th", "thead", "tr", "ul"],
+  ALLOWED_TAGS: [
+    "a",
+    "b",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "em",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "i",
+    "input",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "s",
+    "strong",
+    "sub",
+    "sup",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+  ],
   ALLOWED_ATTR: ["align", "checked", "class", "disabled", "href", "start", "title", "type"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -41,8 +74,8 @@ function tame(link) {
   } catch {
     // What is no address leads nowhere.
   }
-  const outside = url && ["http:", "https:", "mailto:"].includes(url.protocol)
-    && url.host !== location.host;
+  const outside =
+    url && ["http:", "https:", "mailto:"].includes(url.protocol) && url.host !== location.host;
   if (!outside) return link.removeAttribute("href");
   link.setAttribute("target", "_blank");
   link.setAttribute("rel", "noopener noreferrer");
@@ -75,7 +108,12 @@ function block(token) {
     pre.replaceWith(code({ text: pre.textContent, lang: "" }));
   }
   for (const table of made.querySelectorAll("table")) {
-    const scrolls = h("div", { class: "scrolls", tabindex: "0", role: "region", "aria-label": "Table" });
+    const scrolls = h("div", {
+      class: "scrolls",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Table",
+    });
     table.replaceWith(scrolls);
     scrolls.append(table);
   }
@@ -85,7 +123,15 @@ function block(token) {
 function code({ text, lang }) {
   const name = (lang ?? "").match(/^\S*/)[0].slice(0, 24);
   const label = name ? `Code, ${name}` : "Code";
-  return h("figure", { class: "code", "aria-label": label },
-    h("figcaption", {}, h("span", {}, name || "code"), copyButton("the code", () => text)),
-    h("pre", { tabindex: "0", role: "region", "aria-label": label }, h("code", {}, text)));
+  return h(
+    "figure",
+    { class: "code", "aria-label": label },
+    h(
+      "figcaption",
+      {},
+      h("span", {}, name || "code"),
+      copyButton("the code", () => text),
+    ),
+    h("pre", { tabindex: "0", role: "region", "aria-label": label }, h("code", {}, text)),
+  );
 }

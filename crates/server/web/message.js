@@ -13,7 +13,8 @@ export function measured({ timings, usage, stopped, finish, seed, model }) {
     parts.push(`${number(timings.predicted_n)} tokens`);
   }
   const cached = usage?.prompt_tokens_details?.cached_tokens;
-  if (cached) parts.push(`${number(cached)} of ${number(usage.prompt_tokens)} prompt tokens from the cache`);
+  if (cached)
+    parts.push(`${number(cached)} of ${number(usage.prompt_tokens)} prompt tokens from the cache`);
   if (seed) parts.push(`seed ${seed}`);
   if (finish === "length") parts.push("cut at its longest: raise it in Settings, or say “go on”");
   if (stopped) parts.push("stopped");
@@ -24,7 +25,7 @@ export function measured({ timings, usage, stopped, finish, seed, model }) {
 /** A message of the user's: as it was written. */
 export function question(message, edit) {
   const body = h("div", { class: "body said" }, message.content);
-  const node = h("li", { class: "message question" }, h("h3", { class: "unseen" }, "You"), body);
+  const node = h("li", { class: "message question" }, h("h2", { class: "unseen" }, "You"), body);
   const begin = () => {
     const area = h("textarea", { rows: "3", "aria-label": "Edit your message" });
     area.value = message.content;
@@ -32,10 +33,18 @@ export function question(message, edit) {
       form.replaceWith(body, actions);
       actions.querySelector("button").focus();
     };
-    const form = h("form", { class: "edit" }, area, h("div", { class: "actions" },
-      h("button", { type: "submit", class: "main" }, "Send again"),
-      h("button", { type: "button", class: "plain", click: end }, "Cancel"),
-      h("span", { class: "quiet" }, "What follows is answered anew.")));
+    const form = h(
+      "form",
+      { class: "edit" },
+      area,
+      h(
+        "div",
+        { class: "actions" },
+        h("button", { type: "submit", class: "main" }, "Send again"),
+        h("button", { type: "button", class: "plain", click: end }, "Cancel"),
+        h("span", { class: "quiet" }, "What follows is answered anew."),
+      ),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (area.value.trim()) edit(area.value);
@@ -53,9 +62,16 @@ export function question(message, edit) {
     actions.remove();
     area.focus();
   };
-  const actions = h("div", { class: "actions" },
-    h("button", { type: "button", class: "small", "aria-label": "Edit your message", click: begin }, "Edit"),
-    copyButton("your message", () => message.content));
+  const actions = h(
+    "div",
+    { class: "actions" },
+    h(
+      "button",
+      { type: "button", class: "small", "aria-label": "Edit your message", click: begin },
+      "Edit",
+    ),
+    copyButton("your message", () => message.content),
+  );
   node.append(actions);
   return node;
 }
@@ -71,18 +87,42 @@ export class Answer {
   #shown;
   #thoughtShown;
   #due = false;
+  #growing = false;
 
   constructor(message, regenerate) {
     this.#message = message;
     this.#shown = new Markdown(this.#body);
     this.#thoughtShown = new Markdown(this.#thought);
-    this.#reasoning = h("details", { class: "reasoning", hidden: true }, this.#title, this.#thought);
-    this.again = h("button", {
-      type: "button", class: "small", "aria-label": "Answer again", click: regenerate,
-    }, "Regenerate");
-    this.node = h("li", { class: "message answer" }, h("h3", { class: "unseen" }, "Answer"),
-      this.#reasoning, this.#body, this.#facts,
-      h("div", { class: "actions" }, this.again, copyButton("the answer", () => message.content)));
+    this.#reasoning = h(
+      "details",
+      { class: "reasoning", hidden: true },
+      this.#title,
+      this.#thought,
+    );
+    this.again = h(
+      "button",
+      {
+        type: "button",
+        class: "small",
+        "aria-label": "Regenerate the answer",
+        click: regenerate,
+      },
+      "Regenerate",
+    );
+    this.node = h(
+      "li",
+      { class: "message answer" },
+      h("h2", { class: "unseen" }, "Answer"),
+      this.#reasoning,
+      this.#body,
+      this.#facts,
+      h(
+        "div",
+        { class: "actions" },
+        this.again,
+        copyButton("the answer", () => message.content),
+      ),
+    );
   }
 
   /** Something was added: shown with the next picture. */
@@ -91,6 +131,8 @@ export class Answer {
     this.#due = true;
     requestAnimationFrame(() => {
       this.#due = false;
+      // It may have ended meanwhile.
+      if (!this.#growing) return;
       this.show(true);
       after?.();
     });
@@ -99,6 +141,7 @@ export class Answer {
   /** Shows the message as it is. */
   show(growing = false) {
     const { content, reasoning, thoughtFor, note } = this.#message;
+    this.#growing = growing;
     this.node.classList.toggle("growing", growing);
     this.node.setAttribute("aria-busy", growing);
     this.#shown.set(content);

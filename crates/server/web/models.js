@@ -18,7 +18,8 @@ export const chosen = () => picker.value || null;
 /** Looks again which models there are, and which are in memory. */
 export async function refresh(options) {
   const [list, health] = await Promise.all([
-    api.json("/v1/models", options), api.json("/v1/health", options),
+    api.json("/v1/models", options),
+    api.json("/v1/health", options),
   ]);
   models = list.data;
   loaded = new Map(health.all_models_loaded.map((one) => [one.model_name, one]));
@@ -28,8 +29,10 @@ export async function refresh(options) {
 
 function pick() {
   const wanted = picker.value || localStorage.getItem(CHOSEN);
-  const group = (label, some) => (some.length === 0 ? null
-    : h("optgroup", { label }, ...some.map(({ id }) => h("option", { value: id }, id))));
+  const group = (label, some) =>
+    some.length === 0
+      ? null
+      : h("optgroup", { label }, ...some.map(({ id }) => h("option", { value: id }, id)));
   const ready = models.filter(({ id }) => loaded.has(id));
   const rest = models.filter(({ id }) => !loaded.has(id));
   const groups = [group("In memory", ready), group("On this machine", rest)].filter(Boolean);
@@ -61,31 +64,51 @@ export async function show() {
   await refresh();
   const rows = models.map((model) => {
     const one = loaded.get(model.id);
-    const act = (word, path) => h("button", {
-      type: "button", class: "small", "aria-label": `${word} ${model.id}`,
-      click: (event) => change(event.target, path, model.id),
-    }, word);
+    const act = (word, path) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          "aria-label": `${word} ${model.id}`,
+          click: (event) => change(event.target, path, model.id),
+        },
+        word,
+      );
     const use = () => {
       choose(model.id);
       location.hash = "#chat";
     };
-    const chat = h("button", {
-      type: "button", class: "small", "aria-label": `Chat with ${model.id}`, click: use,
-    }, "Chat");
+    const chat = h(
+      "button",
+      {
+        type: "button",
+        class: "small",
+        "aria-label": `Chat with ${model.id}`,
+        click: use,
+      },
+      "Chat",
+    );
     return [
       model.id,
       bytes(model.size * 1e9),
       one ? `in memory, ${bytes(one.memory_bytes)}` : "on disk",
       one ? `${number(one.recipe_options.ctx_size)} tokens` : "",
       one?.device ?? "",
-      h("span", { class: "actions" }, chat,
-        one ? act("Let go", "/v1/unload") : act("Load", "/v1/load")),
+      h(
+        "span",
+        { class: "actions" },
+        chat,
+        one ? act("Let go", "/v1/unload") : act("Load", "/v1/load"),
+      ),
     ];
   });
   const headings = ["Model", "Size", "Where", "Context", "Devices", "Actions"];
-  byId("model-list").replaceChildren(rows.length > 0
-    ? table("Models on this machine", headings, rows, [1])
-    : h("p", {}, "There is no model on this machine yet. Fetch one below."));
+  byId("model-list").replaceChildren(
+    rows.length > 0
+      ? table("Models on this machine", headings, rows, [1])
+      : h("p", {}, "There is no model on this machine yet. Fetch one below."),
+  );
 }
 
 async function change(button, path, id) {
@@ -101,22 +124,44 @@ async function change(button, path, id) {
 }
 
 function say(message, advice = "") {
-  byId("pull-said").replaceChildren(...(message
-    ? [h("div", { class: "trouble" }, h("p", {}, h("strong", {}, message)), h("p", {}, advice))] : []));
+  byId("pull-said").replaceChildren(
+    ...(message
+      ? [h("div", { class: "trouble" }, h("p", {}, h("strong", {}, message)), h("p", {}, advice))]
+      : []),
+  );
 }
 
 function puller() {
   const name = h("input", {
-    id: "pull-name", type: "text", required: true, placeholder: "smollm2, or org/repo",
-    autocomplete: "off", spellcheck: "false",
+    id: "pull-name",
+    type: "text",
+    required: true,
+    placeholder: "smollm2, or org/repo",
+    autocomplete: "off",
+    spellcheck: "false",
   });
   const go = h("button", { type: "submit", id: "pull-go", class: "main" }, "Fetch");
   const bar = h("progress", { id: "pull-bar", max: "100", value: "0", "aria-label": "Progress" });
-  const how = h("div", { id: "pull-how", class: "progress", hidden: true }, bar,
-    h("span", { id: "pull-words", class: "quiet" }));
-  const form = h("form", { class: "panel" }, h("h3", {}, "Fetch a model"),
-    h("div", { class: "row" }, h("label", { for: "pull-name", class: "unseen" }, "Name of the model"),
-      name, go), how, h("div", { id: "pull-said", role: "alert" }));
+  const how = h(
+    "div",
+    { id: "pull-how", class: "progress", hidden: true },
+    bar,
+    h("span", { id: "pull-words", class: "quiet" }),
+  );
+  const form = h(
+    "form",
+    { class: "panel" },
+    h("h3", {}, "Fetch a model"),
+    h(
+      "div",
+      { class: "row" },
+      h("label", { for: "pull-name", class: "unseen" }, "Name of the model"),
+      name,
+      go,
+    ),
+    how,
+    h("div", { id: "pull-said", role: "alert" }),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     pulling ? pulling.abort() : pull(name.value.trim());

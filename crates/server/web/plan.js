@@ -8,29 +8,52 @@ const view = byId("view-plan");
 /** Shows the plans of the models in memory. */
 export async function show() {
   const { data } = await api.json("/v1/plan");
-  view.replaceChildren(h("h2", {}, "Plan"), ...(data.length > 0 ? data.map(plan)
-    : [h("p", {}, "No model is in memory: load one under Models, or begin to chat.")]));
+  view.replaceChildren(
+    h("h2", {}, "Plan"),
+    ...(data.length > 0
+      ? data.map(plan)
+      : [h("p", {}, "No model is in memory: load one under Models, or begin to chat.")]),
+  );
 }
 
 function plan(one) {
   const { predicted, timeline, devices } = one;
-  return h("article", { class: "panel" },
+  return h(
+    "article",
+    { class: "panel" },
     h("h3", {}, one.model),
-    h("p", { class: "quiet" }, "What the cost model expects of each device, from rates that were "
-      + `${devices.every(({ rates }) => rates.measured) ? "measured on this machine" : "typical of its kind, not measured"}. `
-      + "Where runs were measured, that is said beside it."),
-    lanes(`Reading a prompt: first token expected after ${seconds(predicted.ttft_s)}`, timeline.prefill),
+    h(
+      "p",
+      { class: "quiet" },
+      "What the cost model expects of each device, from rates that were " +
+        `${devices.every(({ rates }) => rates.measured) ? "measured on this machine" : "typical of its kind, not measured"}. ` +
+        "Where runs were measured, that is said beside it.",
+    ),
+    lanes(
+      `Reading a prompt: first token expected after ${seconds(predicted.ttft_s)}`,
+      timeline.prefill,
+    ),
     lanes(`Writing a token: ${speed(predicted.decode_tps)} a second expected`, timeline.decode),
     stages(one),
     together(one),
     memory(one),
-    table("Devices", ["Device", "Kind", "What it is", "8-bit arithmetic", "Reads weights", "Rates"],
-      devices.map((device) => [device.name, device.kind, device.description,
+    table(
+      "Devices",
+      ["Device", "Kind", "What it is", "8-bit arithmetic", "Reads weights", "Rates"],
+      devices.map((device) => [
+        device.name,
+        device.kind,
+        device.description,
         `${(device.rates.int8_ops_per_s / 1e12).toFixed(2)} TOPS`,
         `${bytes(device.rates.read_bytes_per_s)}/s`,
-        device.rates.measured ? "measured" : "typical"]), [3, 4]),
-    one.reasons.length === 0 ? null
-      : h("ul", { class: "notes" }, ...one.reasons.map((reason) => h("li", {}, reason))));
+        device.rates.measured ? "measured" : "typical",
+      ]),
+      [3, 4],
+    ),
+    one.reasons.length === 0
+      ? null
+      : h("ul", { class: "notes" }, ...one.reasons.map((reason) => h("li", {}, reason))),
+  );
 }
 
 const speed = (tps) => (tps >= 100 ? number(Math.round(tps)) : tps.toPrecision(3));
@@ -40,13 +63,31 @@ function lanes(title, slots) {
   const end = Math.max(...slots.map((slot) => slot.end_s), Number.MIN_VALUE);
   const names = [...new Set(slots.map((slot) => slot.device))];
   const kinds = new Map(names.map((name, index) => [name, index % 4]));
-  const lane = (name) => h("div", { class: "lane" }, h("span", { class: "name" }, name),
-    h("div", { class: "track" }, ...slots.filter((slot) => slot.device === name)
-      .map((slot) => bar(slot, end, kinds.get(name)))));
+  const lane = (name) =>
+    h(
+      "div",
+      { class: "lane" },
+      h("span", { class: "name" }, name),
+      h(
+        "div",
+        { class: "track" },
+        ...slots
+          .filter((slot) => slot.device === name)
+          .map((slot) => bar(slot, end, kinds.get(name))),
+      ),
+    );
   const words = slots.map((slot) => `${slot.device}: ${told(slot)}`).join("; ");
-  return h("figure", { class: "lanes", role: "img", "aria-label": `${title}. ${words}` },
-    h("figcaption", {}, title), ...names.map(lane),
-    h("div", { class: "axis" }, h("span", {}, "0"), h("span", {}, seconds(end))));
+  return h(
+    "div",
+    { class: "lanes" },
+    h("p", { class: "title" }, title),
+    h(
+      "div",
+      { class: "picture", role: "img", "aria-label": `${title}. ${words}` },
+      ...names.map(lane),
+      h("div", { class: "axis" }, h("span", {}, "0"), h("span", {}, seconds(end))),
+    ),
+  );
 }
 
 function told({ label, start_s: start, end_s: end, measured_s: measured }) {
@@ -62,25 +103,53 @@ function bar(slot, end, kind) {
 }
 
 function stages(one) {
-  const rows = one.stages.flatMap(({ stage, m, segments }) => segments.map((segment) => {
-    const { nodes } = segment;
-    const which = nodes.length > 1 ? `${nodes[0]} … ${nodes.at(-1)} (${nodes.length})` : nodes.join();
-    const took = segment.measured_s === null ? "not yet" : seconds(segment.measured_s);
-    return [stage, number(m), segment.device, which, seconds(segment.predicted_s), took, segment.why];
-  }));
-  return table("Which device runs which part", ["Stage", "Rows", "Device", "Nodes", "Expected",
-    "Measured", "Why"], rows, [1, 4, 5]);
+  const rows = one.stages.flatMap(({ stage, m, segments }) =>
+    segments.map((segment) => {
+      const { nodes } = segment;
+      const which =
+        nodes.length > 1 ? `${nodes[0]} … ${nodes.at(-1)} (${nodes.length})` : nodes.join();
+      const took = segment.measured_s === null ? "not yet" : seconds(segment.measured_s);
+      return [
+        stage,
+        number(m),
+        segment.device,
+        which,
+        seconds(segment.predicted_s),
+        took,
+        segment.why,
+      ];
+    }),
+  );
+  return table(
+    "Which device runs which part",
+    ["Stage", "Rows", "Device", "Nodes", "Expected", "Measured", "Why"],
+    rows,
+    [1, 4, 5],
+  );
 }
 
 function together({ cooperative: both }) {
-  return both && h("p", {}, `${both.devices.join(" and ")} read a prompt together, `
-    + `${both.rows.join(" and ")} rows in turns: ${both.why}`);
+  return (
+    both &&
+    h(
+      "p",
+      {},
+      `${both.devices.join(" and ")} read a prompt together, ` +
+        `${both.rows.join(" and ")} rows in turns: ${both.why}`,
+    )
+  );
 }
 
 function memory({ memory, kv }) {
-  const rows = memory.map((one) => [one.memory,
+  const rows = memory.map((one) => [
+    one.memory,
     one.weights.map(({ layout, bytes: size }) => `${layout}: ${bytes(size)}`).join(", "),
-    bytes(one.limit_bytes)]);
-  rows.push(["keys and values", `${number(kv.context)} tokens in ${kv.dtype}: ${bytes(kv.bytes)} at most`, ""]);
+    bytes(one.limit_bytes),
+  ]);
+  rows.push([
+    "keys and values",
+    `${number(kv.context)} tokens in ${kv.dtype}: ${bytes(kv.bytes)} at most`,
+    "",
+  ]);
   return table("Memory", ["Memory", "What lies there", "Limit"], rows, [2]);
 }

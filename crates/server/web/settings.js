@@ -36,15 +36,23 @@ export const system = () => kept.system?.trim() ?? "";
 
 /** The fields of a request that are set. */
 export function knobs() {
-  const set = NUMBERS.map(([name]) => [name, kept[name]]).filter(([, value]) => Number.isFinite(value));
+  const set = NUMBERS.map(([name]) => [name, kept[name]]).filter(([, value]) =>
+    Number.isFinite(value),
+  );
   return Object.fromEntries(set);
 }
 
 function field([name, words, hint, min, max, step]) {
   const why = h("span", { class: "quiet", id: `${name}-hint` }, hint);
   const input = h("input", {
-    type: "number", id: `set-${name}`, min, max, step, placeholder: "model's own",
-    inputmode: "decimal", "aria-describedby": `${name}-hint`,
+    type: "number",
+    id: `set-${name}`,
+    min,
+    max,
+    step,
+    placeholder: "model's own",
+    inputmode: "decimal",
+    "aria-describedby": `${name}-hint`,
   });
   if (Number.isFinite(kept[name])) input.value = kept[name];
   input.addEventListener("input", () => {
@@ -62,7 +70,11 @@ function field([name, words, hint, min, max, step]) {
 
 /** Fills the panel. */
 export function show() {
-  const area = h("textarea", { id: "set-system", rows: "5", placeholder: "Who the model is to be" });
+  const area = h("textarea", {
+    id: "set-system",
+    rows: "5",
+    placeholder: "Who the model is to be",
+  });
   area.value = kept.system ?? "";
   area.addEventListener("input", () => {
     kept.system = area.value;

@@ -4,7 +4,11 @@
 const PREFIX = "tangor.talk.";
 
 /** A conversation without messages. */
-export const fresh = () => ({ id: crypto.getRandomValues(new Uint32Array(2)).join("-"), messages: [], changed: 0 });
+export const fresh = () => ({
+  id: crypto.getRandomValues(new Uint32Array(2)).join("-"),
+  messages: [],
+  changed: 0,
+});
 
 /** What a conversation is called. */
 export function titleOf(talk) {
@@ -25,7 +29,10 @@ function read(name) {
 /** All of them, the one that changed last first. */
 export function all() {
   const names = Object.keys(localStorage).filter((name) => name.startsWith(PREFIX));
-  return names.map(read).filter(Boolean).sort((a, b) => b.changed - a.changed);
+  return names
+    .map(read)
+    .filter(Boolean)
+    .sort((a, b) => b.changed - a.changed);
 }
 
 /** One of them, or null. */

@@ -32,8 +32,10 @@ const licence = (name) => {
   return `${name} ${version}\n\n${text}\n`;
 };
 const line = `\n${"-".repeat(78)}\n\n`;
-const licences = `vendor.js holds these libraries, unchanged but for being made shorter.\n`
-  + line + ["marked", "dompurify"].map(licence).join(line);
+const licences =
+  `vendor.js holds these libraries, unchanged but for being made shorter.\n` +
+  line +
+  ["marked", "dompurify"].map(licence).join(line);
 
 const made = { "vendor.js": bundled.outputFiles[0].text, "vendor.licences.txt": licences };
 for (const [name, text] of Object.entries(made)) {

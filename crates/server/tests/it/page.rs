@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tangor_server::Key;
 
@@ -28,7 +28,9 @@ fn browsers_get_the_page_and_ollamas_clients_their_line() {
     }
     let page = browser(&server, "/");
     assert_eq!(page.status, 200);
-    assert!(page.text.starts_with("<!doctype html>") && page.text.contains("<title>Tangor</title>"));
+    assert!(
+        page.text.starts_with("<!doctype html>") && page.text.contains("<title>Tangor</title>")
+    );
     assert_eq!(page.header("vary"), Some("accept"));
     assert_eq!(server.get("/docs").header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(server.get("/openapi.json").json()["openapi"], "3.1.0");
@@ -136,11 +138,16 @@ fn the_plan_says_of_every_model_in_memory_which_device_runs_what() {
     let plan = &plans[0];
     assert_eq!(plan["model"], "other");
     let device = &plan["devices"][0]["name"];
-    let stages: Vec<&str> = plan["stages"].as_array().unwrap().iter().map(|stage| {
-        let segments = stage["segments"].as_array().unwrap();
-        assert!(segments.iter().all(|segment| segment["device"] == *device), "{stage}");
-        stage["stage"].as_str().unwrap()
-    }).collect();
+    let stages: Vec<&str> = plan["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| {
+            let segments = stage["segments"].as_array().unwrap();
+            assert!(segments.iter().all(|segment| segment["device"] == *device), "{stage}");
+            stage["stage"].as_str().unwrap()
+        })
+        .collect();
     assert!(stages.contains(&"prefill") && stages.contains(&"decode"), "{stages:?}");
     for lane in ["prefill", "decode"] {
         let slot = &plan["timeline"][lane][0];
@@ -152,34 +159,50 @@ fn the_plan_says_of_every_model_in_memory_which_device_runs_what() {
     assert_eq!(server.get("/v1/plan").json()["data"], json!([]));
 }
 
-/// Runs a script of the page's in node, with the packages that `cargo xtask setup` fetches; says so
-/// where they are not named.
-fn node(script: &str, args: &[&str]) {
-    let Some(packages) = std::env::var_os("TANGOR_TEST_PAGE") else {
+/// The packages that `cargo xtask setup` fetches for node; says so where they are not named.
+fn packages() -> Option<PathBuf> {
+    let packages = std::env::var_os("TANGOR_TEST_PAGE");
+    if packages.is_none() {
         eprintln!("skipped: TANGOR_TEST_PAGE is not set; `cargo xtask setup` says what it is");
-        return;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
-    let output = Command::new("node").arg(script).args(args).output();
-    let output = output.unwrap_or_else(|error| panic!("node in front of {packages:?}: {error}"));
+    }
+    packages.map(PathBuf::from)
+}
+
+/// Runs a script in node, in this crate's folder; it succeeds.
+fn node(script: &Path, args: &[&str]) {
+    let mut node = Command::new("node");
+    let output = node.current_dir(env!("CARGO_MANIFEST_DIR")).arg(script).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("node: {error}"));
     let said = String::from_utf8_lossy(&output.stdout);
     let why = String::from_utf8_lossy(&output.stderr);
-    eprintln!("{said}");
     assert!(output.status.success(), "{said}\n{why}");
 }
 
 #[test]
 fn the_vendored_libraries_are_what_their_packages_make() {
-    node("web/vendor.build.mjs", &["--check"]);
+    if packages().is_some() {
+        node(Path::new("web/vendor.build.mjs"), &["--check"]);
+    }
+}
+
+#[test]
+fn the_pages_files_are_formatted() {
+    if let Some(packages) = packages() {
+        let prettier = packages.join("node_modules/prettier/bin/prettier.cjs");
+        node(&prettier, &["--check", "web", "tests/page"]);
+    }
 }
 
 #[test]
 fn the_page_works_in_a_browser() {
+    if packages().is_none() {
+        return;
+    }
     let mut server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
         options.limits.models = 1;
     });
     let keyed = Running::new(|options| options.key = Key::new("secret"));
-    node("tests/page/page.test.mjs", &[&server.base, &keyed.base]);
+    node(Path::new("tests/page/page.test.mjs"), &[&server.base, &keyed.base]);
     // The last thing that the page sees is a server that ends.
     server.stop().unwrap();
 }
