@@ -99,28 +99,30 @@ export const json = async (path, options) => (await request(path, options)).json
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    let piece;
-    try {
-      piece = await reader.read();
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Trouble("The connection ended before the answer did.");
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const frames = (rest + value).split("\n\n");
+      rest = frames.pop();
+      yield* frames.map(parsed).filter(Boolean);
     }
-    if (piece.done) return;
-    const frames = (rest + piece.value).split("\n\n");
-    rest = frames.pop();
-    for (const frame of frames) {
-      const line = (start) =>
-        frame
-          .split("\n")
-          .find((one) => one.startsWith(start))
-          ?.slice(start.length);
-      const data = line("data: ");
-      if (data === undefined) continue;
-      yield { event: line("event: "), data: data === "[DONE]" ? data : JSON.parse(data) };
-    }
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof Trouble) throw error;
+    throw new Trouble("The connection ended before the answer did.");
+  } finally {
+    // Whoever stops listening lets the connection go.
+    reader.cancel().catch(() => {});
   }
+}
+
+/** An event, or null if it only says that the connection lives. */
+function parsed(frame) {
+  const lines = frame.split("\n");
+  const line = (start) => lines.find((one) => one.startsWith(start))?.slice(start.length);
+  const data = line("data: ");
+  if (data === undefined) return null;
+  return { event: line("event: "), data: data === "[DONE]" ? data : JSON.parse(data) };
 }
 
 /** The trouble that an event tells of, if it does. */

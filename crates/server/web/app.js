@@ -39,7 +39,13 @@ async function route() {
   document.title = name === "chat" ? "Tangor" : `${VIEWS[name].title} · Tangor`;
   await fill(name);
   const { every } = VIEWS[name];
-  if (every) timer = setInterval(() => document.hidden || fill(name, true), every);
+  if (every) timer = setInterval(() => pause(name) || fill(name, true), every);
+}
+
+/** Nothing is replaced that nobody sees, or under the reader's hands. */
+function pause(name) {
+  const used = byId(`view-${name}`).contains(document.activeElement);
+  return document.hidden || used || !document.getSelection().isCollapsed;
 }
 
 async function fill(name, again = false) {

@@ -39,6 +39,7 @@ export function start({ model, onChange }) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && busy() && !byId("dialog").open) stop();
   });
+  follow();
   draw();
 }
 
@@ -75,18 +76,17 @@ function edit(index, content) {
 }
 
 /** The last question is answered once more, with the next seed unless the user set one. */
-function again() {
+function regenerate() {
   if (busy()) return;
   const last = talk.messages.at(-1);
   if (last?.role === "assistant") talk.messages.pop();
   draw();
   prompt.focus();
-  answer(last?.role === "assistant" ? last : null);
+  answer(last?.role === "assistant" && !last.broken ? last : null);
 }
 
 /** Makes the list anew. */
 function draw() {
-  const regenerate = () => again();
   shown = talk.messages.map((message, index) => {
     if (message.role === "user") return { node: question(message, (text) => edit(index, text)) };
     const made = new Answer(message, regenerate);
@@ -96,7 +96,7 @@ function draw() {
   byId("messages").replaceChildren(...shown.map(({ node }) => node));
   byId("empty").hidden = talk.messages.length > 0;
   last();
-  log.scrollTop = log.scrollHeight;
+  toEnd();
 }
 
 /** Only the last answer can be asked for again. */
@@ -129,21 +129,23 @@ async function answer(before = null) {
   const asked = body(seed);
   const owner = talk;
   const message = { role: "assistant", content: "", model: asked.model, seed: asked.seed };
-  const one = new Answer(message, () => again());
+  const one = new Answer(message, regenerate);
   const mine = new AbortController();
   trouble(null);
   begin(mine);
+  // The question is kept at once, whatever becomes of the answer.
+  keep(owner);
   owner.messages.push(message);
   shown.push(one);
   byId("messages").append(one.node);
   last();
   one.show(true);
-  log.scrollTop = log.scrollHeight;
+  toEnd();
   const voice = new Voice();
   try {
     await receive(asked, message, mine.signal, () => {
       voice.hear(message.content);
-      one.grow(follow());
+      one.grow();
     });
     if (before && before.content === message.content) message.note = same(asked);
   } catch (error) {
@@ -200,52 +202,58 @@ function finish(owner, one, mine, empty) {
     byId("send").textContent = "Send";
     byId("send").classList.remove("stops");
   }
-  if (!empty) one.show();
-  if (!talks.keep(owner)) {
-    trouble(
-      new Error("The browser has no room for this conversation."),
-      "Export your conversations, then clear some.",
-    );
+  one.show();
+  if (empty) {
+    one.node.remove();
+    shown = shown.filter((other) => other !== one);
+    last();
   }
-  if (owner === talk && empty) draw();
-  if (owner === talk && !empty && follow()) log.scrollTop = log.scrollHeight;
+  keep(owner);
+}
+
+function keep(owner) {
+  if (!talks.keep(owner)) {
+    const full = new Error("The browser has no room for this conversation.");
+    full.advice = "Export your conversations, then clear some.";
+    trouble(full, false);
+  }
   changed();
 }
 
 function failed(owner, message, error) {
+  message.broken = true;
   if (message.content) message.note = "ended early";
   if (owner === talk) trouble(error);
 }
 
-/** Shows what is wrong and what to do about it, with a way to try again. */
-function trouble(error, advice = error?.advice) {
+/** Shows what is wrong and what to do about it, with a way to try again where that may help. */
+function trouble(error, again = true) {
   const place = byId("trouble");
   if (!error) return place.replaceChildren();
-  const retry = h("button", { type: "button", class: "small", click: () => again() }, "Try again");
-  const close = h(
-    "button",
-    { type: "button", class: "small", click: () => trouble(null) },
-    "Close",
+  const press = (word, act) => h("button", { type: "button", class: "small", click: act }, word);
+  const actions = h(
+    "div",
+    { class: "actions" },
+    again ? press("Try again", () => regenerate()) : null,
+    press("Close", () => trouble(null)),
   );
-  place.replaceChildren(
-    h(
-      "div",
-      { class: "trouble" },
-      h("p", {}, h("strong", {}, error.message)),
-      advice ? h("p", {}, advice) : null,
-      h("div", { class: "actions" }, retry, close),
-    ),
-  );
+  const why = [h("p", {}, h("strong", {}, error.message)), h("p", {}, error.advice ?? "")];
+  place.replaceChildren(h("div", { class: "trouble" }, ...why, actions));
 }
 
-/** What keeps the end in sight, if it is in sight now. */
+/** Keeps the end of the conversation in sight while it is, whatever grows. */
 function follow() {
-  const near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  return near
-    ? () => {
-        log.scrollTop = log.scrollHeight;
-      }
-    : undefined;
+  let near = true;
+  log.addEventListener("scroll", () => {
+    near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  });
+  const sizes = new ResizeObserver(() => near && toEnd());
+  sizes.observe(log);
+  sizes.observe(byId("messages"));
+}
+
+function toEnd() {
+  log.scrollTop = log.scrollHeight;
 }
 
 /** Tells screen readers the answer in whole sentences, politely: token by token nobody can listen. */

@@ -126,7 +126,7 @@ export class Answer {
   }
 
   /** Something was added: shown with the next picture. */
-  grow(after) {
+  grow() {
     if (this.#due) return;
     this.#due = true;
     requestAnimationFrame(() => {
@@ -134,7 +134,6 @@ export class Answer {
       // It may have ended meanwhile.
       if (!this.#growing) return;
       this.show(true);
-      after?.();
     });
   }
 

@@ -58,7 +58,7 @@ function last(stats, health) {
     fact("last first token", answered ? seconds(stats.time_to_first_token) : "none yet"),
     fact(
       "last speed",
-      stats.tokens_per_second > 0 ? `${stats.tokens_per_second.toFixed(1)} tokens/s` : "none yet",
+      stats.tokens_per_second > 0 ? `${rate(stats.tokens_per_second)} tokens/s` : "none yet",
     ),
     fact("answers", number(stats.request_count_total)),
     fact("tokens read", number(stats.input_tokens_total)),
@@ -70,6 +70,8 @@ function last(stats, health) {
     fact("version", health.version),
   );
 }
+
+const rate = (tps) => (tps >= 100 ? number(Math.round(tps)) : tps.toFixed(1));
 
 function uptime(count) {
   const [hours, minutes] = [Math.floor(count / 3600), Math.floor((count % 3600) / 60)];
@@ -94,7 +96,7 @@ function models(samples) {
       number(of("tangor_cached_tokens_total", name)),
       number(of("tangor_output_tokens_total", name)),
       seconds(mean("gen_ai_server_time_to_first_token_seconds", name)),
-      Number.isFinite(perToken(name)) ? perToken(name).toFixed(1) : "",
+      Number.isFinite(perToken(name)) ? rate(perToken(name)) : "",
     ]);
   return rows.length === 0
     ? h("p", {}, "No answer was completed yet.")

@@ -18,6 +18,7 @@ export async function show() {
 
 function plan(one) {
   const { predicted, timeline, devices } = one;
+  const rated = devices.every(({ rates }) => rates.measured);
   return h(
     "article",
     { class: "panel" },
@@ -25,15 +26,20 @@ function plan(one) {
     h(
       "p",
       { class: "quiet" },
-      "What the cost model expects of each device, from rates that were " +
-        `${devices.every(({ rates }) => rates.measured) ? "measured on this machine" : "typical of its kind, not measured"}. ` +
-        "Where runs were measured, that is said beside it.",
+      "The pictures show what the cost model expects of each device, from rates that " +
+        `${rated ? "were measured on this machine" : "are typical of its kind, not measured"}; ` +
+        "under them stands what runs took.",
     ),
     lanes(
       `Reading a prompt: first token expected after ${seconds(predicted.ttft_s)}`,
       timeline.prefill,
+      measured(one, "prefill"),
     ),
-    lanes(`Writing a token: ${speed(predicted.decode_tps)} a second expected`, timeline.decode),
+    lanes(
+      `Writing a token: ${speed(predicted.decode_tps)} a second expected`,
+      timeline.decode,
+      measured(one, "decode"),
+    ),
     stages(one),
     together(one),
     memory(one),
@@ -58,8 +64,18 @@ function plan(one) {
 
 const speed = (tps) => (tps >= 100 ? number(Math.round(tps)) : tps.toPrecision(3));
 
+/** What runs of a stage took so far, of the most rows that ran. */
+function measured({ stages }, name) {
+  const ran = ({ stage, segments }) =>
+    stage === name && segments.every((segment) => segment.measured_s !== null);
+  const last = stages.filter(ran).at(-1);
+  if (!last) return "Nothing was measured yet.";
+  const took = last.segments.reduce((sum, segment) => sum + segment.measured_s, 0);
+  return `Measured: ${number(last.m)} ${last.m === 1 ? "row" : "rows"} took ${seconds(took)}.`;
+}
+
 /** A lane per device that takes part, and a bar for each time it works. */
-function lanes(title, slots) {
+function lanes(title, slots, note) {
   const end = Math.max(...slots.map((slot) => slot.end_s), Number.MIN_VALUE);
   const names = [...new Set(slots.map((slot) => slot.device))];
   const kinds = new Map(names.map((name, index) => [name, index % 4]));
@@ -87,6 +103,7 @@ function lanes(title, slots) {
       ...names.map(lane),
       h("div", { class: "axis" }, h("span", {}, "0"), h("span", {}, seconds(end))),
     ),
+    h("p", { class: "quiet" }, note),
   );
 }
 
