@@ -244,10 +244,16 @@ function trouble(error, again = true) {
 /** Keeps the end of the conversation in sight while it is, whatever grows. */
 function follow() {
   let near = true;
+  let size = "";
+  const sizeNow = () => `${log.scrollHeight} ${log.clientHeight}`;
   log.addEventListener("scroll", () => {
-    near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+    // What scrolls because sizes changed is not the reader's doing.
+    if (sizeNow() === size) near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   });
-  const sizes = new ResizeObserver(() => near && toEnd());
+  const sizes = new ResizeObserver(() => {
+    size = sizeNow();
+    if (near) toEnd();
+  });
   sizes.observe(log);
   sizes.observe(byId("messages"));
 }

@@ -89,24 +89,20 @@ export async function show() {
       },
       "Chat",
     );
+    const load = one ? act("Let go", "/v1/unload") : act("Load", "/v1/load");
     return [
       model.id,
-      bytes(model.size * 1e9),
       one ? `in memory, ${bytes(one.memory_bytes)}` : "on disk",
+      h("span", { class: "actions" }, chat, load),
+      bytes(model.size * 1e9),
       one ? `${number(one.recipe_options.ctx_size)} tokens` : "",
       one?.device ?? "",
-      h(
-        "span",
-        { class: "actions" },
-        chat,
-        one ? act("Let go", "/v1/unload") : act("Load", "/v1/load"),
-      ),
     ];
   });
-  const headings = ["Model", "Size", "Where", "Context", "Devices", "Actions"];
+  const headings = ["Model", "Where", "Actions", "Size", "Context", "Devices"];
   byId("model-list").replaceChildren(
     rows.length > 0
-      ? table("Models on this machine", headings, rows, [1])
+      ? table("Models on this machine", headings, rows, [3])
       : h("p", {}, "There is no model on this machine yet. Fetch one below."),
   );
 }
