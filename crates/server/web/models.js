@@ -132,7 +132,7 @@ function puller() {
     id: "pull-name",
     type: "text",
     required: true,
-    placeholder: "smollm2, or org/repo",
+    placeholder: "smollm2 or org/repo",
     autocomplete: "off",
     spellcheck: "false",
   });
