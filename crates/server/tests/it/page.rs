@@ -160,6 +160,7 @@ fn the_plan_says_of_every_model_in_memory_which_device_runs_what() {
 }
 
 /// The packages that `cargo xtask setup` fetches for node; says so where they are not named.
+#[allow(clippy::print_stderr, reason = "whoever reads the test's output is told")]
 fn packages() -> Option<PathBuf> {
     let packages = std::env::var_os("TANGOR_TEST_PAGE");
     if packages.is_none() {
