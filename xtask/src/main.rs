@@ -9,7 +9,9 @@ mod callgrind;
 mod command;
 mod conformance;
 mod cross;
+mod debian;
 mod fuzz;
+mod page;
 mod setup;
 mod tidy;
 mod vulkan;
@@ -41,7 +43,8 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers, clients
+    /// of the server, a browser.
     Setup,
     /// Write docs/conformance.md anew: the conformance suite on every device there is.
     Conformance(conformance::Options),

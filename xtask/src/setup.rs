@@ -40,6 +40,8 @@ pub(crate) struct Inputs {
     pub(crate) llama_cpp_models: PathBuf,
     /// A Python that has [`CLIENTS`] (`TANGOR_TEST_CLIENTS`).
     pub(crate) clients: PathBuf,
+    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), where there is a browser.
+    pub(crate) page: Option<PathBuf>,
     /// ONNX Runtime and providers, by the variables that tests read.
     pub(crate) onnxruntime: Vec<(&'static str, PathBuf)>,
 }
@@ -53,6 +55,7 @@ impl Inputs {
             ("TANGOR_LLAMA_CPP_MODELS", &self.llama_cpp_models),
             ("TANGOR_TEST_CLIENTS", &self.clients),
         ];
+        all.extend(self.page.iter().map(|page| ("TANGOR_TEST_PAGE", page.as_path())));
         all.extend(self.onnxruntime.iter().map(|(name, path)| (*name, path.as_path())));
         all
     }
@@ -75,6 +78,7 @@ pub(crate) fn setup() -> Outcome<Inputs> {
         gguf: model()?,
         llama_cpp_models,
         clients: python("clients-venv", CLIENTS)?,
+        page: crate::page::packages()?,
         onnxruntime: onnxruntime()?,
     })
 }

@@ -31,6 +31,7 @@ mod ollama;
 mod openai;
 mod openapi;
 mod options;
+mod page;
 mod prepare;
 mod pulling;
 mod reply;

@@ -63,9 +63,10 @@ fn operation(facts: &Facts, body: Option<Value>, keyed: bool, alias: usize) -> V
         operation["requestBody"] =
             json!({"required": true, "content": {"application/json": {"schema": schema}}});
     }
-    if facts.path.contains('{') {
+    let rest = facts.path.split_once("{*").and_then(|(_, rest)| rest.strip_suffix('}'));
+    if let Some(name) = rest {
         operation["parameters"] = json!([{
-            "name": "id", "in": "path", "required": true, "schema": {"type": "string"},
+            "name": name, "in": "path", "required": true, "schema": {"type": "string"},
         }]);
     }
     if keyed && facts.access != Access::Open {

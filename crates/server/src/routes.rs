@@ -4,7 +4,7 @@ use crate::dialect::Dialect::{Anthropic, Lemonade, Ollama};
 use crate::route::Access::{Admin, Open};
 use crate::route::Base::{Api, Root, V1};
 use crate::route::Route;
-use crate::{anthropic, lemonade, ollama, openai, openapi};
+use crate::{anthropic, lemonade, ollama, openai, openapi, page};
 
 /// Every endpoint.
 #[rustfmt::skip]
@@ -48,6 +48,7 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get((V1, "/health", "Which models are in memory"), lemonade::status::health).of(Lemonade),
         Route::get((V1, "/stats", "What the last answer took, and totals"), lemonade::status::stats).of(Lemonade),
         Route::get((V1, "/system-info", "What this machine is"), lemonade::status::system_info).of(Lemonade),
+        Route::get((V1, "/plan", "How the models in memory run, device by device"), lemonade::status::plan).of(Lemonade),
         Route::get((V1, "/slots", "What every model is doing"), lemonade::status::slots).of(Lemonade),
         Route::get((V1, "/params", "Parameters that were set"), lemonade::params::get).of(Lemonade),
         Route::post((V1, "/params", "Sets parameters"), lemonade::params::set)
@@ -66,7 +67,9 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post((V1, "/detokenize", "The text of tokens"), lemonade::tokens::detokenize)
             .takes::<lemonade::tokens::Detokenize>().of(Lemonade),
         // The server itself
-        Route::get((Root, "/", "What this is"), lemonade::status::root).of(Lemonade).only(Open),
+        Route::get((Root, "/", "The page, for browsers; a line for Ollama's clients"), page::root).of(Lemonade).only(Open),
+        Route::get((Root, "/docs", "This interface, to read"), page::docs).of(Lemonade).only(Open),
+        Route::get((Root, "/page/{*file}", "What the page consists of"), page::part).of(Lemonade).only(Open),
         Route::get((Root, "/live", "Whether the server runs"), lemonade::status::live).of(Lemonade).only(Open),
         Route::get((Root, "/metrics", "Counters for Prometheus"), lemonade::status::metrics).of(Lemonade),
         Route::get((Root, "/openapi.json", "This interface"), openapi::document).of(Lemonade).only(Open),

@@ -6,32 +6,16 @@ use crate::openai::models::checkpoint;
 use crate::residents::Listed;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tangor_engine::device::DeviceKind;
-
-/// What Ollama's clients look for to see that somebody is there.
-const OLLAMA_LINE: &str = "Ollama is running";
-
-/// The place of the page: a word about the server until there is one.
-const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tangor</title>\
-                    <h1>Tangor</h1><p>The server runs. Its interface is described at \
-                    <a href=\"/openapi.json\">/openapi.json</a>.</p></html>";
+use tangor_engine::plan::Slot;
 
 /// Whether the server runs.
 pub(crate) async fn live() -> Json<Value> {
     Json(json!({"status": "ok"}))
-}
-
-/// The page for browsers, and a line for clients of Ollama.
-pub(crate) async fn root(headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    match accept.is_some_and(|accept| accept.contains("text/html")) {
-        true => Html(PAGE).into_response(),
-        false => OLLAMA_LINE.into_response(),
-    }
 }
 
 /// Counters for Prometheus.
@@ -124,6 +108,33 @@ pub(crate) async fn system_info(State(app): State<Arc<App>>) -> Json<Value> {
             "state": "installed", "version": env!("CARGO_PKG_VERSION"),
         }}}},
     }))
+}
+
+/// How the models in memory run: of each what `tangor plan --json` says, as it is now and with what
+/// runs took so far, and when which device should work.
+pub(crate) async fn plan(State(app): State<Arc<App>>) -> Json<Value> {
+    let plans = app.residents.list().into_iter().map(|listed| {
+        let (resident, plan) = (&listed.resident, listed.resident.model().plan());
+        let slot = |slot: &Slot| {
+            json!({
+                "device": plan.devices[slot.device].name,
+                "start_s": slot.start_s,
+                "end_s": slot.end_s,
+                "label": slot.label,
+                "measured_s": slot.measured_s,
+            })
+        };
+        let slots = |slots: &[Slot]| slots.iter().map(slot).collect::<Vec<_>>();
+        let mut described = plan.to_json();
+        described["model"] = resident.id.clone().into();
+        described["timeline"] = json!({
+            "prefill": slots(&plan.timeline.prefill),
+            "decode": slots(&plan.timeline.decode),
+        });
+        described["kv"] = json!(plan.kv);
+        described
+    });
+    Json(json!({"object": "list", "data": plans.collect::<Vec<_>>()}))
 }
 
 /// What every model is doing.

@@ -5,4 +5,5 @@ mod answers;
 mod door;
 mod lifecycle;
 mod models;
+mod page;
 mod support;

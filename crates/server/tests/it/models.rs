@@ -181,12 +181,3 @@ fn counters_and_parameters_are_read_back() {
     assert_eq!(warm["choices"][0]["message"], asked["choices"][0]["message"]);
     assert_eq!(server.post("/v1/params", json!({"colour": 1})).status, 400);
 }
-
-#[test]
-fn the_root_answers_browsers_with_a_page_and_clients_with_their_line() {
-    let server = Running::new(|_| {});
-    assert_eq!(server.get("/").text, "Ollama is running");
-    let page = server.get_with("/", &[("accept", "text/html,*/*")]);
-    assert!(page.text.starts_with("<!doctype html>"));
-    assert_eq!(server.get("/openapi.json").json()["openapi"], "3.1.0");
-}
