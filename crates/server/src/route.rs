@@ -61,6 +61,17 @@ impl Facts {
         let (dialect, access) = (Dialect::OpenAi, Access::User);
         Self { method, base, path, dialect, access, about, body: None }
     }
+
+    /// Whether a request for this path comes here.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        self.base.prefixes().iter().any(|prefix| {
+            let rest = path.strip_prefix(prefix);
+            rest.is_some_and(|rest| match self.path.split_once("{*") {
+                Some((before, _)) => rest.len() > before.len() && rest.starts_with(before),
+                None => rest == self.path,
+            })
+        })
+    }
 }
 
 /// A row of the table.

@@ -1,10 +1,11 @@
 //! The route table: one row per endpoint.
 
-use crate::dialect::Dialect::{Anthropic, Lemonade, Ollama};
+use crate::dialect::Dialect::{self, Anthropic, Lemonade, Ollama, OpenAi};
 use crate::route::Access::{Admin, Open};
 use crate::route::Base::{Api, Root, V1};
-use crate::route::Route;
+use crate::route::{Facts, Route};
 use crate::{anthropic, lemonade, ollama, openai, openapi};
+use std::sync::LazyLock;
 
 /// Every endpoint.
 #[rustfmt::skip]
@@ -71,6 +72,15 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get((Root, "/metrics", "Counters for Prometheus"), lemonade::status::metrics).of(Lemonade),
         Route::get((Root, "/openapi.json", "This interface"), openapi::document).of(Lemonade).only(Open),
     ]
+}
+
+/// How errors at a path are worded: as its route says, and where there is none, as its neighbours.
+pub(crate) fn dialect(path: &str) -> Dialect {
+    static FACTS: LazyLock<Vec<Facts>> =
+        LazyLock::new(|| routes().into_iter().map(|route| route.facts).collect());
+    let ollama = path.starts_with("/api/") && !path.starts_with("/api/v");
+    let nearest = if ollama { Ollama } else { OpenAi };
+    FACTS.iter().find(|facts| facts.is_at(path)).map_or(nearest, |facts| facts.dialect)
 }
 
 #[cfg(test)]

@@ -4,5 +4,6 @@
 mod answers;
 mod door;
 mod lifecycle;
+mod matrix;
 mod models;
 mod support;
