@@ -9,6 +9,7 @@ mod callgrind;
 mod command;
 mod cross;
 mod fuzz;
+mod schemathesis;
 mod setup;
 mod tidy;
 mod vulkan;
@@ -46,6 +47,8 @@ enum Task {
     Cross,
     /// Run fuzz targets.
     Fuzz(fuzz::Options),
+    /// Ask the server whatever its OpenAPI document allows, and hold it to that.
+    Schemathesis(schemathesis::Options),
     /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
     /// them. Installs torch into a private environment (several gigabytes).
     Acceptance,
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::setup().map(|inputs| println!("{inputs}")),
         Task::Cross => cross::cross(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Schemathesis(options) => schemathesis::schemathesis(&options),
         Task::Acceptance => acceptance::acceptance(),
         Task::Callgrind(options) => callgrind::callgrind(&options),
     };

@@ -72,6 +72,7 @@ const RULES: &[(&str, For, Words)] = &[
     ("post V1/detokenize", For::Users, Words::OpenAi),
     ("get /", For::Everybody, Words::OpenAi),
     ("get /live", For::Everybody, Words::OpenAi),
+    ("get /health", For::Everybody, Words::OpenAi),
     ("get /metrics", For::Users, Words::OpenAi),
     ("get /openapi.json", For::Everybody, Words::OpenAi),
 ];

@@ -102,6 +102,8 @@ impl Running {
             admin_key: None,
             origins: Vec::new(),
             hosts: Vec::new(),
+            one_model: false,
+            log: None,
             limits: Limits { grace: Duration::from_secs(5), ..Limits::default() },
         };
         change(&mut options);
