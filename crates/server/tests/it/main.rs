@@ -11,4 +11,5 @@ mod lifecycle;
 mod log;
 mod matrix;
 mod models;
+mod robust;
 mod support;

@@ -86,6 +86,16 @@ impl Running {
         loader: OnOracle,
         change: impl FnOnce(&mut Options),
     ) -> Self {
+        Self::with_store(models, loader, |_| {}, change)
+    }
+
+    /// The same, with what the test wants of the store.
+    pub(crate) fn with_store(
+        models: &[&str],
+        loader: OnOracle,
+        store: impl FnOnce(&mut StoreOptions),
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let names = models.iter().map(|name| {
             let path = folder.path().join(name);
@@ -107,11 +117,12 @@ impl Running {
             limits: Limits { grace: Duration::from_secs(5), ..Limits::default() },
         };
         change(&mut options);
-        let home = StoreOptions {
+        let mut home = StoreOptions {
             root: Some(folder.path().join("home")),
             offline: true,
             ..StoreOptions::default()
         };
+        store(&mut home);
         let server = Server::bind(options, Store::open(home).unwrap()).unwrap();
         let (base, stopper) = (format!("http://{}", server.address()), server.stopper());
         let thread = Some(std::thread::spawn(move || server.run(|| {})));
