@@ -122,7 +122,7 @@ fn measure(address: SocketAddr, connections: usize, lasting: Duration) -> Outcom
     let all: Vec<Seen> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..connections).map(|_| scope.spawn(ask)).collect();
         let all = threads.into_iter().map(|thread| thread.join().map_err(|_| "a client ended")?);
-        Ok::<_, Box<dyn Error + Send + Sync>>(all.collect::<Outcome<Vec<_>>>()?)
+        all.collect::<Outcome<Vec<_>>>()
     })?
     .into_iter()
     .flatten()

@@ -17,7 +17,8 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post((V1, "/chat/completions", "Answers a conversation"), openai::chat::create)
             .takes::<openai::chat::Request>().like(openai::chat::example).streams(Events),
         Route::post((V1, "/completions", "Continues a text"), openai::completions::create)
-            .takes::<openai::completions::Request>().like(openai::completions::example).streams(Events),
+            .takes::<openai::completions::Request>()
+            .like(openai::completions::example).streams(Events),
         Route::post((V1, "/responses", "Answers a conversation, item by item"), openai::responses::create)
             .takes::<openai::responses::Request>().like(openai::responses::example).streams(Events),
         Route::post((V1, "/embeddings", "Refuses: no model here makes embeddings"), openai::embeddings::create)
@@ -35,7 +36,8 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post((Api, "/chat", "Answers a conversation"), ollama::chat::create)
             .takes::<ollama::chat::Request>().of(Ollama).like(ollama::chat::example).streams(Lines),
         Route::post((Api, "/generate", "Answers a prompt"), ollama::generate::create)
-            .takes::<ollama::generate::Request>().of(Ollama).like(ollama::generate::example).streams(Lines),
+            .takes::<ollama::generate::Request>().of(Ollama)
+            .like(ollama::generate::example).streams(Lines),
         Route::get((Api, "/tags", "Lists the models on this machine"), ollama::models::tags).of(Ollama)
             .like(ollama::models::tags_example),
         Route::get((Api, "/ps", "Lists the models in memory"), ollama::models::running).of(Ollama)
@@ -70,18 +72,22 @@ pub(crate) fn routes() -> Vec<Route> {
             .takes::<lemonade::models::Load>().of(Lemonade).only(Admin)
             .like(lemonade::models::load_example),
         Route::post((V1, "/unload", "Lets a model go"), lemonade::models::unload)
-            .takes::<lemonade::models::Named>().of(Lemonade).only(Admin).like(lemonade::models::done_example),
+            .takes::<lemonade::models::Named>().of(Lemonade).only(Admin)
+            .like(lemonade::models::done_example),
         Route::post((V1, "/pull", "Fetches a model"), lemonade::models::pull)
             .takes::<lemonade::models::Pull>().of(Lemonade).only(Admin)
             .like(lemonade::models::done_example).streams(Events),
         Route::post((V1, "/delete", "Removes a model"), lemonade::models::delete)
-            .takes::<lemonade::models::Named>().of(Lemonade).only(Admin).like(lemonade::models::done_example),
+            .takes::<lemonade::models::Named>().of(Lemonade).only(Admin)
+            .like(lemonade::models::done_example),
         Route::get((V1, "/halt", "Ends the server"), lemonade::status::halt).of(Lemonade).only(Admin)
             .like(lemonade::status::halt_example),
         Route::post((V1, "/tokenize", "A text's tokens"), lemonade::tokens::tokenize)
-            .takes::<lemonade::tokens::Tokenize>().of(Lemonade).like(lemonade::tokens::tokens_example),
+            .takes::<lemonade::tokens::Tokenize>().of(Lemonade)
+            .like(lemonade::tokens::tokens_example),
         Route::post((V1, "/detokenize", "The text of tokens"), lemonade::tokens::detokenize)
-            .takes::<lemonade::tokens::Detokenize>().of(Lemonade).like(lemonade::tokens::text_example),
+            .takes::<lemonade::tokens::Detokenize>().of(Lemonade)
+            .like(lemonade::tokens::text_example),
         // The server itself
         Route::get((Root, "/", "What this is"), lemonade::status::root).of(Lemonade).only(Open)
             .gives(Text(&["text/plain", "text/html"])),
