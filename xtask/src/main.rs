@@ -12,6 +12,7 @@ mod cross;
 mod debian;
 mod fuzz;
 mod page;
+mod schemathesis;
 mod setup;
 mod tidy;
 mod vulkan;
@@ -52,6 +53,8 @@ enum Task {
     Cross,
     /// Run fuzz targets.
     Fuzz(fuzz::Options),
+    /// Ask the server whatever its OpenAPI document allows, and hold it to that.
+    Schemathesis(schemathesis::Options),
     /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
     /// them. Installs torch into a private environment (several gigabytes).
     Acceptance,
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Task::Conformance(options) => conformance::conformance(options),
         Task::Cross => cross::cross(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Schemathesis(options) => schemathesis::schemathesis(&options),
         Task::Acceptance => acceptance::acceptance(),
         Task::Callgrind(options) => callgrind::callgrind(&options),
     };

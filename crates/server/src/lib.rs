@@ -26,6 +26,7 @@ mod lemonade;
 mod limits;
 mod listen;
 mod loader;
+mod log;
 mod metrics;
 mod ollama;
 mod openai;
@@ -38,10 +39,12 @@ mod reply;
 mod residents;
 mod route;
 mod routes;
+mod shape;
 
 pub use limits::Limits;
 pub use listen::{Server, Stopper};
 pub use loader::{LoadAsk, Loaded, Loader};
+pub use log::{Log, LogForm};
 pub use options::{Key, Options};
 
 use std::net::{IpAddr, SocketAddr};

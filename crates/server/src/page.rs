@@ -34,6 +34,9 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// Every kind of file.
+pub(crate) const KINDS: &[&str] = &[HTML, CSS, SCRIPT, TEXT];
+
 macro_rules! files {
     ($($name:literal: $kind:ident,)*) => {
         &[$(File {

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::catalog::Entry;
+use crate::error::{ApiError, Kind, Result};
 use crate::openai::models::checkpoint;
 use crate::residents::Listed;
 use axum::Json;
@@ -13,6 +14,80 @@ use std::sync::Arc;
 use tangor_engine::device::DeviceKind;
 use tangor_engine::plan::Slot;
 
+/// What counters are called over HTTP.
+pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a server that runs says.
+pub(crate) fn live_example() -> Value {
+    json!({"status": "ok"})
+}
+
+/// Whether the models that the server was started with are loaded: what programs wait for that
+/// start it.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>> {
+    match app.is_ready() {
+        true => Ok(Json(json!({"status": "ok"}))),
+        false => {
+            let error = ApiError::new(Kind::Unavailable, "the model is being loaded");
+            Err(ApiError { retry_after: Some(1), ..error })
+        }
+    }
+}
+
+/// What [`health`] looks like.
+pub(crate) fn health_example() -> Value {
+    json!({
+        "status": "ok", "version": "", "uptime_s": 0,
+        "model_loaded?": "", "checkpoint_loaded?": "",
+        "all_models_loaded": [{
+            "model_name": "", "checkpoint": "", "type": "", "recipe": "", "device": "",
+            "last_use": 0, "loaded_at": 0, "pinned": true, "is_busy": true, "is_streaming": true,
+            "recipe_options": {"ctx_size": 0}, "memory_bytes": 0,
+        }],
+        "max_models": {"llm": 0}, "pinned_models": {"llm": 0},
+    })
+}
+
+/// What [`stats`] look like.
+pub(crate) fn stats_example() -> Value {
+    json!({
+        "time_to_first_token": 0.5, "tokens_per_second": 0.5, "input_tokens": 0,
+        "output_tokens": 0, "prompt_tokens": 0, "cache_tokens": 0, "decode_token_times": [0.5],
+        "request_count_total": 0, "input_tokens_total": 0, "output_tokens_total": 0,
+        "cache_tokens_total": 0,
+    })
+}
+
+/// What [`system_info`] looks like.
+pub(crate) fn system_info_example() -> Value {
+    json!({
+        "OS Version": "", "Processor?": "", "devices": {"*": {
+            "available": true, "threads?": 0, "name?": "", "memory_bytes?": 0,
+        }},
+        "recipes": {"*": {"default_backend": "", "backends": {"*": {"state": "", "version": ""}}}},
+    })
+}
+
+/// What [`slots`] look like.
+pub(crate) fn slots_example() -> Value {
+    json!([{"id": 0, "model": "", "n_ctx": 0, "is_processing": true, "requests": 0}])
+}
+
+/// What [`plan`] looks like; what else is in it is the planner's to say.
+pub(crate) fn plan_example() -> Value {
+    let slots = json!([{
+        "device": "", "start_s": 0.5, "end_s": 0.5, "label": "", "measured_s?": 0.5,
+    }]);
+    json!({"object": "list", "data": [{
+        "model": "", "timeline": {"prefill": slots, "decode": slots}, "kv": null,
+    }]})
+}
+
+/// What a server that ends says.
+pub(crate) fn halt_example() -> Value {
+    json!({"terminated": true})
+}
+
 /// Whether the server runs.
 pub(crate) async fn live() -> Json<Value> {
     Json(json!({"status": "ok"}))
@@ -20,8 +95,7 @@ pub(crate) async fn live() -> Json<Value> {
 
 /// Counters for Prometheus.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.residents)).into_response()
+    ([(header::CONTENT_TYPE, OPENMETRICS)], app.metrics.text(&app.residents)).into_response()
 }
 
 /// Which models are in memory.

@@ -2,8 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod answers;
+mod child;
+mod document;
 mod door;
+#[cfg(feature = "schemathesis")]
+mod generated;
 mod lifecycle;
+mod log;
+mod matrix;
 mod models;
 mod page;
+mod robust;
 mod support;
