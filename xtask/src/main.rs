@@ -42,8 +42,8 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers, clients
-    /// of the server, a browser.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers,
+    /// clients of the server, a browser.
     Setup,
     /// Compile for other systems, and run what an emulator can.
     Cross,

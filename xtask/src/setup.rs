@@ -40,7 +40,7 @@ pub(crate) struct Inputs {
     pub(crate) llama_cpp_models: PathBuf,
     /// A Python that has [`CLIENTS`] (`TANGOR_TEST_CLIENTS`).
     pub(crate) clients: PathBuf,
-    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), where there is a browser.
+    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), on Linux.
     pub(crate) page: Option<PathBuf>,
     /// ONNX Runtime and providers, by the variables that tests read.
     pub(crate) onnxruntime: Vec<(&'static str, PathBuf)>,
