@@ -44,8 +44,8 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers, clients
-    /// of the server, a browser.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers,
+    /// clients of the server, a browser.
     Setup,
     /// Write docs/conformance.md anew: the conformance suite on every device there is.
     Conformance(conformance::Options),

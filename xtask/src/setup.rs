@@ -43,7 +43,7 @@ pub(crate) struct Inputs {
     pub(crate) llama_cpp_models: PathBuf,
     /// A Python that has [`CLIENTS`] (`TANGOR_TEST_CLIENTS`).
     pub(crate) clients: PathBuf,
-    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), where there is a browser.
+    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), on Linux.
     pub(crate) page: Option<PathBuf>,
     /// A Python that has [`SCHEMATHESIS`] (`TANGOR_TEST_SCHEMATHESIS`).
     pub(crate) schemathesis: PathBuf,
