@@ -93,8 +93,9 @@ fn this_machine_has_no_devices_for_the_vendors_rule() {
 #[test]
 fn what_was_measured_is_kept_until_it_is_measured_again() {
     let place = Place::new();
+    let tiny = place.tiny();
     let rates = |more: &[&str]| {
-        let args = ["plan", "--shape", "smollm2-135m", "--device", "cpu", "--json"];
+        let args = ["plan", tiny.to_str().unwrap(), "--device", "cpu", "--json"];
         let json = Written::of(place.tangor(&[&args, more].concat())).json();
         json["devices"][0]["rates"].clone()
     };
