@@ -17,7 +17,7 @@ pub(crate) fn routes() -> Vec<Route> {
             .takes::<openai::completions::Request>(),
         Route::post((V1, "/responses", "Answers a conversation, item by item"), openai::responses::create)
             .takes::<openai::responses::Request>(),
-        Route::post((V1, "/embeddings", "Refuses: no model here makes embeddings"), openai::embeddings::create)
+        Route::post((V1, "/embeddings", "Embeds texts"), openai::embeddings::create)
             .takes::<openai::embeddings::Request>(),
         Route::get((V1, "/models", "Lists the models on this machine"), openai::models::list),
         Route::get((V1, "/models/{*id}", "Describes a model"), openai::models::one),
@@ -39,10 +39,10 @@ pub(crate) fn routes() -> Vec<Route> {
             .takes::<ollama::models::Pull>().of(Ollama).only(Admin),
         Route::delete((Api, "/delete", "Removes a model"), ollama::models::delete)
             .takes::<ollama::models::Named>().of(Ollama).only(Admin),
-        Route::post((Api, "/embed", "Refuses: no model here makes embeddings"), openai::embeddings::refuse)
-            .of(Ollama),
-        Route::post((Api, "/embeddings", "Refuses: no model here makes embeddings"), openai::embeddings::refuse)
-            .of(Ollama),
+        Route::post((Api, "/embed", "Embeds texts"), ollama::embed::create)
+            .takes::<ollama::embed::Request>().of(Ollama),
+        Route::post((Api, "/embeddings", "Embeds a text"), ollama::embed::old)
+            .takes::<ollama::embed::Old>().of(Ollama),
         Route::get((Api, "/version", "The version"), ollama::models::version).of(Ollama).only(Open),
         // Lemonade
         Route::get((V1, "/health", "Which models are in memory"), lemonade::status::health).of(Lemonade),

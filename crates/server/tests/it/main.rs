@@ -3,6 +3,7 @@
 
 mod answers;
 mod door;
+mod embeddings;
 mod lifecycle;
 mod models;
 mod support;
