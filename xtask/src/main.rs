@@ -7,8 +7,12 @@
 mod acceptance;
 mod callgrind;
 mod command;
+mod conformance;
 mod cross;
+mod debian;
 mod fuzz;
+mod page;
+mod schemathesis;
 mod setup;
 mod tidy;
 mod vulkan;
@@ -40,12 +44,17 @@ enum Task {
     Ci,
     /// Dependency edges, file sizes, module docs, unsafe code.
     Tidy,
-    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers.
+    /// Fetch what tests need: the real model, tokenizer vectors, ONNX Runtime and providers,
+    /// clients of the server, a browser.
     Setup,
+    /// Write docs/conformance.md anew: the conformance suite on every device there is.
+    Conformance(conformance::Options),
     /// Compile for other systems, and run what an emulator can.
     Cross,
     /// Run fuzz targets.
     Fuzz(fuzz::Options),
+    /// Ask the server whatever its OpenAPI document allows, and hold it to that.
+    Schemathesis(schemathesis::Options),
     /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
     /// them. Installs torch into a private environment (several gigabytes).
     Acceptance,
@@ -62,6 +71,10 @@ fn root() -> PathBuf {
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     command.current_dir(root()).args(args).env("CARGO_INCREMENTAL", "0");
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa complains of every process that has none.
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
     command
 }
 
@@ -89,8 +102,10 @@ fn main() -> ExitCode {
         Task::Ci => test(None),
         Task::Tidy => tidy::tidy(),
         Task::Setup => setup::setup().map(|inputs| println!("{inputs}")),
+        Task::Conformance(options) => conformance::conformance(options),
         Task::Cross => cross::cross(),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Schemathesis(options) => schemathesis::schemathesis(&options),
         Task::Acceptance => acceptance::acceptance(),
         Task::Callgrind(options) => callgrind::callgrind(&options),
     };

@@ -29,6 +29,9 @@ const ONNXRUNTIME: &[(&str, &str, &str)] = &[
 /// The clients that the server is tested with.
 const CLIENTS: &[&str] = &["openai==3.57.0", "ollama==0.6.3", "anthropic==2.14.0"];
 
+/// What makes requests from the server's OpenAPI document.
+const SCHEMATHESIS: &[&str] = &["schemathesis==4.32.5"];
+
 /// Where the fetched things are.
 #[derive(Debug)]
 pub(crate) struct Inputs {
@@ -40,6 +43,10 @@ pub(crate) struct Inputs {
     pub(crate) llama_cpp_models: PathBuf,
     /// A Python that has [`CLIENTS`] (`TANGOR_TEST_CLIENTS`).
     pub(crate) clients: PathBuf,
+    /// Packages that the server's page is tested with (`TANGOR_TEST_PAGE`), on Linux.
+    pub(crate) page: Option<PathBuf>,
+    /// A Python that has [`SCHEMATHESIS`] (`TANGOR_TEST_SCHEMATHESIS`).
+    pub(crate) schemathesis: PathBuf,
     /// ONNX Runtime and providers, by the variables that tests read.
     pub(crate) onnxruntime: Vec<(&'static str, PathBuf)>,
 }
@@ -52,7 +59,9 @@ impl Inputs {
             ("TANGOR_TEST_GGUF", &self.gguf),
             ("TANGOR_LLAMA_CPP_MODELS", &self.llama_cpp_models),
             ("TANGOR_TEST_CLIENTS", &self.clients),
+            ("TANGOR_TEST_SCHEMATHESIS", &self.schemathesis),
         ];
+        all.extend(self.page.iter().map(|page| ("TANGOR_TEST_PAGE", page.as_path())));
         all.extend(self.onnxruntime.iter().map(|(name, path)| (*name, path.as_path())));
         all
     }
@@ -75,8 +84,15 @@ pub(crate) fn setup() -> Outcome<Inputs> {
         gguf: model()?,
         llama_cpp_models,
         clients: python("clients-venv", CLIENTS)?,
+        page: crate::page::packages()?,
+        schemathesis: schemathesis()?,
         onnxruntime: onnxruntime()?,
     })
+}
+
+/// A Python that has schemathesis.
+pub(crate) fn schemathesis() -> Outcome<PathBuf> {
+    python("schemathesis-venv", SCHEMATHESIS)
 }
 
 /// The model store of the tests.

@@ -1,8 +1,8 @@
 //! A Vulkan driver for the tests of the graphics device: Mesa's, in software, where there is none.
 
-use crate::command::{Outcome, output, run};
+use crate::command::Outcome;
+use crate::debian;
 use std::path::Path;
-use std::process::Command;
 
 /// Where drivers announce themselves on Linux.
 const MANIFESTS: &[&str] =
@@ -16,17 +16,7 @@ pub(crate) fn driver() -> Outcome {
     if !cfg!(target_os = "linux") || named() || MANIFESTS.iter().any(|folder| announces(folder)) {
         return Ok(());
     }
-    let install = |update: bool| {
-        let mut apt = as_root("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y"]);
-        match update {
-            true => apt.arg("update"),
-            false => apt.args(["install", "--no-install-recommends"]).args(PACKAGES),
-        };
-        run("Vulkan driver", &mut apt)
-    };
-    // The lists of packages may be missing or old.
-    install(false).or_else(|_| install(true).and_then(|()| install(false))).map_err(|error| {
+    debian::install("Vulkan driver", PACKAGES).map_err(|error| {
         format!("{error}: install a Vulkan driver, as the package {}", PACKAGES[1])
     })
 }
@@ -39,15 +29,4 @@ fn named() -> bool {
 fn announces(folder: &str) -> bool {
     let files = Path::new(folder).read_dir().into_iter().flatten().flatten();
     files.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "json"))
-}
-
-/// A command of the system's administrator.
-fn as_root(program: &str) -> Command {
-    let root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if root {
-        return Command::new(program);
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["--non-interactive", program]);
-    sudo
 }

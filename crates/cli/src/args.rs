@@ -3,7 +3,8 @@
 use crate::commands;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 /// What follows the list of commands in `tangor --help`.
 const AFTER_HELP: &str = "\
@@ -34,6 +35,20 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The name under which lemonade starts a program for its models.
+pub(crate) const RYZENAI_SERVER: &str = "ryzenai-server";
+
+/// The command line that a program of this one's name would have: as `ryzenai-server` it is the
+/// server in that one's place, whose arguments then follow.
+pub(crate) fn as_named(mut args: Vec<OsString>) -> Vec<OsString> {
+    let stem = args.first().and_then(|name| Path::new(name).file_stem().map(OsStr::to_owned));
+    if stem.is_some_and(|stem| stem.eq_ignore_ascii_case(RYZENAI_SERVER)) {
+        let words = ["serve", "--compat", RYZENAI_SERVER].map(OsString::from);
+        args.splice(1..1, words);
+    }
+    args
 }
 
 /// Options of every command.
@@ -285,6 +300,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn under_another_programs_name_it_is_that_program() {
+        let named = |line: &str| -> Vec<String> {
+            let args = line.split(' ').map(OsString::from).collect();
+            as_named(args).into_iter().map(|arg| arg.into_string().unwrap()).collect()
+        };
+        for name in ["ryzenai-server", "/opt/x/ryzenai-server.exe", "./RyzenAI-Server.exe"] {
+            let args = named(&format!("{name} -m folder --port 8001 --ctx-size 4096 --verbose"));
+            let rest =
+                "serve --compat ryzenai-server -m folder --port 8001 --ctx-size 4096 --verbose";
+            assert_eq!(args[1..].join(" "), rest);
+            let Command::Serve(options) = Cli::try_parse_from(args).unwrap().command else {
+                panic!("another command");
+            };
+            assert!(options.is_child());
+        }
+        assert_eq!(named("/bin/tangor serve -m x").len(), 4);
     }
 
     #[test]

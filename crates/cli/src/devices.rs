@@ -21,6 +21,8 @@ struct Family {
 /// A device, and what measures it for the planner.
 pub(crate) struct Opened {
     pub(crate) device: Arc<dyn Device>,
+    /// What its speed depends on: the processor, its driver or instruction set.
+    pub(crate) identity: String,
     /// Takes seconds.
     pub(crate) measure: Box<dyn Fn() -> Outcome<Rates>>,
 }
@@ -32,14 +34,9 @@ const FAMILIES: [Family; 3] = [
     Family { choice: DeviceChoice::Npu, open: open_npu, find: find_npu },
 ];
 
-/// The devices that the options speak of. The processor is always there, to go on with when
-/// another device is lost. `auto` takes what is real; `hybrid` and a device by name also take what
-/// stands in for it, as a graphics processor in software.
-pub(crate) fn all(options: &ModelOptions) -> Outcome<Vec<Arc<dyn Device>>> {
-    Ok(opened(options)?.into_iter().map(|opened| opened.device).collect())
-}
-
-/// The same, with what measures them.
+/// The devices that the options speak of, with what measures them. The processor is always there,
+/// to go on with when another device is lost. `auto` takes what is real; `hybrid` and a device by
+/// name also take what stands in for it, as a graphics processor in software.
 pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
     let named = [Some(options.device), options.prefill_device, options.decode_device];
     let wants = |choice| named.contains(&Some(choice));
@@ -84,7 +81,8 @@ fn open_cpu(options: &ModelOptions) -> Outcome<Opened> {
     let device = Arc::new(cpu(options)?);
     let measured = Arc::clone(&device);
     let measure = move || Ok(tangor_eval::calibrate(&*measured, Kind::Cpu)?);
-    Ok(Opened { device, measure: Box::new(measure) })
+    let identity = device.descriptor().description.clone();
+    Ok(Opened { device, identity, measure: Box::new(measure) })
 }
 
 fn gpu(options: &ModelOptions) -> Outcome<GpuDevice> {
@@ -118,7 +116,8 @@ fn opened_gpu(gpu: GpuDevice) -> Opened {
             ..Rates::typical(Kind::Gpu)
         })
     };
-    Opened { device, measure: Box::new(measure) }
+    let identity = device.descriptor().description.clone();
+    Opened { device, identity, measure: Box::new(measure) }
 }
 
 fn find_gpu(options: &ModelOptions) -> Option<Opened> {
@@ -175,7 +174,8 @@ fn open_npu(options: &ModelOptions) -> Outcome<Opened> {
             ..Rates::typical(Kind::Npu)
         })
     };
-    Ok(Opened { device, measure: Box::new(measure) })
+    let identity = device.identity();
+    Ok(Opened { device, identity, measure: Box::new(measure) })
 }
 
 fn find_npu(options: &ModelOptions) -> Option<Opened> {

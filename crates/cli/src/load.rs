@@ -8,7 +8,7 @@ use crate::error::{Failure, Outcome};
 use crate::packed::Packed;
 use crate::progress::Progress;
 use crate::prompt::Turn;
-use crate::{devices, interrupt, sampling, terminal};
+use crate::{devices, interrupt, rates, sampling, terminal};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
-use tangor_engine::device::{Activations, DeviceKind, KvType};
+use tangor_engine::device::{Activations, Device, DeviceKind, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
@@ -259,10 +259,10 @@ fn load_as(
     global: &Global,
 ) -> Outcome<Loaded> {
     let begin = Instant::now();
-    let devices = devices::all(options)?;
+    let (devices, rates) = devices_and_rates(options, global)?;
     let packed = Packed::new(global)?;
     let mut progress = Progress::share(format!("loading {name}"));
-    let options = LoadOptions { packed: Some(packed.clone()), ..asked };
+    let options = LoadOptions { packed: Some(packed.clone()), rates, ..asked };
     let mut watch = |step: tangor_engine::Progress<'_>| progress.set_share(step.share);
     let model = match draft {
         None => Model::load(checkpoint, &devices, &options, &mut watch)?,
@@ -307,7 +307,7 @@ pub(crate) fn model_or_shape(
         return Ok((loaded, work));
     };
     let begin = Instant::now();
-    let devices = devices::all(options)?;
+    let (devices, rates) = devices_and_rates(options, global)?;
     let packed = Packed::new(global)?;
     let graph = random_graph((shape, weights))?;
     let work = Work::of(&graph);
@@ -316,6 +316,7 @@ pub(crate) fn model_or_shape(
         context: options.context.or(Some(tokens.min(graph.hyper.context))),
         speculate: drafts.speculate,
         packed: Some(packed.clone()),
+        rates,
         ..load_options(options, spec.streams)
     };
     let mut progress = Progress::share(format!("loading {shape}"));
@@ -367,8 +368,34 @@ pub(crate) fn limits_of(cpu: &CpuDevice) -> MachineLimits {
     }
 }
 
-/// The devices as the planner sees them; their rates are measured if `measured`, else typical.
-pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<DeviceProfile>> {
+/// The devices to load a model on, and what was measured of them before.
+fn devices_and_rates(
+    options: &ModelOptions,
+    global: &Global,
+) -> Outcome<(Vec<Arc<dyn Device>>, rates::Named)> {
+    let opened = devices::opened(options)?;
+    let rates = rates::all_kept(&store(global)?, &opened);
+    Ok((opened.into_iter().map(|opened| opened.device).collect(), rates))
+}
+
+/// Where the rates of devices come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// They are typical of their kinds.
+    Never,
+    /// They are what was measured before, or are measured now.
+    Once,
+    /// They are measured now.
+    Again,
+}
+
+/// The devices as the planner sees them.
+pub(crate) fn profiles(
+    options: &ModelOptions,
+    measure: Measure,
+    global: &Global,
+) -> Outcome<Vec<DeviceProfile>> {
+    let store = store(global)?;
     let profile = |opened: devices::Opened| {
         let facts = opened.device.descriptor();
         let kind = match facts.kind {
@@ -376,11 +403,11 @@ pub(crate) fn profiles(options: &ModelOptions, measured: bool) -> Outcome<Vec<De
             DeviceKind::Gpu => Kind::Gpu,
             DeviceKind::Npu => Kind::Npu,
         };
-        let rates = if measured {
-            let _progress = Progress::spinner(format!("measuring {}", facts.name));
-            (opened.measure)()?
-        } else {
-            Rates::typical(kind)
+        let kept = (measure == Measure::Once).then(|| rates::kept(&store, &opened)).flatten();
+        let rates = match (measure, kept) {
+            (Measure::Never, _) => Rates::typical(kind),
+            (_, Some(rates)) => rates,
+            (_, None) => rates::measure(&store, &opened)?,
         };
         Ok(DeviceProfile {
             description: facts.description.clone(),

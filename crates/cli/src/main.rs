@@ -20,7 +20,9 @@ mod packed;
 mod peers;
 mod progress;
 mod prompt;
+mod rates;
 mod sampling;
+mod service;
 mod sys;
 mod terminal;
 
@@ -30,7 +32,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args::as_named(std::env::args_os().collect()));
     terminal::set_quiet(cli.global.quiet);
     interrupt::install();
     match run(cli.command, &cli.global) {

@@ -4,10 +4,11 @@ use crate::exec::{CpuRunnable, Memory};
 use crate::isa::Isa;
 use crate::kv::CpuKv;
 use crate::pool::Pool;
-use crate::program::Compiler;
+use crate::program::{Compiler, Program, refuses};
 use crate::system;
 use crate::weights::Weights;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use tangor_device::model::Graph;
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
 };
@@ -95,24 +96,41 @@ impl CpuDevice {
         segment: &Segment<'_>,
         options: Prepare,
         weights: &mut Weights,
-    ) -> Result<Box<dyn Runnable>, DeviceError> {
-        let compiler = Compiler { segment, options, device: &self.descriptor.name };
-        let program = compiler.compile(weights)?;
-        let memory = Memory::new(&program, self.pool.threads());
-        Ok(Box::new(CpuRunnable {
+    ) -> Result<Program, DeviceError> {
+        Compiler { segment, options, device: &self.descriptor.name }.compile(weights)
+    }
+
+    /// A program with the memory of its runs.
+    fn runnable(
+        &self,
+        segment: &Segment<'_>,
+        program: Program,
+        (memory, counts_memory): (Arc<Mutex<Memory>>, bool),
+    ) -> Box<dyn Runnable> {
+        Box::new(CpuRunnable {
             program,
             hyper: segment.graph.hyper.clone(),
             rope: segment.graph.rope.clone(),
             pool: Arc::clone(&self.pool),
             isa: self.isa,
             memory,
-        }))
+            counts_memory,
+        })
+    }
+
+    /// Memory in which runs of these programs take turns.
+    fn memory(&self, programs: &[Program]) -> Arc<Mutex<Memory>> {
+        Arc::new(Mutex::new(Memory::new(programs, self.pool.threads())))
     }
 }
 
 impl Device for CpuDevice {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
+    }
+
+    fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
+        graph.nodes.get(node).and_then(|node| refuses(&node.op))
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
@@ -131,7 +149,9 @@ impl Device for CpuDevice {
             &self.descriptor.name,
             progress,
         )?;
-        self.compile(segment, options, &mut weights)
+        let program = self.compile(segment, options, &mut weights)?;
+        let memory = self.memory(std::slice::from_ref(&program));
+        Ok(self.runnable(segment, program, (memory, true)))
     }
 
     fn prepare_all(
@@ -142,6 +162,12 @@ impl Device for CpuDevice {
     ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
         let name = &self.descriptor.name;
         let mut weights = Weights::pack(segments, &self.pool, name, progress)?;
-        segments.iter().map(|segment| self.compile(segment, options, &mut weights)).collect()
+        let compile = |segment| self.compile(segment, options, &mut weights);
+        let programs = segments.iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+        let memory = self.memory(&programs);
+        let runnable = |(index, (segment, program))| {
+            self.runnable(segment, program, (Arc::clone(&memory), index == 0))
+        };
+        Ok(segments.iter().zip(programs).enumerate().map(runnable).collect())
     }
 }

@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::program::{Action, Linear, Place, Program, Step};
 use crate::simd::dispatch;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tangor_device::model::ir::{Activation, Hyper, Rows};
 use tangor_device::model::rope::Rope;
 use tangor_device::{Batch, DeviceError, KvCache, Runnable};
@@ -37,10 +37,12 @@ pub(crate) struct CpuRunnable {
     pub(crate) rope: Rope,
     pub(crate) pool: Arc<Pool>,
     pub(crate) isa: Isa,
-    pub(crate) memory: Memory,
+    /// One for all segments that were prepared together, the first of which counts it.
+    pub(crate) memory: Arc<Mutex<Memory>>,
+    pub(crate) counts_memory: bool,
 }
 
-/// What steps write to and read from.
+/// What steps write to and read from, in runs that take turns.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     slots: Vec<Aligned>,
@@ -57,10 +59,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(program: &Program, threads: usize) -> Self {
+    /// For runs of any of these programs.
+    pub(crate) fn new(programs: &[Program], threads: usize) -> Self {
+        let most = |of: fn(&Program) -> usize| programs.iter().map(of).max().unwrap_or(0);
+        let (slots, rounded) = (most(|p| p.slots), most(|p| p.rounded_slots));
         Self {
-            slots: (0..program.slots).map(|_| Aligned::default()).collect(),
-            rounded: (0..program.rounded_slots).map(|_| Rows8::default()).collect(),
+            slots: (0..slots).map(|_| Aligned::default()).collect(),
+            rounded: (0..rounded).map(|_| Rows8::default()).collect(),
             scratch: (0..threads).map(|_| AttendScratch::default()).collect(),
             ..Self::default()
         }
@@ -88,6 +93,7 @@ impl Runnable for CpuRunnable {
             return Err(fail("the KV cache is another device's".into()));
         };
         let Self { program, pool, memory, isa, rope, .. } = self;
+        let memory = &mut *lock(memory);
         if inputs.len() != program.inputs.len() || outputs.len() != program.outputs.len() {
             return Err(fail(format!("{} values in, {} out", inputs.len(), outputs.len())));
         }
@@ -114,8 +120,14 @@ impl Runnable for CpuRunnable {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.program.weight_bytes + self.memory.bytes() as u64
+        let memory = if self.counts_memory { lock(&self.memory).bytes() } else { 0 };
+        self.program.weight_bytes + memory as u64
     }
+}
+
+/// The memory, whatever became of the run before: every run writes what it reads.
+fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One run: what all its steps share.

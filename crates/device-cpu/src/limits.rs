@@ -3,7 +3,7 @@
 use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::pool::Pool;
-use crate::simd::{Op, Simd, dispatch};
+use crate::simd::{Op, Simd, Uses, dispatch};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -63,6 +63,7 @@ impl Dots {
 
 impl Op for Dots {
     type Output = ();
+    const USES: Uses = Uses::Dots;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -1,6 +1,8 @@
 //! A segment made ready: its operations in order, its weights packed, and a slot of memory for
 //! every value. Values that are never needed at the same time share a slot.
 
+use crate::kernels::attention::MAX_GROUP;
+use crate::kernels::rope::MAX_HEAD;
 use crate::pack::{PANEL, Packed};
 use crate::weights::Weights;
 use std::collections::{HashMap, HashSet};
@@ -91,6 +93,16 @@ pub(crate) struct Program {
     pub(crate) weight_bytes: u64,
     /// Fails once packed weights are lost.
     pub(crate) guard: MapGuard,
+}
+
+/// Why there is no kernel for an operation, if there is none.
+pub(crate) fn refuses(op: &Op) -> Option<String> {
+    let Op::Attention(a) = op else { return None };
+    if a.head_dim > MAX_HEAD {
+        return Some(format!("heads of {} elements: {MAX_HEAD} are the most", a.head_dim));
+    }
+    let group = a.heads / a.kv_heads.max(1);
+    (group > MAX_GROUP).then(|| format!("{group} heads over one: {MAX_GROUP} are the most"))
 }
 
 /// Gives every value of a segment its place, and every step its weights.
@@ -256,15 +268,10 @@ impl Compiler<'_> {
                 rounded: self.rounds(op),
                 gate: None,
             }),
-            Op::Attention(a) => {
-                if a.head_dim > crate::kernels::rope::MAX_HEAD
-                    || a.heads / a.kv_heads > crate::kernels::attention::MAX_GROUP
-                {
-                    let heads = format!("{} heads of {}", a.heads, a.head_dim);
-                    return Err(self.refuse(node, format!("{heads} over {}", a.kv_heads)));
-                }
-                Action::Attention(a.clone())
-            }
+            Op::Attention(a) => match refuses(op) {
+                Some(why) => return Err(self.refuse(node, why)),
+                None => Action::Attention(a.clone()),
+            },
             Op::Gated(act) => Action::Gated(*act),
             Op::Add => Action::Add,
             Op::Scale(factor) => Action::Scale(*factor),

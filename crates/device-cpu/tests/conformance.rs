@@ -4,8 +4,9 @@
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
 #![allow(clippy::unwrap_used)]
 
-use tangor_device::conformance;
+use tangor_device::{Device, conformance};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
+use tangor_testkit::page;
 
 fn device(isa: Isa, threads: usize) -> CpuDevice {
     CpuDevice::new(CpuOptions { isa: Some(isa), threads: Some(threads), pin: false })
@@ -14,11 +15,18 @@ fn device(isa: Isa, threads: usize) -> CpuDevice {
 
 #[test]
 fn every_instruction_set_conforms() {
-    for isa in Isa::available() {
-        let report = conformance::run(&device(isa, 2));
+    let isas = Isa::available();
+    let reports = isas.iter().map(|&isa| conformance::run(&device(isa, 2)));
+    let reports: Vec<conformance::Report> = reports.collect();
+    for report in &reports {
         println!("{report}");
         assert!(report.passed(), "{report}");
+        assert_eq!(report.lines, reports[0].lines, "not as far off as {}", reports[0].device);
     }
+    let description = device(isas[0], 2).descriptor().description.clone();
+    let others: Vec<&str> = isas[1..].iter().map(|isa| isa.name()).collect();
+    let on = format!("{description}; the same with {}.", others.join(", "));
+    page::check("cpu", &on, &reports[0].markdown());
 }
 
 #[test]

@@ -4,10 +4,10 @@ use crate::adapter::{self, AdapterChoice, AdapterFacts, AdapterKind};
 use crate::context::{Abilities, Context, NAME, lock};
 use crate::error::GpuError;
 use crate::kv::GpuKv;
-use crate::memory::Memory;
+use crate::memory::{Bindings, Memory};
 use crate::pack::Packed;
 use crate::profile::Profile;
-use crate::program::{Compiler, refuses};
+use crate::program::{Compiler, Program, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
 use std::collections::HashMap;
@@ -219,7 +219,9 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
-        self.compile(segment, options, &mut HashMap::new(), progress)
+        let program = self.compile(segment, options, &mut HashMap::new(), progress)?;
+        let mut all = self.runnables(std::slice::from_ref(segment), options, vec![program])?;
+        all.pop().ok_or_else(|| DeviceError::Batch { why: "there is no segment".into() })
     }
 
     fn prepare_all(
@@ -236,7 +238,8 @@ impl Device for GpuDevice {
             let mut report = |share: f32| progress((index as f32 + share) / count);
             self.compile(segment, options, &mut packed, &mut report)
         };
-        segments.iter().enumerate().map(compile).collect()
+        let programs = segments.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
+        self.runnables(segments, options, programs)
     }
 
     fn health(&self) -> Health {
@@ -245,26 +248,41 @@ impl Device for GpuDevice {
 }
 
 impl GpuDevice {
-    /// Prepares a segment; weights that are in `packed` are not packed again.
+    /// Packs a segment; weights that are in `packed` are not packed again.
     fn compile(
         &self,
         segment: &Segment<'_>,
         options: Prepare,
         packed: &mut HashMap<WeightId, Arc<Packed>>,
         progress: &mut dyn FnMut(f32),
-    ) -> Result<Box<dyn Runnable>, DeviceError> {
+    ) -> Result<Program, DeviceError> {
         self.context.check()?;
-        let program = Compiler::new(segment, options, &self.context, packed).compile(progress)?;
-        let memory = Memory::new(&program, &self.context)?;
-        let runnable = GpuRunnable {
-            program,
-            context: Arc::clone(&self.context),
-            vocab: segment.graph.hyper.vocab,
-            rope: segment.graph.rope.clone(),
-            memory,
-            profile: self.profile.clone(),
-        };
-        runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
-        Ok(Box::new(runnable))
+        Compiler::new(segment, options, &self.context, packed).compile(progress)
+    }
+
+    /// Programs of segments with the memory in which they take turns.
+    fn runnables(
+        &self,
+        segments: &[Segment<'_>],
+        options: Prepare,
+        programs: Vec<Program>,
+    ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
+        let memory = Arc::new(Mutex::new(Memory::new(&programs, &self.context)?));
+        let mut all: Vec<Box<dyn Runnable>> = Vec::with_capacity(programs.len());
+        for (segment, program) in segments.iter().zip(programs) {
+            let runnable = GpuRunnable {
+                program,
+                context: Arc::clone(&self.context),
+                vocab: segment.graph.hyper.vocab,
+                rope: segment.graph.rope.clone(),
+                memory: Arc::clone(&memory),
+                counts_memory: all.is_empty(),
+                bindings: Bindings::default(),
+                profile: self.profile.clone(),
+            };
+            runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
+            all.push(Box::new(runnable));
+        }
+        Ok(all)
     }
 }

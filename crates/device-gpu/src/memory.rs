@@ -1,5 +1,5 @@
 //! What kernels read and write beside weights: grows to the largest batch seen, and is then used
-//! again.
+//! again. Segments that are prepared together take turns with one.
 
 use crate::context::{Block, Context};
 use crate::kv::GpuKv;
@@ -10,7 +10,7 @@ use tangor_device::DeviceError;
 use tangor_device::model::ir::Rows;
 use wgpu::BufferUsages;
 
-/// Buffers of a prepared segment, and the bindings of its steps.
+/// Buffers of the runs of one segment or several.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) run: Block,
@@ -21,33 +21,52 @@ pub(crate) struct Memory {
     nothing: Block,
     /// Where outputs are mapped; made anew after a failure.
     pub(crate) staging: Option<Block>,
+    /// Of every slot, elements per token and per wanted row, and of rotated queries per token: of
+    /// the segment that needs most.
+    sizes: (Vec<(usize, usize)>, usize),
     /// Rows, and wanted rows, that slots have room for.
     rows: usize,
     logits: usize,
-    /// The cache that the bindings name.
-    cache: Option<u64>,
-    bindings: Vec<wgpu::BindGroup>,
+    /// How often buffers were replaced, which bindings name.
+    version: u64,
+}
+
+/// What the steps of one segment are bound to.
+#[derive(Debug, Default)]
+pub(crate) struct Bindings {
+    /// The cache, and the version of the memory.
+    of: Option<(u64, u64)>,
+    groups: Vec<wgpu::BindGroup>,
 }
 
 const VALUE: BufferUsages =
     BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);
 
 impl Memory {
-    pub(crate) fn new(program: &Program, context: &Arc<Context>) -> Result<Self, DeviceError> {
+    /// For runs of these programs, one at a time.
+    pub(crate) fn new(programs: &[Program], context: &Arc<Context>) -> Result<Self, DeviceError> {
         let upload = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
         let small = || context.block("activations", 16, VALUE, None);
+        let mut slots: Vec<(usize, usize)> = Vec::new();
+        for program in programs {
+            slots.resize(slots.len().max(program.slots.len()), (0, 0));
+            for (most, slot) in slots.iter_mut().zip(&program.slots) {
+                *most = (most.0.max(slot.0), most.1.max(slot.1));
+            }
+        }
+        let queries = programs.iter().map(|program| program.queries).max().unwrap_or(0);
         Ok(Self {
             run: context.block("activations", 32, upload, None)?,
             batch: small()?,
-            slots: program.slots.iter().map(|_| small()).collect::<Result<_, _>>()?,
+            slots: slots.iter().map(|_| small()).collect::<Result<_, _>>()?,
             queries: small()?,
             partials: small()?,
             nothing: small()?,
             staging: None,
+            sizes: (slots, queries),
             rows: 0,
             logits: 0,
-            cache: None,
-            bindings: Vec::new(),
+            version: 0,
         })
     }
 
@@ -71,13 +90,14 @@ impl Memory {
                 if needed > now { needed.max((2 * now).min(needed + 64)) } else { now }
             };
             let (rows, logits) = (grown(self.rows, rows), grown(self.logits, logits));
-            self.bindings.clear();
+            self.version += 1;
             (self.rows, self.logits) = (0, 0);
-            for (slot, &(tokens, wanted)) in self.slots.iter_mut().zip(&program.slots) {
+            let (sizes, queries) = &self.sizes;
+            for (slot, &(tokens, wanted)) in self.slots.iter_mut().zip(sizes) {
                 let bytes = (4 * (tokens * rows).max(wanted * logits)) as u64;
                 grow(slot, bytes, context)?;
             }
-            grow(&mut self.queries, (4 * program.queries * rows) as u64, context)?;
+            grow(&mut self.queries, (4 * queries * rows) as u64, context)?;
             (self.rows, self.logits) = (rows, logits);
         }
         let head = |step: &Step| match &step.work {
@@ -92,7 +112,7 @@ impl Memory {
         {
             let bytes = 4 * words as u64;
             if bytes > block.bytes() {
-                self.bindings.clear();
+                self.version += 1;
                 grow(block, bytes + bytes / 2, context)?;
             }
         }
@@ -107,30 +127,6 @@ impl Memory {
             self.staging = Some(context.block("activations", bytes, usage, None)?);
         }
         Ok(())
-    }
-
-    /// The bindings of every step, with this cache.
-    pub(crate) fn bind(
-        &mut self,
-        program: &Program,
-        context: &Context,
-        kv: &GpuKv,
-    ) -> Result<&[wgpu::BindGroup], DeviceError> {
-        if self.cache != Some(kv.id) || self.bindings.len() != program.steps.len() {
-            self.bindings.clear();
-            self.cache = Some(kv.id);
-            let mut bindings = Vec::with_capacity(program.steps.len());
-            for step in &program.steps {
-                let buffers: Vec<&wgpu::Buffer> = step
-                    .operands
-                    .iter()
-                    .map(|operand| self.buffer(operand, kv))
-                    .collect::<Result<_, _>>()?;
-                bindings.push(context.bind(step.kernel, &buffers));
-            }
-            self.bindings = bindings;
-        }
-        Ok(&self.bindings)
     }
 
     fn buffer<'a>(
@@ -159,6 +155,30 @@ impl Memory {
     /// Rows of a kind in a run.
     pub(crate) fn rows_of(upload: &Upload, rows: Rows) -> u32 {
         upload.run[usize::from(rows == Rows::Logits)]
+    }
+}
+
+impl Bindings {
+    /// The bindings of every step, with this memory and this cache.
+    pub(crate) fn of(
+        &mut self,
+        program: &Program,
+        context: &Context,
+        memory: &Memory,
+        kv: &GpuKv,
+    ) -> Result<&[wgpu::BindGroup], DeviceError> {
+        let now = (kv.id, memory.version);
+        if self.of != Some(now) {
+            self.of = None;
+            self.groups.clear();
+            for step in &program.steps {
+                let buffers = step.operands.iter().map(|operand| memory.buffer(operand, kv));
+                let buffers: Vec<&wgpu::Buffer> = buffers.collect::<Result<_, _>>()?;
+                self.groups.push(context.bind(step.kernel, &buffers));
+            }
+            self.of = Some(now);
+        }
+        Ok(&self.groups)
     }
 }
 

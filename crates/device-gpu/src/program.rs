@@ -108,7 +108,8 @@ pub(crate) fn refuses(graph: &Graph, node: &Node) -> Option<String> {
             Some(format!("heads of {} elements: {MOST_HEAD} are the most", a.head_dim))
         }
         Op::Attention(a) if a.heads / a.kv_heads.max(1) > MOST_GROUP => {
-            Some(format!("{} heads over {}", a.heads, a.kv_heads))
+            let group = a.heads / a.kv_heads.max(1);
+            Some(format!("{group} heads over one: {MOST_GROUP} are the most"))
         }
         Op::Linear { weight, .. } => {
             let cols = graph.weight(*weight).cols();

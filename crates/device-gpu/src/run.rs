@@ -2,7 +2,7 @@
 
 use crate::context::{Context, NAME, lock};
 use crate::kv::{GpuKv, HeadShape};
-use crate::memory::Memory;
+use crate::memory::{Bindings, Memory};
 use crate::profile::Profile;
 use crate::program::{Program, Step, Work};
 use crate::shader::{Constants, Inputs};
@@ -26,7 +26,10 @@ pub(crate) struct GpuRunnable {
     pub(crate) context: Arc<Context>,
     pub(crate) vocab: usize,
     pub(crate) rope: Rope,
-    pub(crate) memory: Memory,
+    /// One for all segments that were prepared together, the first of which counts it.
+    pub(crate) memory: Arc<Mutex<Memory>>,
+    pub(crate) counts_memory: bool,
+    pub(crate) bindings: Bindings,
     /// Where to add what kernels took, if they are timed.
     pub(crate) profile: Option<Arc<Mutex<Profile>>>,
 }
@@ -53,17 +56,20 @@ impl Runnable for GpuRunnable {
             return Ok(());
         }
         kv.written();
-        let done = self
-            .start(batch, kv, inputs)
-            .and_then(|(encoder, upload, timed)| self.finish(encoder, &upload, timed, outputs));
+        let shared = Arc::clone(&self.memory);
+        let memory = &mut *lock(&shared);
+        let done = self.start(memory, batch, kv, inputs).and_then(|(encoder, upload, timed)| {
+            self.finish(memory, encoder, (&upload, timed), outputs)
+        });
         if done.is_err() {
-            self.memory.staging = None;
+            memory.staging = None;
         }
         done
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.program.weight_bytes + self.memory.bytes()
+        let memory = if self.counts_memory { lock(&self.memory).bytes() } else { 0 };
+        self.program.weight_bytes + memory
     }
 }
 
@@ -122,6 +128,7 @@ impl GpuRunnable {
     /// Uploads what the run needs and records its dispatches.
     fn start(
         &mut self,
+        memory: &mut Memory,
         batch: &Batch<'_>,
         kv: &GpuKv,
         inputs: &[&[f32]],
@@ -129,13 +136,13 @@ impl GpuRunnable {
         let spec = kv.spec();
         let most = rows_of_tile(&self.program, spec, self.shared_bytes());
         let upload = Upload::new(batch, spec, &self.rope, &self.program, most);
-        self.memory.reserve(&self.program, &self.context, &upload)?;
+        memory.reserve(&self.program, &self.context, &upload)?;
         let dispatches = self.dispatches(&upload, spec)?;
         let queue = &self.context.queue;
-        queue.write_buffer(&self.memory.run.buffer, 0, bytemuck::cast_slice(&upload.run));
-        queue.write_buffer(&self.memory.batch.buffer, 0, bytemuck::cast_slice(&upload.batch));
+        queue.write_buffer(&memory.run.buffer, 0, bytemuck::cast_slice(&upload.run));
+        queue.write_buffer(&memory.batch.buffer, 0, bytemuck::cast_slice(&upload.batch));
         for (place, input) in self.program.inputs.iter().zip(inputs) {
-            let to = &self.memory.slots[place.slot].buffer;
+            let to = &memory.slots[place.slot].buffer;
             if place.stride() == place.width {
                 queue.write_buffer(to, 0, bytemuck::cast_slice(input));
                 continue;
@@ -147,7 +154,7 @@ impl GpuRunnable {
             }
             queue.write_buffer(to, 0, bytemuck::cast_slice(&padded));
         }
-        let bindings = self.memory.bind(&self.program, &self.context, kv)?;
+        let bindings = self.bindings.of(&self.program, &self.context, memory, kv)?;
         let mut encoder = self.context.encoder();
         let timed = if self.profile.is_some() {
             let steps = &self.program.steps;
@@ -164,10 +171,10 @@ impl GpuRunnable {
 
     /// Submits, waits, and takes the outputs.
     fn finish(
-        &mut self,
+        &self,
+        memory: &mut Memory,
         mut encoder: wgpu::CommandEncoder,
-        upload: &Upload,
-        timed: Timed,
+        (upload, timed): (&Upload, Timed),
         outputs: &mut [Vec<f32>],
     ) -> Result<(), DeviceError> {
         let mut places = Vec::new();
@@ -183,10 +190,10 @@ impl GpuRunnable {
             outputs.iter_mut().for_each(Vec::clear);
             return self.context.finish(encoder);
         }
-        self.memory.stage(bytes + times, &self.context)?;
-        let Some(staging) = &self.memory.staging else { return Ok(()) };
+        memory.stage(bytes + times, &self.context)?;
+        let Some(staging) = &memory.staging else { return Ok(()) };
         for (place, at, len) in places.iter().filter(|place| place.2 > 0) {
-            let from = &self.memory.slots[place.slot].buffer;
+            let from = &memory.slots[place.slot].buffer;
             encoder.copy_buffer_to_buffer(from, 0, &staging.buffer, *at, *len);
         }
         let resolved = match &timed {

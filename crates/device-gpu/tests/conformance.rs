@@ -2,24 +2,56 @@
 #![allow(clippy::expect_used, reason = "tests stop at what is unexpected")]
 #![allow(clippy::print_stdout, reason = "the table is shown where a test fails")]
 
-use tangor_device::conformance;
+use std::process::Command;
+use tangor_device::{Device, conformance};
 use tangor_device_gpu::{GpuDevice, GpuOptions};
+use tangor_testkit::page;
 
 /// A device; without an adapter the message says what to install.
 fn device(options: &GpuOptions) -> GpuDevice {
     GpuDevice::open(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn conforms(options: &GpuOptions) {
+fn conforms(options: &GpuOptions) -> conformance::Report {
     let device = device(options);
     let report = conformance::run(&device);
     println!("{report}");
     assert!(report.passed(), "{options:?}\n{report}");
+    report
+}
+
+/// Conforms as the page says in a section.
+fn conforms_as_documented(section: &str) {
+    let report = conforms(&GpuOptions::default());
+    page::check(section, &format!("{}.", report.device), &report.markdown());
 }
 
 #[test]
 fn conforms_as_it_is() {
-    conforms(&GpuOptions::default());
+    conforms_as_documented("gpu");
+}
+
+/// Which driver a process finds is a matter of its environment, so this runs in one of its own.
+#[test]
+fn conforms_on_another_vulkan() {
+    const ALONE: &str = "TANGOR_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        assert!(device(&GpuOptions::default()).descriptor().description.contains("SwiftShader"));
+        return conforms_as_documented("gpu-swiftshader");
+    }
+    // Fetched for Linux.
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let driver = std::env::var_os("TANGOR_TEST_VULKAN_ICD")
+        .expect("a driver: run `cargo xtask test`, or what `cargo xtask setup` prints");
+    let status = Command::new(std::env::current_exe().expect("this program"))
+        .args(["conforms_on_another_vulkan", "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .env("VK_ICD_FILENAMES", &driver)
+        .env("VK_DRIVER_FILES", &driver)
+        .status();
+    assert!(status.expect("a process").success());
 }
 
 #[test]

@@ -240,6 +240,13 @@ impl NpuDevice {
         &self.core.provider.info
     }
 
+    /// The provider, its library, options and version: what its speed and what it compiles depend
+    /// on.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.core.identity()
+    }
+
     /// Row counts that pieces are compiled for, ascending; a shape may use fewer.
     #[must_use]
     pub fn rows(&self) -> &[usize] {

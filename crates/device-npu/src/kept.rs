@@ -67,7 +67,12 @@ impl Found {
             rest = after;
             digest(model) == entry.digest
         });
-        each && rest.is_empty() && self.data.guard.check().is_ok()
+        each && rest.is_empty() && self.is_there()
+    }
+
+    /// Whether nothing of it was lost while it was read.
+    pub(crate) fn is_there(&self) -> bool {
+        self.data.guard.check().is_ok()
     }
 
     /// The pieces, in order.

@@ -142,7 +142,8 @@ impl Compiler<'_> {
     fn kept(&self, key: &PackedKey) -> Option<Vec<Step>> {
         let cache = self.segment.packed?;
         let found = Found::new(cache, key)?;
-        let steps = self.load(&found);
+        // Sessions have copies of what they were made from: it has to be there until now.
+        let steps = self.load(&found).filter(|_| found.is_there());
         if steps.is_none() {
             cache.discard(key);
         }

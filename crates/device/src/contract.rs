@@ -357,7 +357,8 @@ pub trait Device: Send + Sync + fmt::Debug {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError>;
     /// Packs several segments of one graph. A device that can holds a weight once that several of
-    /// them read; [`Runnable::memory_bytes`] of the first of these counts it.
+    /// them read, and scratch memory once for all of them, since their runs take turns;
+    /// [`Runnable::memory_bytes`] of the first of these counts it.
     ///
     /// # Errors
     /// As [`Device::prepare`].

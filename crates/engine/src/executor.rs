@@ -198,8 +198,10 @@ impl Executor {
     /// Bytes that weights and caches take.
     pub(crate) fn memory(&self) -> Memory {
         let kv = self.caches.iter().map(|cache| cache.spec());
+        let lanes = self.together.iter().flat_map(|together| &together.lanes);
+        let pieces = self.segments.iter().chain(lanes.flat_map(|lane| &lane.pieces));
         Memory {
-            weights: self.segments.iter().map(|segment| segment.runnable.memory_bytes()).sum(),
+            weights: pieces.map(|piece| piece.runnable.memory_bytes()).sum(),
             kv: kv.map(|spec| spec.page_bytes() as u64 * spec.pages as u64).sum(),
         }
     }

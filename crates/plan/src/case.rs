@@ -2,6 +2,7 @@
 //! of a batch.
 
 use crate::cost::{self, Shape, Stored};
+use crate::memory::scratch_bytes;
 use crate::{DeviceProfile, KvType, PlanOptions, Policy, Rates};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ pub(crate) struct Case<'a> {
     stored: Vec<Stored>,
     /// Bytes of all weights as they are stored.
     pub(crate) weights_bytes: u64,
+    /// Bytes of scratch memory of a device.
+    pub(crate) scratch_bytes: u64,
     costs: RefCell<HashMap<Key, Rc<Vec<f64>>>>,
 }
 
@@ -57,6 +60,7 @@ impl<'a> Case<'a> {
             padding,
             stored: graph.nodes.iter().map(|node| Stored::of(graph, node)).collect(),
             weights_bytes: cost::weights_bytes(graph),
+            scratch_bytes: scratch_bytes(graph, options.max_rows(), options.logit_rows()),
             costs: RefCell::default(),
         }
     }

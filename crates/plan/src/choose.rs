@@ -114,7 +114,7 @@ fn of_set(
     if let Some(full) = memory.iter().find(|memory| memory.room() == 0) {
         return Err(PlanError::WeightsDoNotFit {
             device: full.memory.clone(),
-            needed: full.weights_bytes(),
+            needed: full.needed(),
             limit: full.limit_bytes,
         });
     }

@@ -7,8 +7,8 @@ use std::fmt::Write;
 impl Plan {
     /// `predicted{ttft_s, decode_tps, weights_bytes, kv_bytes}`,
     /// `stages[{stage, m, segments[{device, nodes, predicted_s, measured_s, why}]}]`, `devices`,
-    /// `memory[{memory, weights[{layout, bytes}], kv_bytes, limit_bytes}]`, `cooperative`,
-    /// `considered[{what, ttft_s, possible}]`, `reasons`.
+    /// `memory[{memory, weights[{layout, bytes}], scratch_bytes, kv_bytes, limit_bytes}]`,
+    /// `cooperative`, `considered[{what, ttft_s, possible}]`, `reasons`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let stages: Vec<Value> = self
@@ -37,6 +37,7 @@ impl Plan {
             json!({
                 "memory": memory.memory,
                 "weights": copies.collect::<Vec<_>>(),
+                "scratch_bytes": memory.scratch_bytes,
                 "kv_bytes": memory.kv_bytes,
                 "limit_bytes": memory.limit_bytes,
             })

@@ -28,7 +28,7 @@ pub use arena::Arena;
 pub use case::pieces;
 pub use cooperate::Cooperative;
 pub use kv::{KvPlan, PAGE_TOKENS};
-pub use memory::MemoryUse;
+pub use memory::{MemoryUse, scratch_bytes};
 pub use options::{DeviceChoice, KvType, PlanOptions, Policy};
 pub use plan::{
     Considered, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan, replan,

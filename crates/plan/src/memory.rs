@@ -1,10 +1,12 @@
 //! What a plan takes of each memory: one copy of the weights per form in which devices pack them,
-//! and keys and values once.
+//! activations once per device, and keys and values once.
 
+use crate::arena::Arena;
 use crate::case::Case;
 use crate::{DeviceProfile, PlanOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use tangor_model::Graph;
 
 /// What lies in one memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,9 +15,11 @@ pub struct MemoryUse {
     pub memory: String,
     /// The copies of the weights: the form that devices call it by, and its bytes.
     pub copies: Vec<(String, u64)>,
+    /// Bytes of activations of the largest batch, of all devices there; see [`scratch_bytes`].
+    pub scratch_bytes: u64,
     /// Bytes of keys and values of the prompt and the answer that a prediction is for.
     pub kv_bytes: u64,
-    /// Bytes that weights and KV may take there.
+    /// Bytes that weights, activations and KV may take there.
     pub limit_bytes: u64,
 }
 
@@ -29,8 +33,21 @@ impl MemoryUse {
     /// Bytes that are left for keys and values.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.limit_bytes.saturating_sub(self.weights_bytes())
+        self.limit_bytes.saturating_sub(self.needed())
     }
+
+    /// Bytes that cannot be fewer: of weights and activations.
+    pub(crate) fn needed(&self) -> u64 {
+        self.weights_bytes().saturating_add(self.scratch_bytes)
+    }
+}
+
+/// Bytes of scratch memory that a device takes for batches of so many rows: twice what the values
+/// that live at the same time take. Devices also keep values in 8 bits, rotated queries and parts
+/// of attention, and give values whole buffers. Tests compare it with what devices say they take.
+#[must_use]
+pub fn scratch_bytes(graph: &Graph, rows: usize, logit_rows: usize) -> u64 {
+    Arena::new(graph, rows, logit_rows).bytes.saturating_mul(2)
 }
 
 /// Bytes that a device may use.
@@ -51,19 +68,24 @@ pub(crate) fn packed_bytes(stored: u64, device: &DeviceProfile) -> u64 {
 /// Every device is taken to need all weights: a part of a model is not worth a plan that fits only
 /// just.
 pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
-    let mut of: BTreeMap<&str, (BTreeMap<&str, u64>, u64)> = BTreeMap::new();
+    let mut of: BTreeMap<&str, MemoryUse> = BTreeMap::new();
     for device in used.iter().map(|&index| &case.devices[index]) {
         let memory = if device.host_memory { "host" } else { &device.name };
-        let (copies, most) = of.entry(memory).or_default();
-        let bytes = copies.entry(&device.layout).or_default();
-        *bytes = (*bytes).max(packed_bytes(case.weights_bytes, device));
-        *most = (*most).max(limit(device, case.options));
+        let used = of.entry(memory).or_insert_with(|| MemoryUse {
+            memory: memory.to_owned(),
+            copies: Vec::new(),
+            scratch_bytes: 0,
+            kv_bytes: 0,
+            limit_bytes: 0,
+        });
+        let bytes = packed_bytes(case.weights_bytes, device);
+        match used.copies.iter_mut().find(|(layout, _)| *layout == device.layout) {
+            Some((_, most)) => *most = (*most).max(bytes),
+            None => used.copies.push((device.layout.clone(), bytes)),
+        }
+        used.scratch_bytes += case.scratch_bytes;
+        used.limit_bytes = used.limit_bytes.max(limit(device, case.options));
     }
-    let used = |(memory, (copies, limit_bytes)): (&str, (BTreeMap<&str, u64>, u64))| MemoryUse {
-        memory: memory.to_owned(),
-        copies: copies.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect(),
-        kv_bytes: 0,
-        limit_bytes,
-    };
-    of.into_iter().map(used).collect()
+    of.values_mut().for_each(|used| used.copies.sort());
+    of.into_values().collect()
 }

@@ -121,6 +121,21 @@ pub struct PlanOptions {
     pub answer: usize,
 }
 
+/// Rows of a batch for which the logits of every row are wanted: bounds the memory of logits.
+const LOGIT_ROWS: usize = 64;
+
+impl PlanOptions {
+    /// Most rows of any batch.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.prefill_rows.max(self.max_sequences)
+    }
+
+    /// Most rows of a batch that go on to the logits.
+    pub(crate) fn logit_rows(&self) -> usize {
+        LOGIT_ROWS.min(self.max_rows()).max(self.max_sequences)
+    }
+}
+
 impl Default for PlanOptions {
     fn default() -> Self {
         Self {

@@ -14,9 +14,6 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use tangor_model::Graph;
 
-/// Rows of a batch for which the logits of every row are wanted: bounds the memory of logits.
-const LOGIT_ROWS: usize = 64;
-
 /// Rows per sequence of a verify batch: a drafted continuation and the token before it.
 pub(crate) const VERIFY_ROWS: usize = 8;
 
@@ -179,13 +176,13 @@ pub enum PlanError {
     },
     /// The weights do not fit any device that may take part.
     #[error(
-        "the weights take {needed} bytes and {device} has room for {limit}: \
+        "weights and activations take {needed} bytes and {device} has room for {limit}: \
          choose a smaller model or another device"
     )]
     WeightsDoNotFit {
         /// The roomiest device.
         device: String,
-        /// Bytes of the weights.
+        /// Bytes of the weights and of the activations of the largest batch.
         needed: u64,
         /// Bytes that the device may use.
         limit: u64,
@@ -305,8 +302,7 @@ fn keepable(
 
 fn finish(case: &Case<'_>, chosen: Chosen) -> Plan {
     let (graph, options) = (case.graph, case.options);
-    let max_rows = options.prefill_rows.max(options.max_sequences);
-    let logit_rows = LOGIT_ROWS.min(max_rows).max(options.max_sequences);
+    let (max_rows, logit_rows) = (options.max_rows(), options.logit_rows());
     let token_s = chosen.forecast.token_s;
     let predicted = Predicted {
         ttft_s: chosen.forecast.ttft_s,
@@ -379,11 +375,13 @@ fn that_fit(
 ) -> Result<Seats, PlanError> {
     let devices = case.devices;
     let room = |d: usize| memory::limit(&devices[d], case.options);
-    let needed = |d: usize| memory::packed_bytes(case.weights_bytes, &devices[d]);
+    let needed = |d: usize| {
+        memory::packed_bytes(case.weights_bytes, &devices[d]).saturating_add(case.scratch_bytes)
+    };
     let fits = |d: &usize| room(*d) > needed(*d);
     for &d in seats.first.iter().filter(|d| !fits(d)) {
         let reason = format!(
-            "{} is left out: it has room for {} bytes and the weights take {}",
+            "{} is left out: it has room for {} bytes and weights and activations take {}",
             devices[d].name,
             room(d),
             needed(d)

@@ -41,6 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         admin_key: None,
         origins: Vec::new(),
         hosts: Vec::new(),
+        one_model: false,
+        log: None,
         limits: Limits::default(),
     };
     let server = Server::bind(options, Store::open(StoreOptions::from_env())?)?;

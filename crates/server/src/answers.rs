@@ -2,6 +2,7 @@
 //! every dialect then words in its own way.
 
 use crate::error::{ApiError, Kind, Result};
+use crate::log::Entry;
 use crate::metrics::Metrics;
 use crate::prepare::Prepared;
 use crate::residents::{Lease, Resident};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 pub(crate) struct Answers {
     lease: Lease,
     metrics: Arc<Metrics>,
+    entry: Entry,
     events: mpsc::UnboundedReceiver<(usize, Result<Event, EngineError>)>,
     running: Vec<Running>,
     readers: Vec<Reader>,
@@ -149,6 +151,13 @@ impl Answers {
             held: Vec::new(),
         };
         let readers: Vec<Reader> = prepared.requests.iter().map(|_| reader()).collect();
+        let entry = Entry::current();
+        entry.begins(&lease.resident().id, prepared.prompts.iter().map(Vec::len).sum());
+        if entry.has_texts() {
+            let tokenizer = lease.resident().tokenizer()?;
+            let texts = prepared.prompts.iter().map(|prompt| tokenizer.decode(prompt, false));
+            entry.prompts(texts.collect(), readers.len());
+        }
         let model = lease.resident().model();
         let running = prepared.requests.into_iter().enumerate().map(|(choice, request)| {
             let sender = sender.clone();
@@ -166,6 +175,7 @@ impl Answers {
             readers,
             lease,
             metrics,
+            entry,
             events,
             ready: VecDeque::new(),
             deadline: Instant::now() + until.within,
@@ -206,17 +216,20 @@ impl Answers {
                 event = self.events.recv() => event,
                 () = tokio::time::sleep_until(self.deadline) => {
                     self.running.clear();
+                    self.entry.fails();
                     let message = "the answer took too long: ask for fewer tokens (max_tokens)";
                     return Err(ApiError::new(Kind::Timeout, message));
                 }
                 _ = self.abort.wait_for(|abort| *abort) => {
                     self.running.clear();
+                    self.entry.fails();
                     return Err(ApiError::new(Kind::Unavailable, "the server is stopping"));
                 }
             };
             let lost = || EngineError::Lost("its thread ended".into());
             let (choice, event) = event.ok_or_else(lost)?;
-            self.read(choice, event?)?;
+            let read = event.map_err(ApiError::from).and_then(|event| self.read(choice, event));
+            read.inspect_err(|_| self.entry.fails())?;
         }
     }
 
@@ -240,12 +253,18 @@ impl Answers {
         all.into_iter().map(|one| one.finish().ok_or_else(unfinished)).collect()
     }
 
+    /// Answers to every prompt.
+    fn per_prompt(&self) -> usize {
+        (self.readers.len() / self.prompts.len().max(1)).max(1)
+    }
+
     fn read(&mut self, choice: usize, event: Event) -> Result<()> {
         let reader = &mut self.readers[choice];
         match event {
             Event::Prefill { .. } | Event::Replanned { .. } | Event::Embedding(_) => {}
             Event::Scored(logprobs) => self.ready.push_back(Happening::Scored { choice, logprobs }),
             Event::Token(token) => {
+                self.entry.token(choice, &token.text);
                 let id = token.id;
                 let logprobs = token.logprobs.map(|logprobs| TokenLogprobs { id, logprobs });
                 reader.held.extend(logprobs);
@@ -271,6 +290,10 @@ impl Answers {
                 }
                 self.push(choice, deltas);
                 let (usage, timings) = (summary.usage, summary.timings);
+                // Choices share their prompt, which counts once.
+                let first = choice.is_multiple_of(self.per_prompt());
+                let cached = if first { usage.cached } else { 0 };
+                self.entry.ends(choice, &summary.text, &reason, cached);
                 self.metrics.answered(&self.lease.resident().id, &usage, &timings);
                 let end = End { reason, usage, timings };
                 self.ready.push_back(Happening::End { choice, end });

@@ -8,9 +8,10 @@ use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
 use crate::reply::{Form, Frame, Wording, stream};
+use crate::shape::field;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -28,10 +29,13 @@ pub(crate) struct Request {
     /// Most tokens of the answer.
     pub(crate) max_tokens: Option<usize>,
     /// The system message: a text or blocks.
+    #[schemars(schema_with = "text_schema")]
     pub(crate) system: Option<Value>,
     /// 0 always takes the likeliest token.
+    #[schemars(range(min = 0, max = 100))]
     pub(crate) temperature: Option<f32>,
     /// Only the likeliest tokens that together have this probability.
+    #[schemars(range(min = 0, max = 1))]
     pub(crate) top_p: Option<f32>,
     /// Only so many of the likeliest tokens.
     pub(crate) top_k: Option<i64>,
@@ -40,10 +44,13 @@ pub(crate) struct Request {
     /// Whether the answer streams.
     pub(crate) stream: Option<bool>,
     /// Tools that the answer may use.
+    #[schemars(schema_with = "tools_schema")]
     pub(crate) tools: Option<Vec<Value>>,
     /// Whether it uses them.
+    #[schemars(schema_with = "tool_choice_schema")]
     pub(crate) tool_choice: Option<Value>,
     /// Whether a model that thinks does so.
+    #[schemars(schema_with = "thinking_schema")]
     pub(crate) thinking: Option<Value>,
 }
 
@@ -51,7 +58,28 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(crate) struct Said {
     pub(crate) role: String,
+    #[schemars(schema_with = "text_schema")]
     pub(crate) content: Value,
+}
+
+/// What a text looks like: one, or blocks, of which some are calls and their results.
+fn text_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"|": ["", [{"type": "text", "text": ""}]]}))
+}
+
+/// What tools look like.
+fn tools_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!([{"name": "", "description?": "", "input_schema": {}}]))
+}
+
+/// What a choice of tools looks like.
+fn tool_choice_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"|": [{"type": "auto|any|none"}, {"type": "tool", "name": ""}]}))
+}
+
+/// What is said of thinking.
+fn thinking_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"type": "enabled|disabled|adaptive", "budget_tokens?": 0}))
 }
 
 impl Request {
@@ -173,6 +201,27 @@ fn take(said: &Said, field: &str, messages: &mut Vec<Message>) -> Result<()> {
         messages.push(message);
     }
     Ok(())
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    json!({
+        "id": "", "type": "message", "role": "assistant", "model": "",
+        "content": [{
+            "type": "text|thinking|tool_use", "text?": "", "thinking?": "", "signature?": "",
+            "id?": "", "name?": "", "input?": null,
+        }],
+        "stop_reason": "end_turn|stop_sequence|max_tokens|tool_use", "stop_sequence?": "",
+        "usage": {
+            "input_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
+            "output_tokens": 0,
+        },
+    })
+}
+
+/// What a count looks like.
+pub(crate) fn count_example() -> Value {
+    json!({"input_tokens": 0})
 }
 
 /// Answers a conversation.

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::prepare::{Prepared, prepare};
 use crate::residents::{Lease, Resident, Residents};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tangor_store::Store;
@@ -26,6 +27,8 @@ pub(crate) struct App {
     preparing: Semaphore,
     /// Whether the server is to end.
     stop: watch::Sender<bool>,
+    /// Whether the models that were named are loaded.
+    ready: AtomicBool,
     /// Whether what still runs is to end.
     abort: watch::Sender<bool>,
     /// What `params` holds: kept for clients that read back what they wrote.
@@ -42,6 +45,7 @@ impl App {
             started: Instant::now(),
             preparing: Semaphore::new(limits.preparing),
             stop: watch::Sender::new(false),
+            ready: AtomicBool::new(false),
             abort: watch::Sender::new(false),
             params: Mutex::default(),
             options,
@@ -60,6 +64,16 @@ impl App {
     /// Ends every answer.
     pub(crate) fn abort(&self) {
         self.abort.send_replace(true);
+    }
+
+    /// The models that were named are loaded.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether the models that were named are loaded.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     /// Becomes true when the server is to end.
@@ -93,7 +107,11 @@ impl App {
         how: Option<&LoadAsk>,
     ) -> Result<Lease> {
         let default = || self.residents.last_used().or_else(|| self.first_served());
-        let name = name.filter(|name| !name.is_empty()).map(str::to_owned).or_else(default);
+        let named = name.filter(|name| !name.is_empty()).map(str::to_owned);
+        let name = match self.options.one_model {
+            true => self.first_served(),
+            false => named.or_else(default),
+        };
         let name = name.ok_or_else(|| {
             let message = "model is missing, and the server was started without one";
             ApiError::field("model", message)

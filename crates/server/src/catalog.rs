@@ -2,7 +2,7 @@
 //! with. A request can name no path.
 
 use crate::error::{ApiError, Kind, Result};
-use tangor_store::{Installed, ModelName, Store};
+use tangor_store::{Installed, ModelName, Store, StoreError};
 
 /// Names of models.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Catalog {
     pub(crate) fn list(&self) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
         for (id, name) in &self.served {
-            if let Some(installed) = self.store.resolve(name)? {
+            if let Some(installed) = self.present(name)? {
                 all.push(Entry { id: id.clone(), installed });
             }
         }
@@ -58,6 +58,14 @@ impl Catalog {
         Ok(all)
     }
 
+    /// A model that the server was started with, if its files are there still.
+    fn present(&self, name: &ModelName) -> Result<Option<Installed>> {
+        match self.store.resolve(name) {
+            Err(StoreError::NotFound(_) | StoreError::NotAModel { .. }) => Ok(None),
+            found => Ok(found?),
+        }
+    }
+
     /// The model of a name, in the spellings that clients have: any case, with or without
     /// `:latest`. Reads the disk.
     ///
@@ -67,7 +75,7 @@ impl Catalog {
         let wanted = name.strip_suffix(":latest").unwrap_or(name);
         let same = |id: &str| id.eq_ignore_ascii_case(wanted);
         if let Some((id, model)) = self.served.iter().find(|(id, _)| same(id)) {
-            let installed = self.store.resolve(model)?.ok_or_else(|| ApiError::no_model(name))?;
+            let installed = self.present(model)?.ok_or_else(|| ApiError::no_model(name))?;
             return Ok(Entry { id: id.clone(), installed });
         }
         let listed = self.store.list()?.into_iter().find(|model| same(&model.name));

@@ -14,6 +14,9 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [Self::OpenAi, Self::Anthropic, Self::Ollama, Self::Lemonade];
+
     /// What the OpenAPI document calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -38,6 +41,17 @@ impl Dialect {
                 "error": {"type": anthropic_type(error.kind), "message": error.message},
             }),
             Self::Ollama => json!({"error": error.message}),
+        }
+    }
+
+    /// What its errors look like (see [`crate::shape`]).
+    pub(crate) fn error_example(self) -> Value {
+        match self {
+            Self::OpenAi | Self::Lemonade => {
+                json!({"error": {"message": "", "type": "", "param?": "", "code?": ""}})
+            }
+            Self::Anthropic => json!({"type": "error", "error": {"type": "", "message": ""}}),
+            Self::Ollama => json!({"error": ""}),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Who is let in: names of this machine, origins of web pages, keys.
 
 use crate::app::App;
-use crate::dialect::Dialect;
 use crate::error::{ApiError, Kind, worded};
 use crate::options::{Key, Options};
 use crate::route::{Access, Facts};
+use crate::routes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
@@ -17,17 +17,11 @@ use std::time::Instant;
 /// own name is made to lead here (DNS rebinding) gives itself away by that name.
 pub(crate) async fn place(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let refused = check_place(&app.options, request.uri(), request.headers());
-    let dialect = dialect_of(request.uri().path());
+    let dialect = routes::dialect(request.uri().path());
     match refused {
         Err(error) => worded(error.into_response(), dialect),
         Ok(()) => worded(next.run(request).await, dialect),
     }
-}
-
-/// How errors are worded where no route is there to say so.
-fn dialect_of(path: &str) -> Dialect {
-    let ollama = path.starts_with("/api/") && !path.starts_with("/api/v");
-    if ollama { Dialect::Ollama } else { Dialect::OpenAi }
 }
 
 fn check_place(options: &Options, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {

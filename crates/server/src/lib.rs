@@ -27,21 +27,25 @@ mod lemonade;
 mod limits;
 mod listen;
 mod loader;
+mod log;
 mod metrics;
 mod ollama;
 mod openai;
 mod openapi;
 mod options;
+mod page;
 mod prepare;
 mod pulling;
 mod reply;
 mod residents;
 mod route;
 mod routes;
+mod shape;
 
 pub use limits::Limits;
 pub use listen::{Server, Stopper};
 pub use loader::{LoadAsk, Loaded, Loader};
+pub use log::{Log, LogForm};
 pub use options::{Key, Options};
 
 use std::net::{IpAddr, SocketAddr};

@@ -49,6 +49,8 @@ pub struct Limits {
     pub models: usize,
     /// Bytes that they may take together; `None`: as much as there is.
     pub memory: Option<u64>,
+    /// Longest sequence that a client may have a model loaded with, in tokens.
+    pub context: usize,
     /// Pieces of an answer that wait for a slow client.
     pub pieces: usize,
     /// From the request to stop until what still runs is cancelled.
@@ -80,6 +82,7 @@ impl Default for Limits {
             preparing: 16,
             models: 4,
             memory: None,
+            context: 1 << 20,
             pieces: 64,
             grace: Duration::from_secs(30),
         }

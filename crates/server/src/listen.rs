@@ -4,12 +4,14 @@ use crate::app::App;
 use crate::error::{ApiError, Kind};
 use crate::options::Options;
 use crate::routes::routes;
-use crate::{ServeError, guard};
+use crate::{ServeError, guard, log};
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, Request, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -127,7 +129,10 @@ impl Server {
                 accepted = accepted => accepted,
             };
             match accepted {
-                Ok((stream, _)) => connect(&app, stream, service.clone(), &graceful, place),
+                Ok((stream, client)) => {
+                    let client = log::Client(client.ip());
+                    connect(&app, (stream, client), service.clone(), &graceful, place);
+                }
                 Err(_) => tokio::time::sleep(BREATH).await,
             }
         }
@@ -157,6 +162,7 @@ async fn preload(app: Arc<App>, ready: impl FnOnce()) -> Result<(), ServeError> 
             return Err(ServeError::Model { model: name.clone(), why: error.to_string() });
         }
     }
+    app.set_ready();
     ready();
     Ok(())
 }
@@ -164,7 +170,7 @@ async fn preload(app: Arc<App>, ready: impl FnOnce()) -> Result<(), ServeError> 
 /// Serves a connection.
 fn connect(
     app: &App,
-    stream: TcpStream,
+    (stream, client): (TcpStream, log::Client),
     service: TowerToHyperService<Router>,
     graceful: &GracefulShutdown,
     place: Option<OwnedSemaphorePermit>,
@@ -172,6 +178,10 @@ fn connect(
     let limits = app.limits();
     // Small pieces of text are to arrive when they are written. Not having that is no error.
     let _ = stream.set_nodelay(true);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        service.call(request)
+    });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_stall));
     let connection = http1::Builder::new()
@@ -207,6 +217,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(map_response(plainly))
         .layer(cors)
         .layer(from_fn_with_state(Arc::clone(&app), guard::place))
+        .layer(from_fn_with_state(Arc::clone(&app), log::record))
         .with_state(app)
 }
 

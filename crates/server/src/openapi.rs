@@ -1,8 +1,11 @@
 //! The OpenAPI document, derived from the route table.
 
 use crate::app::App;
-use crate::route::{Access, Facts};
+use crate::dialect::Dialect;
+use crate::reply::Form;
+use crate::route::{Access, Facts, Gives};
 use crate::routes::routes;
+use crate::shape::like;
 use axum::Json;
 use axum::extract::State;
 use schemars::generate::SchemaSettings;
@@ -13,6 +16,12 @@ use std::sync::Arc;
 pub(crate) async fn document(State(app): State<Arc<App>>) -> Json<Value> {
     let keyed = app.options.key.is_some() || app.options.admin_key.is_some();
     Json(describe(keyed))
+}
+
+/// What the document looks like.
+pub(crate) fn example() -> Value {
+    json!({"openapi": "", "info": {"title": "", "version": "", "description": ""}, "paths": {"*": {}},
+           "components": {"schemas": {"*": {}}, "securitySchemes": {"*": {}}}})
 }
 
 /// The document; with `keyed`, routes say that they need the key.
@@ -31,6 +40,10 @@ pub(crate) fn describe(keyed: bool) -> Value {
             entry[facts.method] = described;
         }
     }
+    let mut schemas = generator.take_definitions(false);
+    for dialect in Dialect::ALL {
+        schemas.insert(error_name(dialect), like(&dialect.error_example()));
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -40,7 +53,7 @@ pub(crate) fn describe(keyed: bool) -> Value {
         },
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(false),
+            "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     })
@@ -53,25 +66,61 @@ fn operation(facts: &Facts, body: Option<Value>, keyed: bool, alias: usize) -> V
         "operationId": format!("{}{word}{}", facts.method, if alias > 0 { alias.to_string() } else { String::new() }),
         "summary": facts.about,
         "tags": [facts.dialect.name()],
-        "responses": {
-            "200": {"description": "The answer"},
-            "4XX": {"description": "What is wrong with the request"},
-            "5XX": {"description": "The server cannot answer now"},
-        },
+        "responses": responses(facts),
     });
     if let Some(schema) = body {
         operation["requestBody"] =
             json!({"required": true, "content": {"application/json": {"schema": schema}}});
     }
-    if facts.path.contains('{') {
+    let rest = facts.path.split_once("{*").and_then(|(_, rest)| rest.strip_suffix('}'));
+    if let Some(name) = rest {
         operation["parameters"] = json!([{
-            "name": "id", "in": "path", "required": true, "schema": {"type": "string"},
+            "name": name, "in": "path", "required": true, "schema": {"type": "string"},
         }]);
     }
     if keyed && facts.access != Access::Open {
         operation["security"] = json!([{"key": []}]);
     }
     operation
+}
+
+/// What a route answers with.
+fn responses(facts: &Facts) -> Value {
+    let error = json!({"$ref": format!("#/components/schemas/{}", error_name(facts.dialect))});
+    let error = json!({"application/json": {"schema": error}});
+    let mut all = json!({
+        "4XX": {"description": "What is wrong with the request", "content": error},
+        "5XX": {"description": "The server cannot answer now", "content": error},
+    });
+    let text = || json!({"schema": {"type": "string"}});
+    let mut content = Map::new();
+    match facts.gives {
+        Gives::Like(example) => {
+            content.insert("application/json".to_owned(), json!({"schema": like(&example())}));
+        }
+        Gives::Text(types) => {
+            content.extend(types.iter().map(|kind| ((*kind).to_owned(), text())));
+        }
+        Gives::Unsaid | Gives::Nothing => {}
+    }
+    content.extend(facts.streams.map(|form| {
+        // Every event, and the text of all lines.
+        let schema = match form {
+            Form::Events => json!({"schema": like(&json!({"data": "", "event?": ""}))}),
+            Form::Lines => text(),
+        };
+        (form.content_type().to_owned(), schema)
+    }));
+    all["200"] = match content.is_empty() {
+        true => json!({"description": "It is done"}),
+        false => json!({"description": "The answer", "content": content}),
+    };
+    all
+}
+
+/// What the schema of a dialect's errors is called.
+fn error_name(dialect: Dialect) -> String {
+    format!("{}Error", dialect.name())
 }
 
 #[cfg(test)]

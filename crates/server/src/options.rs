@@ -2,6 +2,7 @@
 
 use crate::limits::Limits;
 use crate::loader::Loader;
+use crate::log::Log;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,11 @@ pub struct Options {
     pub origins: Vec<String>,
     /// Names of this machine that clients may use, beside `localhost` and its addresses.
     pub hosts: Vec<String>,
+    /// Whether every name that a client gives means the first of the models: for programs that
+    /// start the server for a model which they know by a name of their own.
+    pub one_model: bool,
+    /// Where a line about every request goes.
+    pub log: Option<Log>,
     /// Bounds.
     pub limits: Limits,
 }

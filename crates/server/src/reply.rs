@@ -3,6 +3,7 @@
 use crate::answers::{Answers, Happening};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::log::Entry;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -70,11 +71,12 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
+    /// What it is called over HTTP.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
             Self::Events => "text/event-stream",
             Self::Lines => "application/x-ndjson",
-        })
+        }
     }
 
     fn write(self, frame: &Frame, out: &mut String) {
@@ -135,9 +137,9 @@ pub(crate) fn channel(app: &App, form: Form) -> (Frames, Response) {
         alive.reset();
         alive
     });
-    let body = Body::from_stream(Sent { receiver, alive });
+    let body = Body::from_stream(Sent { receiver, alive, _entry: Entry::current() });
     let headers = [
-        (header::CONTENT_TYPE, form.content_type()),
+        (header::CONTENT_TYPE, HeaderValue::from_static(form.content_type())),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     (Frames { sender, form }, (headers, body).into_response())
@@ -182,6 +184,8 @@ impl Frames {
 struct Sent {
     receiver: mpsc::Receiver<Bytes>,
     alive: Option<Interval>,
+    /// Written when the stream has ended.
+    _entry: Entry,
 }
 
 impl Stream for Sent {

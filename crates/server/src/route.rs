@@ -3,9 +3,11 @@
 
 use crate::app::App;
 use crate::dialect::Dialect;
+use crate::reply::Form;
 use axum::handler::Handler;
 use axum::routing::{self, MethodRouter};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Where a route can be found.
@@ -41,6 +43,19 @@ pub(crate) enum Access {
     Admin,
 }
 
+/// What a route answers with, when all goes well.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gives {
+    /// Nothing is said of it yet: no row may leave it so.
+    Unsaid,
+    /// JSON that looks like this example (see [`crate::shape`]).
+    Like(fn() -> Value),
+    /// Texts of these types.
+    Text(&'static [&'static str]),
+    /// An empty body.
+    Nothing,
+}
+
 /// What is true of a route, its handler aside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
@@ -53,13 +68,28 @@ pub(crate) struct Facts {
     pub(crate) about: &'static str,
     /// The schema of its body.
     pub(crate) body: Option<fn(&mut SchemaGenerator) -> Schema>,
+    pub(crate) gives: Gives,
+    /// How it streams, where it does so when asked to.
+    pub(crate) streams: Option<Form>,
 }
 
 impl Facts {
     /// Of a route that anybody with a key may use, in OpenAI's words, without a body.
     fn new(method: &'static str, base: Base, path: &'static str, about: &'static str) -> Self {
         let (dialect, access) = (Dialect::OpenAi, Access::User);
-        Self { method, base, path, dialect, access, about, body: None }
+        let (body, gives, streams) = (None, Gives::Unsaid, None);
+        Self { method, base, path, dialect, access, about, body, gives, streams }
+    }
+
+    /// Whether a request for this path comes here.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        self.base.prefixes().iter().any(|prefix| {
+            let rest = path.strip_prefix(prefix);
+            rest.is_some_and(|rest| match self.path.split_once("{*") {
+                Some((before, _)) => rest.len() > before.len() && rest.starts_with(before),
+                None => rest == self.path,
+            })
+        })
     }
 }
 
@@ -97,6 +127,23 @@ impl Route {
     /// With a body of this type.
     pub(crate) fn takes<T: JsonSchema>(mut self) -> Self {
         self.facts.body = Some(|generator| generator.subschema_for::<T>());
+        self
+    }
+
+    /// Answering with JSON like this example.
+    pub(crate) fn like(self, example: fn() -> Value) -> Self {
+        self.gives(Gives::Like(example))
+    }
+
+    /// Answering with this.
+    pub(crate) fn gives(mut self, gives: Gives) -> Self {
+        self.facts.gives = gives;
+        self
+    }
+
+    /// Streaming so, when it is asked to.
+    pub(crate) fn streams(mut self, form: Form) -> Self {
+        self.facts.streams = Some(form);
         self
     }
 

@@ -12,6 +12,7 @@
 //! root/models/KEY/files/…        the model, as other programs would expect it
 //! root/models/KEY/part/…         what has arrived so far, for the next pull to go on with
 //! root/packed/…                  packed weights, which can be made again (see `packed`)
+//! root/notes/…                   what was measured of this machine, which can be measured again
 //! ```
 //! Before use, files whose length, times and inode are the recorded ones are believed; any others
 //! are hashed again ([`Store::verify`] hashes all). So ordinary damage (an edit, a truncation, a
@@ -26,6 +27,7 @@ mod hub;
 mod incoming;
 mod manifest;
 mod name;
+mod note;
 mod options;
 mod packed;
 mod pull;

@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod drive;
+pub mod page;
 pub mod tiny;

@@ -2,13 +2,15 @@
 
 use crate::args::{Global, ModelOptions, SpeculateChoice, positive};
 use crate::error::{Failure, Outcome};
+use crate::service::{self, Service};
 use crate::{interrupt, load, terminal};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use etcetera::BaseStrategy;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tangor_engine::{LoadOptions, Speculate};
-use tangor_server::{Key, Limits, LoadAsk, Loaded, Loader, ServeError, Server};
+use tangor_server::{Key, Limits, LoadAsk, Loaded, Loader, Log, LogForm, ServeError, Server};
 use tangor_store::{Installed, ModelName};
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,9 @@ Clients of OpenAI use http://localhost:PORT/v1, those of Ollama http://localhost
 Anthropic the same. Models that are in the store and not named here are loaded when a client asks
 for them. Ctrl-C ends the server when the answers that it writes are complete.
 
+In lemonade's place for its ryzenai-server (docs/server.md says how):
+  tangor serve --compat ryzenai-server -m FOLDER --port 8001 --ctx-size 4096
+
 Other machines can reach the server only on an address of --host that they can reach, and only with
 the key in TANGOR_API_KEY.";
 
@@ -31,7 +36,30 @@ the key in TANGOR_API_KEY.";
 pub(crate) struct Options {
     /// Models to load first: names, files or folders
     #[arg(value_name = "MODEL")]
+    #[arg(conflicts_with = "model")]
     models: Vec<String>,
+
+    /// Take the command line of another program, and its place
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    compat: Option<Compat>,
+
+    /// The only model, whatever clients call it; with --compat
+    #[arg(short, long, value_name = "FOLDER", requires = "compat")]
+    model: Option<String>,
+
+    /// Longest sequence, as --context; -1 is the model's; with --compat
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        requires = "compat",
+        conflicts_with = "context",
+        allow_negative_numbers = true
+    )]
+    ctx_size: Option<i64>,
+
+    /// Accepted and without a meaning, as what it asks for is written anyway; with --compat
+    #[arg(long, requires = "compat", hide = true)]
+    verbose: bool,
 
     /// Address to listen on
     #[arg(
@@ -95,6 +123,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     grace: Option<usize>,
 
+    /// How a line about every request is written to stderr
+    #[arg(long, value_enum, default_value_t = LogChoice::Human, value_name = "FORM")]
+    log: LogChoice,
+
+    /// Write prompts and answers into those lines, too
+    #[arg(long)]
+    log_prompts: bool,
+
+    /// Have systemd start this server whenever you log in, instead of starting it now
+    #[arg(long, conflicts_with = "uninstall_service")]
+    install_service: bool,
+
+    /// Have systemd start it no longer
+    #[arg(long)]
+    uninstall_service: bool,
+
     /// Propose what followed the same words before: `auto` where that pays
     #[arg(long, value_enum, value_name = "HOW")]
     speculate: Option<SpeculateChoice>,
@@ -103,7 +147,102 @@ pub(crate) struct Options {
     model_options: ModelOptions,
 }
 
+/// A program whose place the server can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Compat {
+    // What lemonade starts for its recipe `ryzenai-llm`
+    RyzenaiServer,
+}
+
+/// How lines about requests are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogChoice {
+    // For people
+    Human,
+    // A JSON object each
+    Json,
+    // None
+    Off,
+}
+
+impl Options {
+    /// Whether another program starts the server, for one model.
+    pub(crate) fn is_child(&self) -> bool {
+        self.compat.is_some()
+    }
+
+    /// What a parent's words mean in those of the server.
+    fn understood(mut self) -> Outcome<Self> {
+        if !self.is_child() {
+            return Ok(self);
+        }
+        let model = self.model.take().or_else(|| self.models.pop());
+        let missing = || Failure::Usage("-m is missing: give the model's folder".to_owned());
+        self.models = vec![model.ok_or_else(missing)?];
+        self.max_models = Some(1);
+        if self.ctx_size == Some(0) {
+            return Err(Failure::Usage("--ctx-size is 0: give at least one token".to_owned()));
+        }
+        let size = self.ctx_size.and_then(|size| usize::try_from(size).ok());
+        self.model_options.context = self.model_options.context.or(size);
+        Ok(self)
+    }
+
+    fn log(&self) -> Option<Log> {
+        let form = match self.log {
+            LogChoice::Human => LogForm::Human,
+            LogChoice::Json => LogForm::Json,
+            LogChoice::Off => return None,
+        };
+        (!terminal::is_quiet() || form == LogForm::Json).then(|| Log {
+            form,
+            texts: self.log_prompts,
+            write: Arc::new(terminal::note_plain),
+        })
+    }
+
+    fn grace(&self) -> u64 {
+        self.grace.map_or(Limits::default().grace.as_secs(), |seconds| seconds as u64)
+    }
+}
+
+/// Puts the service in its place, or takes it away, and says what is next.
+fn service(options: &Options, global: &Global) -> Outcome {
+    if !cfg!(target_os = "linux") {
+        return Err(Failure::new("services are installed for systemd, which is Linux's").hint(
+            "on Windows make a task that runs `tangor serve` when you log in (schtasks /Create /SC \
+             ONLOGON), on macOS an agent of launchd",
+        ));
+    }
+    let config = etcetera::choose_base_strategy()
+        .map_err(|error| Failure::new(error.to_string()))?
+        .config_dir();
+    if options.uninstall_service {
+        return match service::uninstall(&config)? {
+            Some(path) => {
+                terminal::note(&format!("removed {}", path.display()));
+                terminal::line(
+                    "systemctl --user disable --now tangor; systemctl --user daemon-reload",
+                )
+            }
+            None => Err(Failure::new("there is no service to remove")),
+        };
+    }
+    let of = Service::of(std::env::args_os(), global.home.clone(), options.grace())?;
+    let path = service::install(&config, &of.unit()?)?;
+    terminal::note(&format!("wrote {}; next, start it with:", path.display()));
+    terminal::line("systemctl --user daemon-reload && systemctl --user enable --now tangor")?;
+    terminal::note("what it writes:                journalctl --user --unit tangor --follow");
+    terminal::note("from boot on, without a login: loginctl enable-linger");
+    Ok(())
+}
+
 pub(crate) fn run(options: Options, global: &Global) -> Outcome {
+    if options.install_service || options.uninstall_service {
+        return service(&options, global);
+    }
+    let options = options.understood()?;
+    let (log, one_model) = (options.log(), options.is_child());
     let store = load::store(global)?;
     let names: Vec<ModelName> =
         options.models.iter().map(|name| ModelName::parse(name)).collect::<Result<_, _>>()?;
@@ -132,6 +271,8 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
         admin_key: options.admin_api_key.and_then(Key::new),
         origins: options.cors,
         hosts: options.allow_host,
+        one_model,
+        log,
         limits,
     };
     let server = Server::bind(options, store).map_err(|error| match error {
@@ -169,7 +310,7 @@ fn limits(options: &Options) -> Limits {
         models: options.max_models.unwrap_or(usual.models),
         memory: options.memory.map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64),
         answer_time: seconds(options.answer_time, usual.answer_time),
-        grace: seconds(options.grace, usual.grace),
+        grace: Duration::from_secs(options.grace()),
         ..usual
     }
 }
@@ -202,6 +343,40 @@ impl Loader for FromStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    fn parsed(line: &str) -> Result<Options, clap::Error> {
+        let args = ["tangor", "serve"].into_iter().chain(line.split_whitespace());
+        match crate::args::Cli::try_parse_from(args)?.command {
+            crate::args::Command::Serve(options) => Ok(options),
+            _ => panic!("another command"),
+        }
+    }
+
+    #[test]
+    fn a_parent_gives_a_folder_a_port_and_a_context() {
+        let line = "--compat ryzenai-server -m some/folder --port 8001 --ctx-size 4096 --verbose";
+        let options = parsed(line).unwrap().understood().unwrap();
+        assert_eq!((options.models.join(","), options.port), ("some/folder".to_owned(), 8001));
+        assert_eq!(options.model_options.context, Some(4096));
+        assert_eq!(options.max_models, Some(1));
+        let line = "--compat ryzenai-server --model some/folder --ctx-size -1";
+        assert_eq!(parsed(line).unwrap().understood().unwrap().model_options.context, None);
+        for line in ["--compat ryzenai-server", "--compat ryzenai-server -m x --ctx-size 0"] {
+            assert!(parsed(line).unwrap().understood().is_err(), "{line}");
+        }
+        for line in ["-m x", "smollm2 --ctx-size 5", "--compat other -m x", "smollm2 --verbose"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn requests_are_written_for_people_unless_asked_otherwise() {
+        let form = |line: &str| parsed(line).unwrap().log().map(|log| (log.form, log.texts));
+        assert_eq!(form("smollm2"), Some((LogForm::Human, false)));
+        assert_eq!(form("smollm2 --log json --log-prompts"), Some((LogForm::Json, true)));
+        assert_eq!(form("smollm2 --log off"), None);
+    }
 
     #[test]
     fn a_host_is_an_address_or_this_machine() {

@@ -12,10 +12,10 @@ use tangor_device_cpu::{CpuDevice, CpuOptions};
 use tangor_device_gpu::{GpuDevice, GpuOptions};
 use tangor_device_npu::{Hardware, NpuDevice, NpuOptions};
 use tangor_engine::device::tensor::{DType, Layout, Offset};
-use tangor_engine::device::{Activations, Device};
-use tangor_engine::plan::model::Graph;
+use tangor_engine::device::{Activations, Device, KvType, conformance};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits, MemorySource};
-use tangor_engine::plan::{DeviceChoice, Stage};
+use tangor_engine::plan::model::{Graph, Mixture, shapes};
+use tangor_engine::plan::{DeviceChoice, Stage, scratch_bytes};
 use tangor_engine::{Completion, Event, LoadOptions, Model, OnLost, Request, Text};
 use tangor_testkit::tiny;
 
@@ -104,6 +104,28 @@ fn compare(what: &str, found: &[Completion], expected: &[Completion]) -> usize {
         assert!(gap < CLOSE, "{what}, answer {index}, token {same}: the gap is {gap}");
     }
     compared
+}
+
+/// The CPU and the GPU. What an NPU's provider takes is its own business.
+#[test]
+fn a_plan_counts_the_activations_that_devices_take_and_pieces_share_them() {
+    let mut config = shapes::config("smollm2-135m").unwrap();
+    (config.hyper.layers, config.hyper.vocab) = (6, 512);
+    config.windows.truncate(6);
+    let graph = shapes::random_mixture(&config, Mixture::Q4_0, 1).unwrap();
+    let tokens: Vec<u32> = (0..128).collect();
+    let counted = scratch_bytes(&graph, tokens.len(), tokens.len());
+    for device in &DEVICES[..2] {
+        let taken = [1, 6].map(|pieces| {
+            let mode = (Activations::Int8, KvType::Bf16);
+            let run = conformance::in_pieces(&**device, &graph, pieces, &tokens, mode);
+            run.unwrap().scratch_bytes
+        });
+        let name = &device.descriptor().name;
+        println!("{name} takes {taken:?} bytes whole and in pieces, the plan counts {counted}");
+        assert!(taken.iter().all(|&bytes| bytes <= counted && counted < 4 * bytes), "{name}");
+        assert!(taken[1] < 2 * taken[0], "{name}: pieces share");
+    }
 }
 
 /// Answers of every pair, beside those of the processor alone: cold, from a warm cache, and a

@@ -89,3 +89,22 @@ fn this_machine_has_no_devices_for_the_vendors_rule() {
     assert_eq!(written.code, 1);
     assert!(written.stderr.contains("npu"), "{}", written.stderr);
 }
+
+#[test]
+fn what_was_measured_is_kept_until_it_is_measured_again() {
+    let place = Place::new();
+    let rates = |more: &[&str]| {
+        let args = ["plan", "--shape", "smollm2-135m", "--device", "cpu", "--json"];
+        let json = Written::of(place.tangor(&[&args, more].concat())).json();
+        json["devices"][0]["rates"].clone()
+    };
+    let first = rates(&[]);
+    assert_eq!(first["measured"], true);
+    assert_eq!(rates(&[]), first);
+    assert_eq!(rates(&["--no-measure"])["measured"], false);
+    let again = rates(&["--remeasure"]);
+    assert_ne!(again, first, "two measurements agree in no digit");
+    assert_eq!(rates(&[]), again);
+    // With other threads it is another device.
+    assert_ne!(rates(&["--threads", "1"]), again);
+}

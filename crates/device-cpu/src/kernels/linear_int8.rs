@@ -25,7 +25,7 @@ use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
 use crate::kernels::rows::gate_row;
 use crate::pack::{Offsets, PANEL, PackedCodes, Record, Scales};
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{LANES, Op, Simd, Uses};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use tangor_device::model::ir::Activation;
@@ -66,6 +66,7 @@ pub(crate) struct Linear8<'a> {
 
 impl Op for Linear8<'_> {
     type Output = ();
+    const USES: Uses = Uses::Dots;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -76,19 +77,37 @@ impl Op for Linear8<'_> {
         assert!(self.gated.is_none() || w.outputs.is_multiple_of(2 * PANEL), "no whole panels");
         let few = self.rows.len() < UNPACK;
         match (w.bits == 4, few) {
-            (true, true) => self.panel::<S, Bits4>(s, few),
+            (true, true) => s.run(Panel { linear: &self, few, codes: Bits4 }),
             (true, false) if !S::LONG_SUMS || S::SHIFT8 != 0 => {
-                self.panel::<S, Bits4InBytes>(s, few)
+                s.run(Panel { linear: &self, few, codes: Bits4InBytes });
             }
-            _ => self.panel::<S, Bits8>(s, few),
+            _ => s.run(Panel { linear: &self, few, codes: Bits8 }),
         }
+    }
+}
+
+/// A [`Linear8`] over codes of one form: a function of its own, since compilers take far more than
+/// twice as long for one that is twice as long.
+struct Panel<'a, 'b, C> {
+    linear: &'a Linear8<'b>,
+    few: bool,
+    #[allow(dead_code, reason = "for its type")]
+    codes: C,
+}
+
+impl<C: Stored> Op for Panel<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.linear.panel::<S, C>(s, self.few);
     }
 }
 
 impl Linear8<'_> {
     /// All steps of the panel, and of the one whose outputs it gates.
     #[inline(always)]
-    fn panel<S: Simd, C: Stored<S>>(&self, s: S, few: bool) {
+    fn panel<S: Simd, C: Stored>(&self, s: S, few: bool) {
         let w = self.weight;
         let panels = [self.panel, self.panel + w.outputs / PANEL / 2];
         let panels = if self.gated.is_some() { &panels[..] } else { &panels[..1] };
@@ -133,7 +152,7 @@ impl Linear8<'_> {
 
     /// All steps of the record whose inputs are `first..` of the weight.
     #[inline(always)]
-    fn record<S: Simd, C: Stored<S>>(
+    fn record<S: Simd, C: Stored>(
         &self,
         s: S,
         few: bool,
@@ -198,7 +217,7 @@ impl Linear8<'_> {
 
     /// The activations of the step that starts at input `input` of the weight.
     #[inline(always)]
-    fn digits<S: Simd, C: Stored<S>>(&self, input: usize) -> Digits<'_> {
+    fn digits<S: Simd, C: Stored>(&self, input: usize) -> Digits<'_> {
         let (w, x) = (self.weight, self.x);
         let (group, width) = (x.group(), w.step(x.group()));
         let at = input / group * x.stride() + self.rows.start;
@@ -206,7 +225,7 @@ impl Linear8<'_> {
         Digits {
             rows: self.rows.len(),
             group,
-            zero: w.offsets.zero() - C::SHIFT,
+            zero: w.offsets.zero() - C::shift::<S>(),
             low: x.codes()[codes..].as_ptr(),
             high: x.high()[codes..].as_ptr(),
             wide: x.wide_rows(input / group, &self.rows),

@@ -11,12 +11,12 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP};
 
 /// A matrix of pairs, `(pairs, columns, 2)`, in any form that can be made bf16 as it is read.
-pub(crate) trait Source<S: Simd>: Copy {
+pub(crate) trait Source: Copy {
     /// Pairs `column..column + 16` of row `pair`.
     ///
     /// # Safety
     /// They are there.
-    unsafe fn load(&self, s: S, pair: usize, column: usize) -> S::Pairs;
+    unsafe fn load<S: Simd>(&self, s: S, pair: usize, column: usize) -> S::Pairs;
     /// Where they are.
     fn place(&self, pair: usize, column: usize) -> *const u8;
     /// Whether a NaN or an infinity may be among the first `columns` of row `pair`.
@@ -39,9 +39,9 @@ pub(crate) struct Pairs {
     pub(crate) stride: usize,
 }
 
-impl<S: Simd> Source<S> for Pairs {
+impl Source for Pairs {
     #[inline(always)]
-    unsafe fn load(&self, s: S, pair: usize, column: usize) -> S::Pairs {
+    unsafe fn load<S: Simd>(&self, s: S, pair: usize, column: usize) -> S::Pairs {
         // SAFETY: as the caller's.
         unsafe { s.load_pairs(self.at.add(pair * self.stride + column).cast()) }
     }
@@ -89,9 +89,9 @@ impl<const KEYS: bool> Codes<KEYS> {
     }
 }
 
-impl<S: Simd, const KEYS: bool> Source<S> for Codes<KEYS> {
+impl<const KEYS: bool> Source for Codes<KEYS> {
     #[inline(always)]
-    unsafe fn load(&self, s: S, pair: usize, column: usize) -> S::Pairs {
+    unsafe fn load<S: Simd>(&self, s: S, pair: usize, column: usize) -> S::Pairs {
         let row = 2 * pair;
         // SAFETY: as the caller's; the two rows of a pair of keys share their scales.
         unsafe {
@@ -159,7 +159,7 @@ impl Rows16 {
 /// # Safety
 /// All is there.
 #[inline(always)]
-pub(crate) unsafe fn products<S: Simd, B: Source<S>, const R: usize, const V: usize>(
+pub(crate) unsafe fn products<S: Simd, B: Source, const R: usize, const V: usize>(
     s: S,
     pairs: usize,
     a: Rows16,
@@ -182,7 +182,7 @@ pub(crate) unsafe fn products<S: Simd, B: Source<S>, const R: usize, const V: us
 /// # Safety
 /// All is there.
 #[inline(always)]
-pub(crate) unsafe fn add_products<S: Simd, B: Source<S>, const R: usize, const V: usize>(
+pub(crate) unsafe fn add_products<S: Simd, B: Source, const R: usize, const V: usize>(
     s: S,
     sums: *mut f32,
     pairs: Range<usize>,
@@ -215,7 +215,7 @@ pub(crate) unsafe fn add_products<S: Simd, B: Source<S>, const R: usize, const V
 
 /// One pair of [`products`]. All indices of `acc` are constants: it stays in registers.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize>(
+unsafe fn accumulate<S: Simd, B: Source, const R: usize, const V: usize>(
     s: S,
     acc: &mut [[S::F32; V]; R],
     (a, a_pair): (Rows16, usize),
@@ -251,7 +251,7 @@ unsafe fn accumulate<S: Simd, B: Source<S>, const R: usize, const V: usize>(
 #[inline(always)]
 pub(crate) unsafe fn widen<S: Simd>(
     s: S,
-    from: impl Source<S>,
+    from: impl Source,
     pairs: Range<usize>,
     columns: usize,
     out: Pairs,

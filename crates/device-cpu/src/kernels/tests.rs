@@ -14,7 +14,7 @@ use crate::kernels::rows::{RowOp, RowTask};
 use crate::kv::BlockShape;
 use crate::pack::{PANEL, Packed};
 use crate::pool::Pool;
-use crate::simd::{LANES, Op, Simd, dispatch};
+use crate::simd::{LANES, Op, Simd, Uses, dispatch};
 use tangor_device::KvType;
 use tangor_device::model::ir::{Activation, Attention};
 use tangor_device::rounding::GROUP;
@@ -272,7 +272,7 @@ struct Bf16Steps<'a, const PAIRS: bool> {
 
 impl<const P: bool> Op for Bf16Steps<'_, P> {
     type Output = Vec<u32>;
-    const PAIRS: bool = P;
+    const USES: Uses = if P { Uses::Pairs } else { Uses::Floats };
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<u32> {

@@ -28,11 +28,13 @@ impl<const BF16: bool> With<BF16> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
 fn enabled<O: Op>(simd: Avx512, op: O) -> O::Output {
     op.run(simd)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[inline(never)]
 fn enabled_bf16<O: Op>(simd: Avx512Bf16, op: O) -> O::Output {
     op.run(simd)
 }
@@ -102,6 +104,7 @@ impl<const BF16: bool> Simd for With<BF16> {
     const LONG_SUMS: bool = true;
     const SHIFT8: i32 = 0;
     const ROWS: usize = 6;
+    const DOT_ROWS: usize = 6;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {

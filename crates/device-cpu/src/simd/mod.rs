@@ -57,6 +57,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const SHIFT8: i32;
     /// Rows of a tile that registers hold the sums of: 1 to 6.
     const ROWS: usize;
+    /// The same for sums of dot products of bytes.
+    const DOT_ROWS: usize;
 
     /// Runs an operation with these instructions enabled.
     fn run<O: Op>(self, op: O) -> O::Output;
@@ -193,6 +195,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn total8(self, acc: Self::Acc8, bias: i32) -> Self::I32;
 }
 
+/// Which instructions an [`Op`] is compiled for: sets that differ in others alone share what is
+/// compiled, since all of it takes minutes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Uses {
+    /// No dot products.
+    Floats,
+    /// Those of pairs of bf16.
+    Pairs,
+    /// Those of bytes.
+    Dots,
+}
+
 /// Something to be compiled for every instruction set.
 ///
 /// `run` must be `#[inline(always)]`, and so must everything that it calls with vectors: otherwise
@@ -200,9 +214,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 pub(crate) trait Op {
     /// What it gives.
     type Output;
-    /// Whether it multiplies pairs of bf16: processors that have instructions for those use them.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "none of these has"))]
-    const PAIRS: bool = false;
+    /// What it is compiled for.
+    const USES: Uses = Uses::Floats;
     /// Does it.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -239,7 +252,7 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => {
-            if O::PAIRS
+            if const { matches!(O::USES, Uses::Pairs) }
                 && let Some(simd) = Avx512Bf16::detect()
             {
                 return simd.run(op);
@@ -249,25 +262,25 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => {
+        Isa::AvxVnni if const { matches!(O::USES, Uses::Dots) } => {
             if let Some(simd) = Avx2::<Vnni>::detect() {
                 return simd.run(op);
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
+        Isa::AvxVnni | Isa::Avx2 => {
             if let Some(simd) = Avx2::<Maddubs>::detect() {
                 return simd.run(op);
             }
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod => {
+        Isa::NeonDotprod if const { matches!(O::USES, Uses::Dots) } => {
             if let Some(simd) = Neon::<Dotprod>::detect() {
                 return simd.run(op);
             }
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => {
+        Isa::NeonDotprod | Isa::Neon => {
             if let Some(simd) = Neon::<Widening>::detect() {
                 return simd.run(op);
             }

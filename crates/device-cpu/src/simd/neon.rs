@@ -97,7 +97,8 @@ impl<D: Dots> Simd for Neon<D> {
     const WIDE: bool = false;
     const LONG_SUMS: bool = D::LONG_SUMS;
     const SHIFT8: i32 = 128;
-    const ROWS: usize = D::ROWS;
+    const ROWS: usize = 5;
+    const DOT_ROWS: usize = D::ROWS;
 
     #[inline]
     fn run<O: Op>(self, op: O) -> O::Output {

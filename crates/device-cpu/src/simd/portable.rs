@@ -53,8 +53,9 @@ impl Simd for Portable {
     const LONG_SUMS: bool = true;
     const SHIFT8: i32 = 0;
     const ROWS: usize = 1;
+    const DOT_ROWS: usize = 1;
 
-    #[inline]
+    #[inline(never)]
     fn run<O: Op>(self, op: O) -> O::Output {
         op.run(self)
     }

@@ -1,7 +1,7 @@
 //! Every operation of every instruction set against plain Rust, bit by bit, where kernels rarely
 //! go: infinities, NaNs, zeros of both signs, the greatest products.
 
-use super::{LANES, Op, Simd, dispatch};
+use super::{LANES, Op, Simd, Uses, dispatch};
 use crate::isa::Isa;
 
 /// What sixteen lanes are made of; shifted against each other in every way.
@@ -146,12 +146,12 @@ fn halves_are_the_same() {
     same_on_all(|| Halves);
 }
 
-/// Pairs of the special values: rounded, stored, read again and multiplied; `PAIRS` as in [`Op`].
+/// Pairs of the special values: rounded, stored, read again and multiplied; `PAIRS` as [`Uses`] has it.
 struct Paired<const PAIRS: bool>;
 
 impl<const PAIRS: bool> Op for Paired<PAIRS> {
     type Output = Vec<u32>;
-    const PAIRS: bool = PAIRS;
+    const USES: Uses = if PAIRS { Uses::Pairs } else { Uses::Floats };
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<u32> {
@@ -199,6 +199,7 @@ struct Integers;
 
 impl Op for Integers {
     type Output = Vec<u32>;
+    const USES: Uses = Uses::Dots;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<u32> {

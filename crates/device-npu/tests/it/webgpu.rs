@@ -5,9 +5,9 @@ use crate::support::{input, options};
 use std::process::Command;
 use std::time::Instant;
 use tangor_device::tensor::{Layout, Offset};
-use tangor_device::{Activations, Device, KvType};
+use tangor_device::{Activations, Device, KvType, conformance};
 use tangor_device_npu::{Hardware, NpuDevice, NpuOptions, ProviderLibrary};
-use tangor_testkit::{drive, tiny};
+use tangor_testkit::{drive, page, tiny};
 
 /// Set in the process where the plug-in finds its Vulkan.
 const ALONE: &str = "TANGOR_TEST_ALONE";
@@ -61,6 +61,18 @@ fn a_plug_in_runs_every_architecture() {
         println!("{name}: {off:.1e} off, {:.1} s", start.elapsed().as_secs_f32());
         assert!(off < 1e-4, "{name} is {off:e} off");
     }
+}
+
+/// Each case is compiled for seconds: one of a few dozen runs, and only in the long ring.
+#[test]
+fn a_plug_in_conforms() {
+    if std::env::var_os("TANGOR_TEST_LONG").is_none() || !alone("webgpu::a_plug_in_conforms") {
+        return;
+    }
+    let report = conformance::run_some(&device(&[16]), 24);
+    println!("{report}");
+    assert!(report.passed(), "{report}");
+    page::check("npu-webgpu", &format!("{}.", report.device), &report.markdown());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! What a device computes for a row depends on that row's token, position and the cached rows
 //! before it, and on nothing else.
 
+use super::pieces::in_pieces;
 use super::random::{Form, Kind, ModelKind, Random, model};
 use super::{Checker, Line, difference};
 use crate::contract::{
@@ -127,22 +128,28 @@ pub fn bits(device: &dyn Device) -> Result<Vec<f32>, DeviceError> {
     Ok(all)
 }
 
-pub(super) fn check(device: &dyn Device) -> Vec<Line> {
+/// All laws, on one of every `every` models.
+pub(super) fn check(device: &dyn Device, every: usize) -> Vec<Line> {
     let exact = match device.arithmetic().products {
         Products::F32 => MODEL_F32,
         Products::Bf16 => MODEL_ROUNDED,
     };
-    let mut models =
-        [Checker::new("model f32", exact), Checker::new("model rounded", MODEL_ROUNDED)];
+    let layers = "models of two layers that mix weights, caches, windows and caps of scores";
+    let mut models = [
+        Checker::new("model, f32", format!("{layers}; exact mode"), exact),
+        Checker::new("model, rounded", format!("{layers}; int8 or a cache of less"), MODEL_ROUNDED),
+    ];
     let mut laws = [
-        ("chunked = whole", law_chunks as Law),
-        ("batched = single", law_batches),
-        ("pages in any order", law_pages),
-        ("copied pages", law_copies),
-        ("caches read and written", law_transfer),
+        ("chunked = whole", "75 tokens in chunks of 1 to 30 rows", law_chunks as Law),
+        ("batched = single", "three sequences in one batch, at different places", law_batches),
+        ("pages in any order", "pages that are neither the first nor in order", law_pages),
+        ("copied pages", "two sequences that share a beginning and go on apart", law_copies),
+        ("caches read and written", "keys and values handed to other pages", law_transfer),
     ]
-    .map(|(what, law)| (Checker::new(what, 0.0), law));
-    for (index, (kind, activations, kv)) in kinds().into_iter().enumerate() {
+    .map(|(what, varied, law)| (Checker::new(what, varied, 0.0), law));
+    let mut pieces =
+        Checker::new("pieces = whole", "models cut into 2 and 7 pieces, prepared together", 0.0);
+    for (index, (kind, activations, kv)) in kinds().into_iter().enumerate().step_by(every) {
         let name = format!("model {index}, {activations:?}, KV {kv:?}");
         let Some(graph) = model(&mut Random(index as u64), kind) else {
             models[0].record(&name, Err("the model could not be built".into()));
@@ -153,6 +160,12 @@ pub(super) fn check(device: &dyn Device) -> Vec<Line> {
         let rounded = activations == Activations::Int8 || kv != KvType::F32;
         models[usize::from(rounded)]
             .record(&name, against_oracle(device, &graph, (activations, kv)));
+        for count in [2, 7] {
+            let run = |count| in_pieces(device, &graph, count, &tokens, (activations, kv));
+            let both = run(count).and_then(|cut| Ok((cut.logits, run(1)?.logits)));
+            let both = both.map_err(|error| error.to_string());
+            pieces.record(&name, both.and_then(|(cut, whole)| equal(&cut, &whole)));
+        }
         for (checker, law) in &mut laws {
             let result = make().and_then(|session| {
                 let pages: Vec<PageId> = (0..4).collect();
@@ -165,7 +178,8 @@ pub(super) fn check(device: &dyn Device) -> Vec<Line> {
             );
         }
     }
-    models.into_iter().chain(laws.into_iter().map(|law| law.0)).map(|c| c.line).collect()
+    let laws = laws.into_iter().map(|law| law.0).chain([pieces]);
+    models.into_iter().chain(laws).map(|checker| checker.line).collect()
 }
 
 fn against_oracle(

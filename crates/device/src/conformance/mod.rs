@@ -1,23 +1,29 @@
 //! The conformance suite: what every device has to pass.
 //!
 //! [`run`] compares every operation with the [oracle](crate::oracle), for every weight layout and
-//! for shapes at the edges, and then checks the laws of the contract, where equal means equal bits.
-//! A device's own tests are a few lines that call it; a command can print its [`Report`].
+//! for shapes at the edges, then the laws of the contract, where equal means equal bits, and asks
+//! for what real models do not have, which a device may refuse. A device's own tests are a few
+//! lines that call it; docs/conformance.md is made of [`Report::markdown`].
 
 mod laws;
 mod ops;
+mod pieces;
 mod random;
+mod refusals;
 
 use crate::contract::Device;
 use std::fmt;
 
 pub use laws::bits;
+pub use pieces::{InPieces, in_pieces};
 
 /// What one kind of check found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// The operation or law, as `linear w4 int8`.
-    pub what: &'static str,
+    /// The operation or law, as `linear w4 g32, int8`.
+    pub what: String,
+    /// What varies among its cases, in words.
+    pub varied: String,
     /// Cases that ran.
     pub cases: usize,
     /// Worst error, as a share of the row's greatest element; 0 for laws.
@@ -35,6 +41,8 @@ pub struct Report {
     pub device: String,
     /// By operation, then by law.
     pub lines: Vec<Line>,
+    /// What devices may refuse, and why this one does, if it does.
+    pub limits: Vec<(&'static str, Option<String>)>,
 }
 
 impl Report {
@@ -43,13 +51,51 @@ impl Report {
     pub fn passed(&self) -> bool {
         self.lines.iter().all(|line| line.failures.is_empty())
     }
+
+    /// Tables of what was found: how far off the oracle, and what is refused.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut out =
+            "| check | cases | off at most | allowed | |\n|---|---|---|---|---|\n".to_owned();
+        for line in &self.lines {
+            let off = |off: f64| if off == 0.0 { "equal".into() } else { format!("{off:.1e}") };
+            let (worst, allowed) = (off(line.worst), off(line.tolerance));
+            let verdict = if line.failures.is_empty() { "ok" } else { "**failed**" };
+            let Line { what, cases, .. } = line;
+            out += &format!("| {what} | {cases} | {worst} | {allowed} | {verdict} |\n");
+        }
+        out += "\n| beyond real models | |\n|---|---|\n";
+        for (what, why) in &self.limits {
+            let answer = why.as_ref().map_or("runs".into(), |why| format!("refused: {why}"));
+            out += &format!("| {what} | {answer} |\n");
+        }
+        out
+    }
+
+    /// A table of what is checked, which is the same for every device. Checks whose cases differ in
+    /// the same share a row.
+    #[must_use]
+    pub fn checks(&self) -> String {
+        let mut rows: Vec<(&str, Vec<&str>)> = Vec::new();
+        for Line { what, varied, .. } in &self.lines {
+            match rows.iter_mut().find(|(of, _)| of == varied) {
+                Some((_, checks)) => checks.push(what),
+                None => rows.push((varied, vec![what])),
+            }
+        }
+        let row = |(varied, checks): &(&str, Vec<&str>)| {
+            format!("| {} | {varied} |\n", checks.join("; "))
+        };
+        let rows: String = rows.iter().map(row).collect();
+        format!("| checks | cases differ in |\n|---|---|\n{rows}")
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.device)?;
         writeln!(f, "{:<28} {:>6} {:>10} {:>10}", "", "cases", "worst", "allowed")?;
-        for Line { what, cases, worst, tolerance, failures } in &self.lines {
+        for Line { what, cases, worst, tolerance, failures, .. } in &self.lines {
             let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
             writeln!(f, "{what:<28} {cases:>6} {worst:>10.1e} {tolerance:>10.1e} {verdict}")?;
             for failure in failures {
@@ -60,22 +106,48 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the whole suite. Operations that the device refuses fail it.
+/// Runs the whole suite. Operations that the device refuses fail it, but for its limits.
 #[must_use]
 pub fn run(device: &dyn Device) -> Report {
-    let mut lines = ops::check(device);
-    lines.extend(laws::check(device));
-    Report { device: device.descriptor().description.clone(), lines }
+    run_some(device, 1)
+}
+
+/// Runs one of every `every` cases of operations, and all laws on three models instead of six: for
+/// devices that compile each case for long.
+#[must_use]
+pub fn run_some(device: &dyn Device, every: usize) -> Report {
+    let mut lines = ops::check(device, every.max(1));
+    lines.extend(laws::check(device, if every > 1 { 2 } else { 1 }));
+    let (line, limits) = refusals::check(device);
+    lines.push(line);
+    Report { device: device.descriptor().description.clone(), lines, limits }
 }
 
 /// Collects the cases of one line.
 struct Checker {
     line: Line,
+    /// One of so many cases runs.
+    every: usize,
+    /// Cases that there were.
+    seen: usize,
 }
 
 impl Checker {
-    fn new(what: &'static str, tolerance: f64) -> Self {
-        Self { line: Line { what, cases: 0, worst: 0.0, tolerance, failures: Vec::new() } }
+    fn new(what: impl Into<String>, varied: impl Into<String>, tolerance: f64) -> Self {
+        let (what, varied, failures) = (what.into(), varied.into(), Vec::new());
+        let line = Line { what, varied, cases: 0, worst: 0.0, tolerance, failures };
+        Self { line, every: 1, seen: 0 }
+    }
+
+    /// The same with one of so many cases.
+    fn every(self, every: usize) -> Self {
+        Self { every, ..self }
+    }
+
+    /// Whether the next case is one that runs: the first is.
+    fn wants(&mut self) -> bool {
+        self.seen += 1;
+        (self.seen - 1).is_multiple_of(self.every)
     }
 
     /// Records what a case found: its error, or why it could not run.

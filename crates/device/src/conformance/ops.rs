@@ -45,18 +45,18 @@ impl Allowed<'_> {
 const ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 64, 97];
 
 /// Operations of one node between its inputs and outputs.
-struct Case {
-    graph: Graph,
-    inputs: Vec<ValueId>,
-    outputs: Vec<ValueId>,
-    rows: usize,
+pub(super) struct Case {
+    pub(super) graph: Graph,
+    pub(super) inputs: Vec<ValueId>,
+    pub(super) outputs: Vec<ValueId>,
+    pub(super) rows: usize,
     activations: Activations,
     kv: KvType,
 }
 
 impl Case {
     /// One operation over inputs of the given widths.
-    fn of(mut graph: Graph, op: Op, widths: &[usize], rows: usize) -> Option<Self> {
+    pub(super) fn of(mut graph: Graph, op: Op, widths: &[usize], rows: usize) -> Option<Self> {
         let value = |width| Value { width, rows: Rows::Tokens };
         graph.values = widths.iter().copied().map(value).collect();
         let inputs: Vec<ValueId> = (0..widths.len()).map(ValueId).collect();
@@ -66,7 +66,7 @@ impl Case {
     }
 
     /// The outputs of `device`, and of how many elements a row has.
-    fn outputs(
+    pub(super) fn outputs(
         &self,
         device: &dyn Device,
         inputs: &[Vec<f32>],
@@ -135,7 +135,7 @@ impl Case {
     }
 
     /// The worst error of the device over all outputs.
-    fn error(&self, device: &dyn Device, inputs: &[Vec<f32>]) -> Result<f64, String> {
+    pub(super) fn error(&self, device: &dyn Device, inputs: &[Vec<f32>]) -> Result<f64, String> {
         let run = |case: &Self, device: &dyn Device| {
             case.outputs(device, inputs, &[case.rows]).map_err(|error| error.to_string())
         };
@@ -152,7 +152,7 @@ impl Case {
     }
 }
 
-/// Records a case that could be built.
+/// Records a case that could be built, if it is one that runs.
 fn record(
     checker: &mut Checker,
     device: &dyn Device,
@@ -160,6 +160,9 @@ fn record(
     case: Option<Case>,
     inputs: &[Vec<f32>],
 ) {
+    if !checker.wants() {
+        return;
+    }
     let result = match case {
         Some(case) => case.error(device, inputs),
         None => Err("the case could not be built".into()),
@@ -167,72 +170,110 @@ fn record(
     checker.record(name, result);
 }
 
-pub(super) fn check(device: &dyn Device) -> Vec<Line> {
+/// One of every `every` cases of every operation.
+pub(super) fn check(device: &dyn Device, every: usize) -> Vec<Line> {
     let mut lines = vec![];
     let allowed = Allowed(device);
-    let mut dense = Checker::new("linear dense", allowed.of(tolerance::LINEAR));
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        for activations in [Activations::Int8, Activations::F32] {
-            linears(&mut dense, device, Form::Dense(dtype), activations);
-        }
-    }
-    lines.push(dense.line);
-    for (what, bits, activations) in [
-        ("linear w4 int8", 4, Activations::Int8),
-        ("linear w4 f32", 4, Activations::F32),
-        ("linear w8 int8", 8, Activations::Int8),
-        ("linear w8 f32", 8, Activations::F32),
-    ] {
-        let mut checker = Checker::new(what, allowed.of(tolerance::LINEAR));
-        for form in forms(bits) {
-            linears(&mut checker, device, form, activations);
+    for (what, varied, forms, activations) in linear_lines() {
+        let mut checker = Checker::new(what, varied, allowed.of(tolerance::LINEAR)).every(every);
+        for form in forms {
+            for &activations in &activations {
+                linears(&mut checker, device, form, activations);
+            }
         }
         lines.push(checker.line);
     }
-    lines.push(simple("embed", tolerance::EXACT, device, &embeds));
-    lines.push(simple("rms_norm", allowed.of(tolerance::NORM), device, &norms));
-    lines.push(simple("gated", allowed.of(tolerance::GATED), device, &gates));
+    let mut simple = |what, varied, allowed, cases: &dyn Fn(&mut Random) -> Cases| {
+        let mut checker = Checker::new(what, varied, allowed).every(every);
+        for (name, case, inputs) in cases(&mut Random(5)) {
+            record(&mut checker, device, &name, case, &inputs);
+        }
+        lines.push(checker.line);
+    };
+    let special = "rows of zeros, tiny and huge numbers, NaN, infinity";
+    simple("embed", "tables in f32, bf16 and 4 bits".into(), tolerance::EXACT, &embeds);
+    let varied = format!("widths 7 to 2048, norms of heads, sums before; {special}");
+    simple("rms_norm", varied, allowed.of(tolerance::NORM), &norms);
+    let varied = format!("SiLU, GELU and its tanh form; gate and up apart and fused; {special}");
+    simple("gated", varied, allowed.of(tolerance::GATED), &gates);
     let sums_allowed = allowed.of(tolerance::EXACT);
-    lines.push(simple("add, scale, select_rows", sums_allowed, device, &sums));
+    simple("add, scale, select_rows", "widths 9 to 1000".into(), sums_allowed, &sums);
     for (what, kv, allowed) in [
-        ("attention f32", KvType::F32, tolerance::ATTENTION),
-        ("attention f16", KvType::F16, tolerance::ATTENTION_F16),
-        ("attention bf16", KvType::Bf16, tolerance::ATTENTION_BF16),
-        ("attention int8", KvType::Int8, tolerance::ATTENTION_INT8),
+        ("attention, f32 cache", KvType::F32, tolerance::ATTENTION),
+        ("attention, f16 cache", KvType::F16, tolerance::ATTENTION_F16),
+        ("attention, bf16 cache", KvType::Bf16, tolerance::ATTENTION_BF16),
+        ("attention, int8 cache", KvType::Int8, tolerance::ATTENTION_INT8),
     ] {
-        let mut checker = Checker::new(what, allowed);
+        let heads = HEADS.map(|(heads, kv, dim)| format!("{heads}/{kv} of {dim}")).join(", ");
+        let varied =
+            format!("heads {heads}; rows {ATTENTION_ROWS:?}; windows, caps, both rotations");
+        let mut checker = Checker::new(what, varied, allowed).every(every);
         attentions(&mut checker, device, kv);
         lines.push(checker.line);
     }
     lines
 }
 
-fn forms(bits: u8) -> Vec<Form> {
-    let mut out = Vec::new();
-    for group in [16, 32, 64, 128] {
-        for zeros in [Kind::Middle, Kind::Packed, Kind::Float] {
-            // Half scales where they are usual, and the others where they are not.
-            let scales = match (group, zeros) {
-                (32, _) | (_, Kind::Middle) => DType::F16,
-                (64, _) => DType::Bf16,
-                _ => DType::F32,
-            };
-            out.push(Form::Grouped { bits, group, scales, zeros });
+/// A name, what varies, layouts and modes of linears that share a line.
+type LinearLine = (String, String, Vec<Form>, Vec<Activations>);
+
+fn linear_lines() -> Vec<LinearLine> {
+    let modes = [("int8", Activations::Int8), ("f32", Activations::F32)];
+    let (first, last) = (ROWS[0], ROWS[ROWS.len() - 1]);
+    let shapes = format!("{} shapes, {first} to {last} rows, biases, special rows", SHAPES.len());
+    let mut lines = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        let what = format!("linear {dtype:?}").to_lowercase();
+        let modes = modes.map(|mode| mode.1).to_vec();
+        lines.push((what, format!("both modes; {shapes}"), vec![Form::Dense(dtype)], modes));
+    }
+    for bits in [4, 8] {
+        for (mode, activations) in modes {
+            for group in GROUPS {
+                let what = format!("linear w{bits} g{group}, {mode}");
+                let forms = forms(bits, group);
+                let name = |form: &Form| match form {
+                    Form::Grouped { scales, zeros, .. } => format!("{scales:?} {zeros:?}"),
+                    Form::Dense(_) => String::new(),
+                };
+                let names = forms.iter().map(name).collect::<Vec<_>>().join(", ").to_lowercase();
+                let varied = format!("scales and zero points {names}; {shapes}");
+                lines.push((what, varied, forms, vec![activations]));
+            }
         }
     }
-    out.push(Form::Grouped { bits, group: 32, scales: DType::F32, zeros: Kind::Middle });
+    lines
+}
+
+/// Weights that share a scale.
+const GROUPS: [usize; 5] = [16, 32, 64, 128, 256];
+
+fn forms(bits: u8, group: usize) -> Vec<Form> {
+    let grouped = |scales, zeros| Form::Grouped { bits, group, scales, zeros };
+    let zeros = [Kind::Middle, Kind::Packed, Kind::Float];
+    let mut out: Vec<Form> = zeros
+        .into_iter()
+        .map(|zeros| match (group, zeros) {
+            // Half scales where they are usual, and the others where they are not.
+            (32, _) | (_, Kind::Middle) => grouped(DType::F16, zeros),
+            (64, _) => grouped(DType::Bf16, zeros),
+            _ => grouped(DType::F32, zeros),
+        })
+        .collect();
+    if group == 32 {
+        out.push(grouped(DType::F32, Kind::Middle));
+    }
     out
 }
+
+/// Outputs around the size of a panel, inputs around the size of a group.
+const SHAPES: [(usize, usize); 7] =
+    [(1, 32), (64, 64), (65, 96), (130, 100), (40, 7), (64, 288), (200, 136)];
 
 /// Shapes at the edges, and rows that hold zeros, huge values and NaN.
 fn linears(checker: &mut Checker, device: &dyn Device, form: Form, activations: Activations) {
     let mut random = Random(11);
-    // Outputs around the size of a panel, inputs around the size of a group.
-    for (index, (outputs, inputs)) in
-        [(1, 32), (64, 64), (65, 96), (130, 100), (40, 7), (64, 288), (200, 136)]
-            .into_iter()
-            .enumerate()
-    {
+    for (index, (outputs, inputs)) in SHAPES.into_iter().enumerate() {
         let few = [ROWS[index % ROWS.len()], ROWS[(index + 5) % ROWS.len()]];
         let rows: &[usize] = if (outputs, inputs) == (65, 96) { &ROWS } else { &few };
         for &rows in rows {
@@ -267,19 +308,6 @@ fn special_rows(x: &mut [f32], width: usize) {
 
 /// A list of named cases with their inputs.
 type Cases = Vec<(String, Option<Case>, Vec<Vec<f32>>)>;
-
-fn simple(
-    what: &'static str,
-    allowed: f64,
-    device: &dyn Device,
-    cases: &dyn Fn(&mut Random) -> Cases,
-) -> Line {
-    let mut checker = Checker::new(what, allowed);
-    for (name, case, inputs) in cases(&mut Random(5)) {
-        record(&mut checker, device, &name, case, &inputs);
-    }
-    checker.line
-}
 
 fn embeds(random: &mut Random) -> Cases {
     let grouped = Form::Grouped { bits: 4, group: 32, scales: DType::F16, zeros: Kind::Packed };
@@ -347,11 +375,16 @@ fn sums(random: &mut Random) -> Cases {
     out
 }
 
+/// Query heads, key heads and elements of each.
+const HEADS: [(usize, usize, usize); 5] =
+    [(4, 4, 16), (6, 2, 24), (9, 3, 64), (5, 1, 40), (8, 2, 128)];
+/// Rows of attention: one, less than a page and more.
+const ATTENTION_ROWS: [usize; 4] = [1, 7, 17, 70];
+
 fn attentions(checker: &mut Checker, device: &dyn Device, kv: KvType) {
     let mut random = Random(23);
-    for (heads, kv_heads, head_dim) in [(4, 4, 16), (6, 2, 24), (9, 3, 64), (5, 1, 40), (8, 2, 128)]
-    {
-        for rows in [1, 7, 17, 70] {
+    for (heads, kv_heads, head_dim) in HEADS {
+        for rows in ATTENTION_ROWS {
             for (window, softcap, interleaved) in
                 [(None, None, false), (Some(5), None, true), (Some(33), Some(20.0), false)]
             {

@@ -48,6 +48,18 @@ pub(crate) struct Pull {
     pub(crate) stream: Option<bool>,
 }
 
+/// What a model that is loaded looks like.
+pub(crate) fn load_example() -> Value {
+    json!({
+        "status": "success", "message": "", "model_name": "", "checkpoint": "", "recipe": "",
+    })
+}
+
+/// What is said when something is done.
+pub(crate) fn done_example() -> Value {
+    json!({"status": "success", "message": ""})
+}
+
 fn required(name: Option<String>) -> Result<String> {
     let name = name.filter(|name| !name.is_empty());
     name.ok_or_else(|| ApiError::field("model_name", "model_name is missing"))
@@ -60,8 +72,10 @@ pub(crate) async fn load(
 ) -> Result<axum::Json<Value>> {
     let name = required(load.model_name.or(load.checkpoint))?;
     let how = LoadAsk { context: load.ctx_size.and_then(|size| usize::try_from(size).ok()) };
-    if how.context == Some(0) {
-        return Err(ApiError::field("ctx_size", "ctx_size is 0: give at least one token"));
+    let most = app.limits().context;
+    if how.context.is_some_and(|context| !(1..=most).contains(&context)) {
+        let message = format!("ctx_size must be from 1 to {most} tokens, or -1");
+        return Err(ApiError::field("ctx_size", message));
     }
     let how = load.ctx_size.map(|_| how);
     let lease = app.model_as(Some(&name), how.as_ref()).await?;

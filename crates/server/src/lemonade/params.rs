@@ -4,11 +4,30 @@ use crate::app::App;
 use crate::body::Json;
 use crate::error::{ApiError, Result};
 use axum::extract::State;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Parameters by name.
-pub(crate) type Request = Map<String, Value>;
+#[derive(Debug, Deserialize)]
+pub(crate) struct Request(Map<String, Value>);
+
+impl JsonSchema for Request {
+    fn schema_name() -> Cow<'static, str> {
+        "Params".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let number = || json!({"type": ["number", "null"]});
+        let properties: Map<String, Value> =
+            KNOWN.iter().map(|name| ((*name).to_owned(), number())).collect();
+        json_schema!({
+            "type": "object", "properties": properties, "additionalProperties": false,
+        })
+    }
+}
 
 /// Names that can be set, which are those of sampling.
 const KNOWN: &[&str] = &[
@@ -23,6 +42,11 @@ const KNOWN: &[&str] = &[
     "seed",
 ];
 
+/// What parameters look like.
+pub(crate) fn example() -> Value {
+    json!({"status": "success", "params": {"*": 0.5}})
+}
+
 /// What is set.
 pub(crate) async fn get(State(app): State<Arc<App>>) -> axum::Json<Value> {
     axum::Json(json!({"status": "success", "params": *app.params()}))
@@ -31,7 +55,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> axum::Json<Value> {
 /// Sets parameters; `null` removes one.
 pub(crate) async fn set(
     State(app): State<Arc<App>>,
-    Json(request): Json<Request>,
+    Json(Request(request)): Json<Request>,
 ) -> Result<axum::Json<Value>> {
     for (name, value) in &request {
         if !KNOWN.contains(&name.as_str()) {

@@ -2,42 +2,100 @@
 
 use crate::app::App;
 use crate::catalog::Entry;
+use crate::error::{ApiError, Kind, Result};
 use crate::openai::models::checkpoint;
 use crate::residents::Listed;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tangor_engine::device::DeviceKind;
+use tangor_engine::plan::Slot;
 
-/// What Ollama's clients look for to see that somebody is there.
-const OLLAMA_LINE: &str = "Ollama is running";
+/// What counters are called over HTTP.
+pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The place of the page: a word about the server until there is one.
-const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tangor</title>\
-                    <h1>Tangor</h1><p>The server runs. Its interface is described at \
-                    <a href=\"/openapi.json\">/openapi.json</a>.</p></html>";
+/// What a server that runs says.
+pub(crate) fn live_example() -> Value {
+    json!({"status": "ok"})
+}
+
+/// Whether the models that the server was started with are loaded: what programs wait for that
+/// start it.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>> {
+    match app.is_ready() {
+        true => Ok(Json(json!({"status": "ok"}))),
+        false => {
+            let error = ApiError::new(Kind::Unavailable, "the model is being loaded");
+            Err(ApiError { retry_after: Some(1), ..error })
+        }
+    }
+}
+
+/// What [`health`] looks like.
+pub(crate) fn health_example() -> Value {
+    json!({
+        "status": "ok", "version": "", "uptime_s": 0,
+        "model_loaded?": "", "checkpoint_loaded?": "",
+        "all_models_loaded": [{
+            "model_name": "", "checkpoint": "", "type": "", "recipe": "", "device": "",
+            "last_use": 0, "loaded_at": 0, "pinned": true, "is_busy": true, "is_streaming": true,
+            "recipe_options": {"ctx_size": 0}, "memory_bytes": 0,
+        }],
+        "max_models": {"llm": 0}, "pinned_models": {"llm": 0},
+    })
+}
+
+/// What [`stats`] look like.
+pub(crate) fn stats_example() -> Value {
+    json!({
+        "time_to_first_token": 0.5, "tokens_per_second": 0.5, "input_tokens": 0,
+        "output_tokens": 0, "prompt_tokens": 0, "cache_tokens": 0, "decode_token_times": [0.5],
+        "request_count_total": 0, "input_tokens_total": 0, "output_tokens_total": 0,
+        "cache_tokens_total": 0,
+    })
+}
+
+/// What [`system_info`] looks like.
+pub(crate) fn system_info_example() -> Value {
+    json!({
+        "OS Version": "", "Processor?": "", "devices": {"*": {
+            "available": true, "threads?": 0, "name?": "", "memory_bytes?": 0,
+        }},
+        "recipes": {"*": {"default_backend": "", "backends": {"*": {"state": "", "version": ""}}}},
+    })
+}
+
+/// What [`slots`] look like.
+pub(crate) fn slots_example() -> Value {
+    json!([{"id": 0, "model": "", "n_ctx": 0, "is_processing": true, "requests": 0}])
+}
+
+/// What [`plan`] looks like; what else is in it is the planner's to say.
+pub(crate) fn plan_example() -> Value {
+    let slots = json!([{
+        "device": "", "start_s": 0.5, "end_s": 0.5, "label": "", "measured_s?": 0.5,
+    }]);
+    json!({"object": "list", "data": [{
+        "model": "", "timeline": {"prefill": slots, "decode": slots}, "kv": null,
+    }]})
+}
+
+/// What a server that ends says.
+pub(crate) fn halt_example() -> Value {
+    json!({"terminated": true})
+}
 
 /// Whether the server runs.
 pub(crate) async fn live() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// The page for browsers, and a line for clients of Ollama.
-pub(crate) async fn root(headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    match accept.is_some_and(|accept| accept.contains("text/html")) {
-        true => Html(PAGE).into_response(),
-        false => OLLAMA_LINE.into_response(),
-    }
-}
-
 /// Counters for Prometheus.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.residents)).into_response()
+    ([(header::CONTENT_TYPE, OPENMETRICS)], app.metrics.text(&app.residents)).into_response()
 }
 
 /// Which models are in memory.
@@ -124,6 +182,33 @@ pub(crate) async fn system_info(State(app): State<Arc<App>>) -> Json<Value> {
             "state": "installed", "version": env!("CARGO_PKG_VERSION"),
         }}}},
     }))
+}
+
+/// How the models in memory run: of each what `tangor plan --json` says, as it is now and with what
+/// runs took so far, and when which device should work.
+pub(crate) async fn plan(State(app): State<Arc<App>>) -> Json<Value> {
+    let plans = app.residents.list().into_iter().map(|listed| {
+        let (resident, plan) = (&listed.resident, listed.resident.model().plan());
+        let slot = |slot: &Slot| {
+            json!({
+                "device": plan.devices[slot.device].name,
+                "start_s": slot.start_s,
+                "end_s": slot.end_s,
+                "label": slot.label,
+                "measured_s": slot.measured_s,
+            })
+        };
+        let slots = |slots: &[Slot]| slots.iter().map(slot).collect::<Vec<_>>();
+        let mut described = plan.to_json();
+        described["model"] = resident.id.clone().into();
+        described["timeline"] = json!({
+            "prefill": slots(&plan.timeline.prefill),
+            "decode": slots(&plan.timeline.decode),
+        });
+        described["kv"] = json!(plan.kv);
+        described
+    });
+    Json(json!({"object": "list", "data": plans.collect::<Vec<_>>()}))
 }
 
 /// What every model is doing.

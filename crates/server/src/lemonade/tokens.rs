@@ -32,6 +32,16 @@ pub(crate) struct Detokenize {
     pub(crate) tokens: Option<Vec<u32>>,
 }
 
+/// What tokens look like: numbers, or numbers with their texts.
+pub(crate) fn tokens_example() -> Value {
+    json!({"tokens": []})
+}
+
+/// What a text looks like.
+pub(crate) fn text_example() -> Value {
+    json!({"content": ""})
+}
+
 /// A text's tokens.
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,

@@ -1,6 +1,6 @@
 //! `POST /api/chat`
 
-use super::{Tuning, format, lets_go, merge, timestamp_now, totals};
+use super::{Tuning, format, lets_go, merge, timestamp_now, totals, totals_example};
 use crate::answers::{Choice, Happening};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt};
@@ -31,11 +31,13 @@ pub(crate) struct Request {
     /// Whether the answer streams, which it does unless this is false.
     pub(crate) stream: Option<bool>,
     /// `json`, or a JSON schema.
+    #[schemars(schema_with = "super::format_schema")]
     pub(crate) format: Option<Value>,
     /// How tokens are chosen.
     #[serde(deserialize_with = "or_default")]
     pub(crate) options: Tuning,
     /// Functions that the answer may call.
+    #[schemars(schema_with = "crate::openai::tools_schema")]
     pub(crate) tools: Option<Vec<Value>>,
     /// Whether a model that thinks does so.
     pub(crate) think: Option<Value>,
@@ -89,6 +91,14 @@ pub(super) fn thinking(think: Option<&Value>) -> Map<String, Value> {
         _ => None,
     };
     on.map(|on| ("enable_thinking".to_owned(), Value::Bool(on))).into_iter().collect()
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    let call = json!({"id": "", "function": {"name": "", "arguments": null}});
+    let message =
+        json!({"role": "assistant", "content": "", "thinking?": "", "tool_calls?": [call]});
+    merge(totals_example(), json!({"message": message}))
 }
 
 /// Answers a conversation.

@@ -51,6 +51,19 @@ struct Done {
     embedded: Embedded,
 }
 
+/// What the answer looks like.
+pub(crate) fn example() -> Value {
+    json!({
+        "model": "", "embeddings": [[0.5]], "total_duration": 0, "load_duration": 0,
+        "prompt_eval_count": 0,
+    })
+}
+
+/// What the old answer looks like.
+pub(crate) fn old_example() -> Value {
+    json!({"embedding": [0.5]})
+}
+
 /// Embeds texts.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,

@@ -1,7 +1,7 @@
 //! `POST /api/generate`
 
 use super::chat::{loaded, thinking};
-use super::{Tuning, format, lets_go, merge, timestamp_now, totals};
+use super::{Tuning, format, lets_go, merge, timestamp_now, totals, totals_example};
 use crate::answers::{Delta, End, Happening};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt, Source};
@@ -41,6 +41,7 @@ pub(crate) struct Request {
     /// Whether the answer streams, which it does unless this is false.
     pub(crate) stream: Option<bool>,
     /// `json`, or a JSON schema.
+    #[schemars(schema_with = "super::format_schema")]
     pub(crate) format: Option<Value>,
     /// How tokens are chosen.
     #[serde(deserialize_with = "or_default")]
@@ -76,6 +77,11 @@ impl Request {
         let variables = thinking(self.think.as_ref());
         Prompt::Chat(Box::new(Chat { messages, variables, ..Chat::default() }))
     }
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    merge(totals_example(), json!({"response": "", "thinking?": ""}))
 }
 
 /// Answers a prompt.

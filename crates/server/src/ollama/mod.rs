@@ -9,7 +9,8 @@ use crate::answers::{End, Reason};
 use crate::ask::{Format, Knobs};
 use crate::error::{ApiError, Result};
 use crate::openai::OneOrMany;
-use schemars::JsonSchema;
+use crate::shape::field;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -19,13 +20,19 @@ use tangor_engine::text::strftime;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Tuning {
+    #[schemars(range(min = 0, max = 100))]
     pub(crate) temperature: Option<f32>,
+    #[schemars(range(min = 0, max = 1))]
     pub(crate) top_p: Option<f32>,
     pub(crate) top_k: Option<i64>,
+    #[schemars(range(min = 0, max = 1))]
     pub(crate) min_p: Option<f32>,
     pub(crate) seed: Option<i64>,
+    #[schemars(range(min = 0.01, max = 100))]
     pub(crate) repeat_penalty: Option<f32>,
+    #[schemars(range(min = -100, max = 100))]
     pub(crate) presence_penalty: Option<f32>,
+    #[schemars(range(min = -100, max = 100))]
     pub(crate) frequency_penalty: Option<f32>,
     pub(crate) stop: Option<OneOrMany>,
     /// Most tokens of the answer; -1: until the context is full.
@@ -50,6 +57,11 @@ impl Tuning {
     fn max_tokens(&self) -> Option<usize> {
         self.num_predict.and_then(|most| usize::try_from(most).ok())
     }
+}
+
+/// What the form of an answer looks like.
+pub(crate) fn format_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"|": ["json", {}]}))
 }
 
 /// The form of an answer: `json`, or a schema.
@@ -103,6 +115,15 @@ fn totals(begin: Instant, loading: std::time::Duration, end: &End) -> Value {
         "prompt_eval_duration": nanos(end.timings.ttft.saturating_sub(end.timings.queue)),
         "eval_count": end.usage.completion,
         "eval_duration": nanos(end.timings.decode),
+    })
+}
+
+/// What [`totals`] look like, with what a request for nothing leaves out.
+fn totals_example() -> Value {
+    json!({
+        "model": "", "created_at": "", "done": true, "done_reason": "stop|length|load|unload",
+        "total_duration?": 0, "load_duration?": 0, "prompt_eval_count?": 0,
+        "prompt_eval_duration?": 0, "eval_count?": 0, "eval_duration?": 0,
     })
 }
 

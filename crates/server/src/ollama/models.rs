@@ -43,6 +43,53 @@ pub(crate) struct Pull {
     pub(crate) stream: Option<bool>,
 }
 
+/// What a model looks like.
+fn example() -> Value {
+    json!({
+        "name": "", "model": "", "modified_at": "", "size": 0, "digest": "",
+        "details": details_example(),
+    })
+}
+
+fn details_example() -> Value {
+    json!({
+        "parent_model": "", "format": "gguf|onnx|safetensors", "family": "", "families?": [""],
+        "parameter_size": "", "quantization_level": "",
+    })
+}
+
+/// What the models of this machine look like.
+pub(crate) fn tags_example() -> Value {
+    json!({"models": [example()]})
+}
+
+/// What the models in memory look like.
+pub(crate) fn running_example() -> Value {
+    let mut model = example();
+    model["size_vram"] = 0.into();
+    model["expires_at"] = "".into();
+    model["context_length"] = 0.into();
+    json!({"models": [model]})
+}
+
+/// What a description looks like.
+pub(crate) fn show_example() -> Value {
+    json!({
+        "modelfile": "", "parameters": "", "template": "", "details": details_example(),
+        "model_info": {"*": null}, "capabilities": [""], "modified_at": "",
+    })
+}
+
+/// What a model that has been fetched looks like.
+pub(crate) fn pull_example() -> Value {
+    json!({"status": "success"})
+}
+
+/// What the version looks like.
+pub(crate) fn version_example() -> Value {
+    json!({"version": ""})
+}
+
 /// Every model on this machine.
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Result<axum::Json<Value>> {
     let entries = app.blocking(|app| app.catalog.list()).await?;

@@ -19,7 +19,7 @@ sampled! {
     /// A conversation to answer.
     pub(crate) struct Request {
         /// The conversation.
-        #[schemars(with = "Vec<serde_json::Value>")]
+        #[schemars(schema_with = "super::messages_schema")]
         pub(crate) messages: Vec<Message>,
         /// Most tokens of the answer.
         pub(crate) max_tokens: Option<usize>,
@@ -30,10 +30,13 @@ sampled! {
         /// Of how many most likely tokens per token.
         pub(crate) top_logprobs: Option<usize>,
         /// `text`, `json_object`, or `json_schema` with a schema.
+        #[schemars(schema_with = "super::format_schema")]
         pub(crate) response_format: Option<Value>,
         /// Functions that the answer may call.
+        #[schemars(schema_with = "super::tools_schema")]
         pub(crate) tools: Option<Vec<Value>>,
         /// `auto`, `none`, `required`, or one of the tools.
+        #[schemars(schema_with = "super::tool_choice_schema")]
         pub(crate) tool_choice: Option<Value>,
         /// Whether an answer may call several tools.
         pub(crate) parallel_tool_calls: Option<bool>,
@@ -103,6 +106,25 @@ pub(crate) fn tool_choice(given: Option<&Value>) -> Result<ToolChoice> {
 fn unknown_choice() -> ApiError {
     let message = "tool_choice must be auto, none, required, or name a function";
     ApiError::field("tool_choice", message)
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    let function = json!({"name": "", "arguments": ""});
+    let token =
+        |more: Value| json!({"token": "", "logprob": 0.5, "bytes": [0], "top_logprobs?": more});
+    super::envelope_example(
+        "chat.completion",
+        json!({
+            "index": 0,
+            "message": {
+                "role": "assistant", "content?": "", "refusal?": "", "reasoning_content?": "",
+                "tool_calls?": [{"id": "", "type": "function", "function": function}],
+            },
+            "logprobs?": {"content": [token(json!([token(Value::Null)]))], "refusal?": ""},
+            "finish_reason": "stop|length|tool_calls",
+        }),
+    )
 }
 
 /// Answers a conversation.

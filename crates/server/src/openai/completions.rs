@@ -32,6 +32,7 @@ sampled! {
         /// A text behind the answer: refused, since templates for that are not known.
         pub(crate) suffix: Option<String>,
         /// `json_object`, `json_schema` with a schema, or `grammar`.
+        #[schemars(schema_with = "super::format_schema")]
         pub(crate) response_format: Option<Value>,
     }
 }
@@ -78,6 +79,21 @@ impl Request {
             format: super::format(self.response_format.as_ref())?,
         })
     }
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    super::envelope_example(
+        "text_completion",
+        json!({
+            "index": 0,
+            "text": "",
+            "logprobs?": {
+                "tokens": [""], "token_logprobs": [], "top_logprobs": [], "text_offset": [0],
+            },
+            "finish_reason": "stop|length",
+        }),
+    )
 }
 
 /// Continues texts.

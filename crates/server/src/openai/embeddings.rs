@@ -61,6 +61,16 @@ impl Encoding {
     }
 }
 
+/// What the answer looks like.
+pub(crate) fn example() -> Value {
+    json!({
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": {"|": [[0.5], ""]}}],
+        "model": "",
+        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    })
+}
+
 /// Embeds texts.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,

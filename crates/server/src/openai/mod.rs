@@ -10,7 +10,8 @@ use crate::answers::{Choice, End, Reason, TokenLogprobs};
 use crate::ask::Format;
 use crate::error::{ApiError, Result};
 use crate::reply::Frame;
-use schemars::JsonSchema;
+use crate::shape::field;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -53,28 +54,37 @@ macro_rules! sampled {
             /// Name of the model; without it, the one that was used last.
             pub(crate) model: Option<String>,
             /// 0 always takes the likeliest token; 1 samples as the model predicts.
+            #[schemars(range(min = 0, max = 100))]
             pub(crate) temperature: Option<f32>,
             /// Only the likeliest tokens that together have this probability.
+            #[schemars(range(min = 0, max = 1))]
             pub(crate) top_p: Option<f32>,
             /// Only so many of the likeliest tokens.
             pub(crate) top_k: Option<i64>,
             /// Only tokens with at least this share of the likeliest one's probability.
+            #[schemars(range(min = 0, max = 1))]
             pub(crate) min_p: Option<f32>,
             /// Divides the score of tokens that occurred already.
+            #[schemars(range(min = 0.01, max = 100))]
             pub(crate) repetition_penalty: Option<f32>,
             /// The same, as llama.cpp calls it.
+            #[schemars(range(min = 0.01, max = 100))]
             pub(crate) repeat_penalty: Option<f32>,
             /// Subtracted from the score of tokens that occurred in the answer.
+            #[schemars(range(min = -100, max = 100))]
             pub(crate) presence_penalty: Option<f32>,
             /// Subtracted from a token's score for each time it occurred in the answer.
+            #[schemars(range(min = -100, max = 100))]
             pub(crate) frequency_penalty: Option<f32>,
             /// The same seed gives the same answer; without one it is 0.
             pub(crate) seed: Option<i64>,
             /// Added to the scores of tokens, by token id.
+            #[schemars(schema_with = "crate::openai::biases_schema")]
             pub(crate) logit_bias: Option<std::collections::BTreeMap<String, f32>>,
             /// The answer ends before the first of these texts.
             pub(crate) stop: Option<$crate::openai::OneOrMany>,
             /// Answers per prompt.
+            #[schemars(range(min = 1))]
             pub(crate) n: Option<usize>,
             /// Whether the answer streams.
             pub(crate) stream: Option<bool>,
@@ -105,6 +115,49 @@ macro_rules! sampled {
     };
 }
 pub(crate) use sampled;
+
+/// What biases look like.
+fn biases_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["object", "null"],
+        "patternProperties": {"^[0-9]{1,6}$": {"type": "number", "minimum": -100, "maximum": 100}},
+        "additionalProperties": false,
+    })
+}
+
+/// What the form of an answer looks like.
+pub(crate) fn format_schema(_: &mut SchemaGenerator) -> Schema {
+    let schema = json!({"name?": "", "schema": {}});
+    field(&json!({"|": [
+        {"type": "text|json_object"},
+        {"type": "json_schema", "json_schema": schema},
+        {"type": "grammar", "grammar": ""},
+    ]}))
+}
+
+/// What tools look like.
+pub(crate) fn tools_schema(_: &mut SchemaGenerator) -> Schema {
+    let function = json!({"name": "", "description?": "", "parameters?": {}});
+    field(&json!([{"type": "function", "function": function}]))
+}
+
+/// What a choice of tools looks like.
+pub(crate) fn tool_choice_schema(_: &mut SchemaGenerator) -> Schema {
+    let named = json!({"type": "function", "function": {"name": ""}});
+    field(&json!({"|": ["auto|none|required", named]}))
+}
+
+/// What a conversation looks like.
+pub(crate) fn messages_schema(_: &mut SchemaGenerator) -> Schema {
+    let call = json!({"id?": "", "type?": "function", "function": {"name": "", "arguments": null}});
+    let mut schema = field(&json!([{
+        "role": "system|developer|user|assistant|tool",
+        "content?": {"|": ["", [{"type": "text", "text": ""}]]},
+        "reasoning_content?": "", "name?": "", "tool_calls?": [call], "tool_call_id?": "",
+    }]));
+    schema.insert("minItems".into(), 1.into());
+    schema
+}
 
 /// Biases by token id.
 ///
@@ -178,6 +231,32 @@ pub(crate) fn usage(ends: &[End], per_prompt: usize) -> Value {
         // What lemonade's benchmarks read.
         "prefill_duration_ttft": first.map(|end| end.timings.ttft.as_secs_f64()),
         "decoding_speed_tps": first.and_then(|end| end.timings.decode_tps(&end.usage)),
+    })
+}
+
+/// What [`usage`] looks like.
+pub(crate) fn usage_example() -> Value {
+    json!({
+        "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "prefill_duration_ttft?": 0.5, "decoding_speed_tps?": 0.5,
+    })
+}
+
+/// What an object of an answer looks like.
+pub(crate) fn envelope_example(object: &str, choice: Value) -> Value {
+    json!({
+        "id": "", "object": object, "created": 0, "model": "", "system_fingerprint": "",
+        "choices": [choice], "usage": usage_example(), "timings?": timings_example(),
+    })
+}
+
+/// What [`timings`] look like.
+fn timings_example() -> Value {
+    json!({
+        "cache_n": 0, "prompt_n": 0, "prompt_ms": 0.5, "prompt_per_second?": 0.5,
+        "predicted_n": 0, "predicted_ms": 0.5, "predicted_per_second?": 0.5,
+        "queue_ms": 0.5, "ttft_ms": 0.5, "draft_n": 0, "draft_n_accepted": 0,
     })
 }
 

@@ -2,8 +2,9 @@
 
 use crate::app::App;
 use crate::catalog::Entry;
-use crate::error::Result;
+use crate::error::{ApiError, Kind, Result};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -19,10 +20,26 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>> {
 /// One model.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>> {
+    let no_text = |_| ApiError::new(Kind::NotFound, "the model's name is no text");
+    let Path(id) = id.map_err(no_text)?;
     let entry = app.blocking(move |app| app.catalog.find(&id)).await?;
     Ok(Json(describe(&app, &entry)))
+}
+
+/// What a model looks like.
+pub(crate) fn example() -> Value {
+    json!({
+        "id": "", "object": "model", "created": 0, "owned_by": "", "checkpoint": "", "recipe": "",
+        "size": 0.5, "downloaded": true, "suggested": true, "labels": [""],
+        "context_length?": 0, "max_context_window?": 0,
+    })
+}
+
+/// What a list of models looks like.
+pub(crate) fn list_example() -> Value {
+    json!({"object": "list", "data": [example()]})
 }
 
 /// A model as OpenAI and lemonade list it.

@@ -11,9 +11,10 @@ use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
 use crate::reply::{Form, Frame, Wording, stream};
 use crate::residents::now;
+use crate::shape::field;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -32,12 +33,15 @@ pub(crate) struct Request {
     /// Most tokens of the answer.
     pub(crate) max_output_tokens: Option<usize>,
     /// 0 always takes the likeliest token.
+    #[schemars(range(min = 0, max = 100))]
     pub(crate) temperature: Option<f32>,
     /// Only the likeliest tokens that together have this probability.
+    #[schemars(range(min = 0, max = 1))]
     pub(crate) top_p: Option<f32>,
     /// Only so many of the likeliest tokens.
     pub(crate) top_k: Option<i64>,
     /// Divides the score of tokens that occurred already.
+    #[schemars(range(min = 0.01, max = 100))]
     pub(crate) repeat_penalty: Option<f32>,
     /// The same seed gives the same answer.
     pub(crate) seed: Option<i64>,
@@ -48,15 +52,30 @@ pub(crate) struct Request {
     /// Functions that the answer may call.
     pub(crate) tools: Option<Vec<Value>>,
     /// `auto`, `none`, `required`, or one of the tools.
+    #[schemars(schema_with = "super::tool_choice_schema")]
     pub(crate) tool_choice: Option<Value>,
     /// Whether an answer may call several tools.
     pub(crate) parallel_tool_calls: Option<bool>,
     /// The form of the answer.
+    #[schemars(schema_with = "text_schema")]
     pub(crate) text: Option<Value>,
     /// Refused: the server keeps no answers.
     pub(crate) previous_response_id: Option<String>,
     /// Returned as it is.
+    #[schemars(schema_with = "metadata_schema")]
     pub(crate) metadata: Option<Value>,
+}
+
+/// What the form of an answer looks like.
+fn text_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"format?": {"|": [
+        {"type": "text|json_object"}, {"type": "json_schema", "name?": "", "schema": {}},
+    ]}}))
+}
+
+/// What is returned as it is.
+fn metadata_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"*": ""}))
 }
 
 /// What is answered.
@@ -168,6 +187,28 @@ fn take(item: &Value, index: usize, messages: &mut Vec<Message>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What an answer looks like.
+pub(crate) fn example() -> Value {
+    json!({
+        "id": "", "object": "response", "created_at": 0, "model": "",
+        "status": "completed|incomplete", "error?": {}, "incomplete_details?": {"reason": ""},
+        "output": [{
+            "type": "reasoning|message|function_call", "id": "", "status": "",
+            "role?": "assistant", "summary?": [],
+            "content?": [{"type": "", "text": "", "annotations?": [], "logprobs?": []}],
+            "call_id?": "", "name?": "", "arguments?": "",
+        }],
+        "usage": {
+            "input_tokens": 0, "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 0, "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 0,
+        },
+        "instructions?": "", "max_output_tokens?": 0, "metadata?": null,
+        "parallel_tool_calls": true, "previous_response_id?": "", "temperature?": 0.5,
+        "text": null, "tool_choice": null, "tools": [], "top_p?": 0.5, "truncation": "disabled",
+    })
 }
 
 /// Answers a conversation.

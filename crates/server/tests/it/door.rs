@@ -111,6 +111,8 @@ fn other_machines_need_a_key() {
         admin_key: None,
         origins: Vec::new(),
         hosts: Vec::new(),
+        one_model: false,
+        log: None,
         limits: tangor_server::Limits::default(),
     };
     let refused = Server::bind(options(None), home()).unwrap_err();

@@ -2,8 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod answers;
+mod child;
+mod document;
 mod door;
 mod embeddings;
+#[cfg(feature = "schemathesis")]
+mod generated;
 mod lifecycle;
+mod log;
+mod matrix;
 mod models;
+mod page;
+mod robust;
 mod support;

@@ -1,7 +1,8 @@
 //! A server on a port of its own, and a client.
 
 use serde_json::{Value, json};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -85,6 +86,16 @@ impl Running {
         loader: OnOracle,
         change: impl FnOnce(&mut Options),
     ) -> Self {
+        Self::with_store(models, loader, |_| {}, change)
+    }
+
+    /// The same, with what the test wants of the store.
+    pub(crate) fn with_store(
+        models: &[&str],
+        loader: OnOracle,
+        store: impl FnOnce(&mut StoreOptions),
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let names = models.iter().map(|name| {
             let path = folder.path().join(name);
@@ -101,14 +112,17 @@ impl Running {
             admin_key: None,
             origins: Vec::new(),
             hosts: Vec::new(),
+            one_model: false,
+            log: None,
             limits: Limits { grace: Duration::from_secs(5), ..Limits::default() },
         };
         change(&mut options);
-        let home = StoreOptions {
+        let mut home = StoreOptions {
             root: Some(folder.path().join("home")),
             offline: true,
             ..StoreOptions::default()
         };
+        store(&mut home);
         let server = Server::bind(options, Store::open(home).unwrap()).unwrap();
         let (base, stopper) = (format!("http://{}", server.address()), server.stopper());
         let thread = Some(std::thread::spawn(move || server.run(|| {})));
@@ -118,6 +132,11 @@ impl Running {
     /// Ends the server and says how that went.
     pub(crate) fn stop(&mut self) -> Result<(), ServeError> {
         self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Waits until the server has ended by itself, and says how that went.
+    pub(crate) fn ended(&mut self) -> Result<(), ServeError> {
         self.thread.take().unwrap().join().unwrap()
     }
 
@@ -234,4 +253,50 @@ pub(crate) fn wait_until(happened: impl Fn() -> bool) {
 /// A conversation of one message.
 pub(crate) fn said(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
+}
+
+/// A connection whose every byte is the test's own.
+pub(crate) struct Wire(BufReader<TcpStream>);
+
+impl Wire {
+    pub(crate) fn new(base: &str) -> Self {
+        let stream = TcpStream::connect(base.trim_start_matches("http://")).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The stream below.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        self.0.get_mut()
+    }
+
+    /// Sends a request and reads its answer, whose length is known; the connection stays open.
+    pub(crate) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+        headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        self.stream().write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        let mut line = || {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            line.trim_end().to_owned()
+        };
+        let status = line().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut headers = Vec::new();
+        while let Some((name, value)) = line().split_once(": ") {
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+        let mut reply = Reply { status, headers, text: String::new() };
+        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        reply.text = String::from_utf8(bytes).unwrap();
+        reply
+    }
 }

@@ -5,6 +5,7 @@ mod report;
 
 use crate::args::{Global, ModelOptions, positive};
 use crate::error::{Failure, Outcome};
+use crate::load::Measure;
 use crate::{chart, load, terminal};
 use clap::{Args, ValueEnum};
 use std::fs;
@@ -22,8 +23,9 @@ Examples:
   tangor plan --all --profile krackan-point
 
 Nothing is loaded: the plan follows from the model's shape and from what the devices can do, which
-is measured for a second or two unless --no-measure is given. With --profile it is a simulation of
-another machine, whose numbers and their sources `--json` lists.";
+is measured for a second or two the first time and kept for this and every other command that has a
+choice of devices. With --profile it is a simulation of another machine, whose numbers and their
+sources `--json` lists.";
 
 /// Explain what would run where, and how fast
 #[derive(Debug, Args)]
@@ -55,6 +57,10 @@ pub(crate) struct Options {
     /// Take typical rates instead of measuring the devices
     #[arg(long)]
     no_measure: bool,
+
+    /// Measure the devices again, as after a change of the power profile
+    #[arg(long, conflicts_with = "no_measure")]
+    remeasure: bool,
 
     /// Also draw who works when, into a file that ends in .svg or .png; may be given several times
     #[arg(long, value_name = "FILE", value_parser = chart::picture, conflicts_with = "all")]
@@ -105,11 +111,12 @@ impl Target {
         }
     }
 
-    /// Measures this machine, if it is that and the options allow it.
-    fn measure(&mut self, options: &Options) -> Outcome<bool> {
+    /// Takes what is measured of this machine, if it is that and the options allow it.
+    fn measure(&mut self, options: &Options, global: &Global) -> Outcome<bool> {
         let measured = matches!(self, Self::Here(_)) && !options.no_measure;
         if measured {
-            *self = Self::Here(load::profiles(&options.model_options, true)?);
+            let measure = if options.remeasure { Measure::Again } else { Measure::Once };
+            *self = Self::Here(load::profiles(&options.model_options, measure, global)?);
         }
         Ok(measured)
     }
@@ -140,17 +147,17 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     }
     let mut target = match machine {
         Some(machine) => Target::Simulated(Box::new(machine)),
-        None => Target::Here(load::profiles(&options.model_options, false)?),
+        None => Target::Here(load::profiles(&options.model_options, Measure::Never, global)?),
     };
     let asked = asked(options, &target);
     if options.all {
-        target.measure(options)?;
+        target.measure(options, global)?;
         return all(options, &target, &asked);
     }
     let graph = graph(options, &target, global)?;
     // What cannot be planned is said before anything is measured.
     let mut plan = target.plan(&graph, &asked)?;
-    if target.measure(options)? {
+    if target.measure(options, global)? {
         plan = target.plan(&graph, &asked)?;
     }
     let sensitivity = target

@@ -93,8 +93,8 @@ impl Report<'_> {
 
     fn memory(&self) -> Outcome {
         terminal::line("")?;
-        let headings = ["MEMORY", "WEIGHTS", "COPIES", "KV", "OF"];
-        let mut table = terminal::columns(&headings, &[1, 3, 4]);
+        let headings = ["MEMORY", "WEIGHTS", "COPIES", "ACTIVATIONS", "KV", "OF"];
+        let mut table = terminal::columns(&headings, &[1, 3, 4, 5]);
         for memory in &self.plan.memory {
             let copies = memory.copies.iter();
             let copies = copies.map(|(name, bytes)| format!("{name} {}", terminal::bytes(*bytes)));
@@ -102,6 +102,7 @@ impl Report<'_> {
                 memory.memory.clone(),
                 terminal::bytes(memory.weights_bytes()),
                 copies.collect::<Vec<_>>().join(", "),
+                terminal::bytes(memory.scratch_bytes),
                 terminal::bytes(memory.kv_bytes),
                 terminal::bytes(memory.limit_bytes),
             ]);

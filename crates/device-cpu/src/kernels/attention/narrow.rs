@@ -14,7 +14,7 @@
 use super::{AttendScratch, Look, Out, PADDED_ROWS, ROWS, merge_stats, put_rows};
 use crate::kernels::pairs::{Codes, Pairs, Rows16, Source, add_products, products, widen};
 use crate::kv::BlockShape;
-use crate::simd::{LANES, Op, Simd, math, unroll};
+use crate::simd::{LANES, Op, Simd, Uses, math, unroll};
 use half::bf16;
 use std::hint::black_box;
 use std::ops::Range;
@@ -67,9 +67,9 @@ impl AttendScratch {
 }
 
 /// The pages of a block, in a form that can be multiplied.
-trait Blocks<S: Simd>: Copy {
-    type Keys: Source<S>;
-    type Values: Source<S>;
+trait Blocks: Copy {
+    type Keys: Source;
+    type Values: Source;
     /// Of the page `index` of the block.
     fn keys(&self, index: usize) -> Self::Keys;
     fn values(&self, index: usize) -> Self::Values;
@@ -93,7 +93,7 @@ struct Wide {
     values: (Pairs, usize),
 }
 
-impl<S: Simd> Blocks<S> for Plain<'_> {
+impl Blocks for Plain<'_> {
     type Keys = Pairs;
     type Values = Pairs;
     #[inline(always)]
@@ -112,7 +112,7 @@ impl<S: Simd> Blocks<S> for Plain<'_> {
     }
 }
 
-impl<S: Simd> Blocks<S> for Coded<'_> {
+impl Blocks for Coded<'_> {
     type Keys = Codes<true>;
     type Values = Codes<false>;
     #[inline(always)]
@@ -156,9 +156,29 @@ struct Tile {
     all: (usize, usize),
 }
 
+/// A block for `R` rows: a function of its own, since compilers take far more than twice as long for
+/// one that is twice as long.
+struct AttendTile<'a, 'b, B, const R: usize> {
+    attend: &'a AttendNarrow<'b>,
+    block: Block,
+    pages: B,
+    tile: Tile,
+    buffers: &'a mut AttendScratch,
+}
+
+impl<B: Blocks, const R: usize> Op for AttendTile<'_, '_, B, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { attend, block, pages, tile, buffers } = self;
+        attend.tile::<S, B, R>(s, block, pages, tile, buffers);
+    }
+}
+
 impl Op for AttendNarrow<'_> {
     type Output = ();
-    const PAIRS: bool = true;
+    const USES: Uses = Uses::Pairs;
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -234,7 +254,7 @@ impl AttendNarrow<'_> {
 
     /// Computes a block for all positions that see any of it.
     #[inline(always)]
-    fn block<S: Simd, B: Blocks<S>>(
+    fn block<S: Simd, B: Blocks>(
         &mut self,
         s: S,
         block: Block,
@@ -249,13 +269,24 @@ impl AttendNarrow<'_> {
             let tiles = (last - row).div_ceil(S::ROWS.min(TILE));
             let count = (last - row).div_ceil(tiles);
             let tile = self.tile_of(block, row, count);
+            let attend = &*self;
             match count {
-                6 => self.tile::<S, B, 6>(s, block, pages, tile, buffers),
-                5 => self.tile::<S, B, 5>(s, block, pages, tile, buffers),
-                4 => self.tile::<S, B, 4>(s, block, pages, tile, buffers),
-                3 => self.tile::<S, B, 3>(s, block, pages, tile, buffers),
-                2 => self.tile::<S, B, 2>(s, block, pages, tile, buffers),
-                _ => self.tile::<S, B, 1>(s, block, pages, tile, buffers),
+                6 if S::ROWS >= 6 => {
+                    s.run(AttendTile::<B, 6> { attend, block, pages, tile, buffers })
+                }
+                5 if S::ROWS >= 5 => {
+                    s.run(AttendTile::<B, 5> { attend, block, pages, tile, buffers })
+                }
+                4 if S::ROWS >= 4 => {
+                    s.run(AttendTile::<B, 4> { attend, block, pages, tile, buffers })
+                }
+                3 if S::ROWS >= 3 => {
+                    s.run(AttendTile::<B, 3> { attend, block, pages, tile, buffers })
+                }
+                2 if S::ROWS >= 2 => {
+                    s.run(AttendTile::<B, 2> { attend, block, pages, tile, buffers })
+                }
+                _ => s.run(AttendTile::<B, 1> { attend, block, pages, tile, buffers }),
             }
             row += count;
         }
@@ -276,7 +307,7 @@ impl AttendNarrow<'_> {
 
     /// Computes a block for `R` rows and merges it into their totals, or puts it out.
     #[inline(always)]
-    fn tile<S: Simd, B: Blocks<S>, const R: usize>(
+    fn tile<S: Simd, B: Blocks, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -333,7 +364,7 @@ impl AttendNarrow<'_> {
 
     /// `q K`, `(R, slots)`.
     #[inline(always)]
-    fn scores<S: Simd, B: Blocks<S>, const R: usize>(
+    fn scores<S: Simd, B: Blocks, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -359,7 +390,7 @@ impl AttendNarrow<'_> {
 
     /// `V` vectors of scores from a vector on; gives `V`.
     #[inline(always)]
-    fn some_scores<S: Simd, B: Blocks<S>, const R: usize, const V: usize>(
+    fn some_scores<S: Simd, B: Blocks, const R: usize, const V: usize>(
         &self,
         s: S,
         pages: B,
@@ -481,7 +512,7 @@ impl AttendNarrow<'_> {
 
     /// `p V`, to where it goes.
     #[inline(always)]
-    fn weigh<S: Simd, B: Blocks<S>, const R: usize>(
+    fn weigh<S: Simd, B: Blocks, const R: usize>(
         &self,
         s: S,
         block: Block,
@@ -511,7 +542,7 @@ impl AttendNarrow<'_> {
 
     /// `V` vectors of [`Self::weigh`] from a column on; gives `V`.
     #[inline(always)]
-    fn some_weighed<S: Simd, B: Blocks<S>, const R: usize, const V: usize>(
+    fn some_weighed<S: Simd, B: Blocks, const R: usize, const V: usize>(
         &self,
         s: S,
         pages: B,
@@ -552,7 +583,7 @@ impl AttendNarrow<'_> {
     /// Whether the values that only some rows of a tile see are all finite, and those that share a
     /// pair with them: only then can a weight of 0 hide them.
     #[inline(always)]
-    fn finite<S: Simd, B: Blocks<S>>(&self, pages: B, tile: Tile) -> bool {
+    fn finite<B: Blocks>(&self, pages: B, tile: Tile) -> bool {
         let tokens = self.look.shape.tokens;
         let ends = [(tile.any.0, tile.all.0), (tile.all.1, tile.any.1)];
         ends.iter().all(|&(low, high)| {
@@ -570,7 +601,7 @@ impl AttendNarrow<'_> {
     /// [`Self::weigh`] row by row and element by element, the same bits: no token that a row does
     /// not see is touched.
     #[inline(never)]
-    fn weigh_apart<S: Simd, B: Blocks<S>>(
+    fn weigh_apart<S: Simd, B: Blocks>(
         &self,
         s: S,
         (block, tile, rows): (Block, Tile, usize),

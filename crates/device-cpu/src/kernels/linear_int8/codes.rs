@@ -12,37 +12,42 @@ pub(in crate::kernels) const FOUR: usize = 4 * PANEL;
 const VECTORS: usize = PANEL / LANES;
 
 /// Codes of some bits: how they lie in memory, and how they are multiplied.
-pub(super) trait Stored<S: Simd> {
+pub(super) trait Stored: Copy {
     /// Sums of products.
-    type Acc: Copy;
+    type Acc<S: Simd>: Copy;
     /// Bits that a code takes in memory.
     const BITS: usize;
     /// Whether tiles read them where weights are stored, never from a buffer.
     const FROM_MEMORY: bool = false;
     /// What [`Stored::dot`] takes every code less.
-    const SHIFT: i32;
-    fn start(s: S, bias: i32) -> Self::Acc;
+    fn shift<S: Simd>() -> i32;
+    fn start<S: Simd>(s: S, bias: i32) -> Self::Acc<S>;
     /// Inputs `4 * four..4 * four + 4` of 16 outputs, whose codes begin at `at`: with nibbles whose
     /// planes follow.
     ///
     /// # Safety
     /// They are there.
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes;
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes;
     /// # Safety
     /// 4 bytes can be read from `x`.
-    unsafe fn dot(s: S, acc: Self::Acc, w: S::Codes, x: *const i8) -> Self::Acc;
-    fn total(s: S, acc: Self::Acc, bias: i32) -> S::I32;
+    unsafe fn dot<S: Simd>(s: S, acc: Self::Acc<S>, w: S::Codes, x: *const i8) -> Self::Acc<S>;
+    fn total<S: Simd>(s: S, acc: Self::Acc<S>, bias: i32) -> S::I32;
 }
 
 /// 4 bits.
+#[derive(Clone, Copy)]
 pub(super) struct Bits4;
 /// 4 bits, each in a byte: for instruction sets that sum products of small codes faster.
+#[derive(Clone, Copy)]
 pub(super) struct Bits4InBytes;
 /// 5 bits.
+#[derive(Clone, Copy)]
 pub(super) struct Bits5;
 /// 6 bits.
+#[derive(Clone, Copy)]
 pub(super) struct Bits6;
 /// 8 bits, or fewer in a byte each.
+#[derive(Clone, Copy)]
 pub(super) struct Bits8;
 
 /// The nibbles of a pair of fours.
@@ -59,19 +64,22 @@ unsafe fn nibbles<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
 /// What codes have from the instructions that multiply them: those for codes below 16, or for all.
 macro_rules! multiplied {
     ($acc:ident, $shift:expr, $start:ident, $dot:ident, $total:ident) => {
-        type Acc = S::$acc;
-        const SHIFT: i32 = $shift;
+        type Acc<S: Simd> = S::$acc;
         #[inline(always)]
-        fn start(s: S, bias: i32) -> S::$acc {
+        fn shift<S: Simd>() -> i32 {
+            $shift
+        }
+        #[inline(always)]
+        fn start<S: Simd>(s: S, bias: i32) -> S::$acc {
             s.$start(bias)
         }
         #[inline(always)]
-        unsafe fn dot(s: S, acc: S::$acc, w: S::Codes, x: *const i8) -> S::$acc {
+        unsafe fn dot<S: Simd>(s: S, acc: S::$acc, w: S::Codes, x: *const i8) -> S::$acc {
             // SAFETY: as the caller's.
             unsafe { s.$dot(acc, w, x) }
         }
         #[inline(always)]
-        fn total(s: S, acc: S::$acc, bias: i32) -> S::I32 {
+        fn total<S: Simd>(s: S, acc: S::$acc, bias: i32) -> S::I32 {
             s.$total(acc, bias)
         }
     };
@@ -83,33 +91,33 @@ macro_rules! multiplied {
     };
 }
 
-impl<S: Simd> Stored<S> for Bits4 {
+impl Stored for Bits4 {
     multiplied!(below 16);
     const BITS: usize = 4;
     const FROM_MEMORY: bool = true;
     #[inline(always)]
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
         unsafe { nibbles(s, at, four) }
     }
 }
 
-impl<S: Simd> Stored<S> for Bits4InBytes {
+impl Stored for Bits4InBytes {
     multiplied!(below 16);
     const BITS: usize = 8;
     #[inline(always)]
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
         unsafe { s.codes(at.add(four * FOUR)) }
     }
 }
 
-impl<S: Simd> Stored<S> for Bits5 {
+impl Stored for Bits5 {
     multiplied!(all);
     const BITS: usize = 5;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's; four pairs of nibbles and a plane are 5 fours.
         unsafe {
             let at = at.add(four / 8 * 5 * FOUR);
@@ -119,12 +127,12 @@ impl<S: Simd> Stored<S> for Bits5 {
     }
 }
 
-impl<S: Simd> Stored<S> for Bits6 {
+impl Stored for Bits6 {
     multiplied!(all);
     const BITS: usize = 6;
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's; two pairs of nibbles and a plane are 3 fours.
         unsafe {
             let at = at.add(four / 4 * 3 * FOUR);
@@ -134,11 +142,11 @@ impl<S: Simd> Stored<S> for Bits6 {
     }
 }
 
-impl<S: Simd> Stored<S> for Bits8 {
+impl Stored for Bits8 {
     multiplied!(all);
     const BITS: usize = 8;
     #[inline(always)]
-    unsafe fn four(s: S, at: *const u8, four: usize) -> S::Codes {
+    unsafe fn four<S: Simd>(s: S, at: *const u8, four: usize) -> S::Codes {
         // SAFETY: as the caller's.
         unsafe { s.codes(at.add(four * FOUR)) }
     }
@@ -289,7 +297,7 @@ unsafe fn widen<S: Simd>(s: S, scales: Scales, factors: *const u8, from: *const 
 /// # Safety
 /// So many codes are there, and room for them.
 #[inline(always)]
-unsafe fn unpack<S: Simd, C: Stored<S>, const PAIRS: usize>(
+unsafe fn unpack<S: Simd, C: Stored, const PAIRS: usize>(
     s: S,
     codes: *const u8,
     inputs: usize,

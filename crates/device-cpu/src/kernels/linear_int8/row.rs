@@ -9,7 +9,7 @@ use super::{GROUP, put_row};
 use crate::buffer::Shared;
 use crate::kernels::quantise::Rows8;
 use crate::pack::{Offsets, PANEL, PackedCodes, Scales};
-use crate::simd::{LANES, Op, Simd, unroll};
+use crate::simd::{LANES, Op, Simd, Uses, unroll};
 use std::ops::Range;
 
 /// Outputs that threads share work by: half a panel.
@@ -32,6 +32,7 @@ pub(crate) struct Row8<'a> {
 
 impl Op for Row8<'_> {
     type Output = ();
+    const USES: Uses = Uses::Dots;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -39,20 +40,36 @@ impl Op for Row8<'_> {
         assert!(x.rows() == 1 && x.groups() == w.inputs.div_ceil(x.group()), "not one fitting row");
         assert!(self.bias.is_none_or(|bias| bias.len() == w.outputs));
         match (w.bits, w.step(x.group()) < GROUP) {
-            (4, false) => self.outputs::<S, Bits4, false>(s),
-            (4, true) => self.outputs::<S, Bits4, true>(s),
-            (5, _) => self.outputs::<S, Bits5, false>(s),
-            (6, _) => self.outputs::<S, Bits6, true>(s),
-            (_, false) => self.outputs::<S, Bits8, false>(s),
-            (_, true) => self.outputs::<S, Bits8, true>(s),
+            (4, false) => s.run(Outputs::<_, false> { row: &self, codes: Bits4 }),
+            (4, true) => s.run(Outputs::<_, true> { row: &self, codes: Bits4 }),
+            (5, _) => s.run(Outputs::<_, false> { row: &self, codes: Bits5 }),
+            (6, _) => s.run(Outputs::<_, true> { row: &self, codes: Bits6 }),
+            (_, false) => s.run(Outputs::<_, false> { row: &self, codes: Bits8 }),
+            (_, true) => s.run(Outputs::<_, true> { row: &self, codes: Bits8 }),
         }
+    }
+}
+
+/// A [`Row8`] over codes of one form: see [`Panel`](super::Panel).
+struct Outputs<'a, 'b, C, const SHORT: bool> {
+    row: &'a Row8<'b>,
+    #[allow(dead_code, reason = "for its type")]
+    codes: C,
+}
+
+impl<C: Stored, const SHORT: bool> Op for Outputs<'_, '_, C, SHORT> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.row.outputs::<S, C, SHORT>(s);
     }
 }
 
 impl Row8<'_> {
     /// Panel by panel; `SHORT`: 16 inputs are summed as integers, else those of a group.
     #[inline(always)]
-    fn outputs<S: Simd, C: Stored<S>, const SHORT: bool>(&self, s: S) {
+    fn outputs<S: Simd, C: Stored, const SHORT: bool>(&self, s: S) {
         let mut at = self.halves.start;
         while at < self.halves.end {
             let (panel, half) = (at / HALVES, at % HALVES);
@@ -91,7 +108,7 @@ impl Row8<'_> {
     /// # Safety
     /// They are there, and `out` has room for them.
     #[inline(always)]
-    unsafe fn vectors<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
+    unsafe fn vectors<S: Simd, C: Stored, const SHORT: bool, const V: usize>(
         &self,
         s: S,
         panel: usize,
@@ -200,7 +217,7 @@ impl Part {
     /// The part and the digits are there.
     #[inline(always)]
     #[allow(clippy::cast_precision_loss)]
-    unsafe fn add<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
+    unsafe fn add<S: Simd, C: Stored, const SHORT: bool, const V: usize>(
         &self,
         s: S,
         (digits, scale, sum): (*const i8, f32, i32),
@@ -210,7 +227,7 @@ impl Part {
         let (scales, offsets) = self.kinds;
         // SAFETY: as the caller's.
         unsafe {
-            let bias = (C::SHIFT - offsets.zero()) * sum;
+            let bias = (C::shift::<S>() - offsets.zero()) * sum;
             let dots = dots::<S, C, SHORT, V>(s, self.codes, digits, self.width, bias);
             let mut sums = [s.splat(0.0); V];
             unroll!(v < V, {
@@ -243,7 +260,7 @@ impl Part {
 /// # Safety
 /// The step's codes and digits are there.
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
+unsafe fn dots<S: Simd, C: Stored, const SHORT: bool, const V: usize>(
     s: S,
     mut codes: *const u8,
     mut x: *const i8,
@@ -284,11 +301,11 @@ unsafe fn dots<S: Simd, C: Stored<S>, const SHORT: bool, const V: usize>(
 /// # Safety
 /// As [`dots`].
 #[inline(always)]
-unsafe fn eights<S: Simd, C: Stored<S>, const N: usize, const V: usize>(
+unsafe fn eights<S: Simd, C: Stored, const N: usize, const V: usize>(
     s: S,
     codes: *const u8,
     x: *const i8,
-    acc: &mut [C::Acc; V],
+    acc: &mut [C::Acc<S>; V],
 ) {
     // SAFETY: as the caller's.
     unsafe {

@@ -34,7 +34,7 @@ pub(super) const MIN: u8 = 2;
 /// What the digits of one row and step, whose `sum` is given, add beside their products: for
 /// [`UNIFORM`] the bits of an `i32` that sums of products start at, for [`ZERO`] the sum, for
 /// [`MIN`] what minima are multiplied with. `zero` is the weight's zero point, if it has one for
-/// all, less [`Stored::SHIFT`].
+/// all, less [`Stored::shift`].
 #[inline(always)]
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn offset(kind: u8, zero: i32, scale: f32, sum: i32) -> f32 {
@@ -45,14 +45,14 @@ pub(super) fn offset(kind: u8, zero: i32, scale: f32, sum: i32) -> f32 {
     }
 }
 
-/// What the sum of a line's products starts at, so that what [`Stored::SHIFT`] takes off the codes
+/// What the sum of a line's products starts at, so that what [`Stored::shift`] takes off the codes
 /// does not show; `x` are the step's `inputs` digits.
 ///
 /// # Safety
 /// They are there.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)]
-pub(super) unsafe fn bias<S: Simd, C: Stored<S>>(
+pub(super) unsafe fn bias<S: Simd, C: Stored>(
     kind: u8,
     offset: f32,
     x: *const i8,
@@ -60,13 +60,13 @@ pub(super) unsafe fn bias<S: Simd, C: Stored<S>>(
 ) -> i32 {
     match kind {
         UNIFORM => offset.to_bits().cast_signed(),
-        _ if C::SHIFT == 0 => 0,
+        _ if C::shift::<S>() == 0 => 0,
         // A sum of so few digits is exact.
-        ZERO => C::SHIFT * offset as i32,
+        ZERO => C::shift::<S>() * offset as i32,
         _ => {
             // SAFETY: as the caller's.
             let x = unsafe { std::slice::from_raw_parts(x, inputs) };
-            C::SHIFT * x.iter().map(|&x| i32::from(x)).sum::<i32>()
+            C::shift::<S>() * x.iter().map(|&x| i32::from(x)).sum::<i32>()
         }
     }
 }
@@ -184,26 +184,21 @@ pub(super) const SHORT_SUM: usize = 4;
 /// # Safety
 /// They are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn list<S: Simd, C: Stored<S>>(
-    s: S,
-    step: &Step,
-    lines: *const Line,
-    count: usize,
-) {
+pub(super) unsafe fn list<S: Simd, C: Stored>(s: S, step: &Step, lines: *const Line, count: usize) {
     let mut done = 0;
     while done < count {
         let left = count - done;
         // Tiles of about the same size.
-        let rows = left.div_ceil(left.div_ceil(S::ROWS));
+        let rows = left.div_ceil(left.div_ceil(S::DOT_ROWS));
         // SAFETY: every tile lies within the list.
         unsafe {
             let lines = lines.add(done);
             match rows {
-                6 if S::ROWS >= 6 => panel::<S, C, _, 6>(s, step, lines),
-                5 if S::ROWS >= 5 => panel::<S, C, _, 5>(s, step, lines),
-                4 if S::ROWS >= 4 => panel::<S, C, _, 4>(s, step, lines),
-                3 if S::ROWS >= 3 => panel::<S, C, _, 3>(s, step, lines),
-                2 if S::ROWS >= 2 => panel::<S, C, _, 2>(s, step, lines),
+                6 if S::DOT_ROWS >= 6 => panel::<S, C, _, 6>(s, step, lines),
+                5 if S::DOT_ROWS >= 5 => panel::<S, C, _, 5>(s, step, lines),
+                4 if S::DOT_ROWS >= 4 => panel::<S, C, _, 4>(s, step, lines),
+                3 if S::DOT_ROWS >= 3 => panel::<S, C, _, 3>(s, step, lines),
+                2 if S::DOT_ROWS >= 2 => panel::<S, C, _, 2>(s, step, lines),
                 _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
@@ -216,18 +211,18 @@ pub(super) unsafe fn list<S: Simd, C: Stored<S>>(
 /// # Safety
 /// The rows are there, and so is the step.
 #[inline(always)]
-pub(super) unsafe fn neighbours<S: Simd, C: Stored<S>>(
+pub(super) unsafe fn neighbours<S: Simd, C: Stored>(
     s: S,
     step: &Step,
     lines: Neighbours,
     rows: usize,
 ) -> usize {
     let mut row = 0;
-    while row + S::ROWS <= rows {
+    while row + S::DOT_ROWS <= rows {
         // SAFETY: every tile lies within `rows`.
         unsafe {
             let lines = lines.from(row);
-            match S::ROWS {
+            match S::DOT_ROWS {
                 6 => panel::<S, C, _, 6>(s, step, lines),
                 5 => panel::<S, C, _, 5>(s, step, lines),
                 4 => panel::<S, C, _, 4>(s, step, lines),
@@ -236,7 +231,7 @@ pub(super) unsafe fn neighbours<S: Simd, C: Stored<S>>(
                 _ => panel::<S, C, _, 1>(s, step, lines),
             }
         }
-        row += S::ROWS;
+        row += S::DOT_ROWS;
     }
     row
 }
@@ -246,7 +241,7 @@ pub(super) unsafe fn neighbours<S: Simd, C: Stored<S>>(
 /// # Safety
 /// As [`list`], for `R` lines.
 #[inline(always)]
-unsafe fn panel<S: Simd, C: Stored<S>, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
+unsafe fn panel<S: Simd, C: Stored, L: Lines, const R: usize>(s: S, step: &Step, lines: L) {
     // SAFETY: as the caller's; a panel has four vectors.
     unsafe {
         if S::WIDE {
@@ -267,7 +262,7 @@ unsafe fn panel<S: Simd, C: Stored<S>, L: Lines, const R: usize>(s: S, step: &St
 unsafe fn tile<S, C, L, const R: usize, const V: usize>(s: S, step: &Step, first: usize, lines: L)
 where
     S: Simd,
-    C: Stored<S>,
+    C: Stored,
     L: Lines,
 {
     // SAFETY: all pointers stay within the step's record and lines.
@@ -315,7 +310,7 @@ where
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Stored<S>, L: Lines, const R: usize, const V: usize>(
+unsafe fn dots<S: Simd, C: Stored, L: Lines, const R: usize, const V: usize>(
     s: S,
     step: &Step,
     first: usize,

@@ -33,6 +33,7 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
 pub(crate) struct Maddubs;
 
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 fn with_maddubs<O: Op>(simd: Avx2<Maddubs>, op: O) -> O::Output {
     op.run(simd)
 }
@@ -112,6 +113,7 @@ impl Dots for Maddubs {
 pub(crate) struct Vnni;
 
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+#[inline(never)]
 fn with_vnni<O: Op>(simd: Avx2<Vnni>, op: O) -> O::Output {
     op.run(simd)
 }

@@ -35,6 +35,7 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
 pub(crate) struct Dotprod;
 
 #[target_feature(enable = "neon,dotprod")]
+#[inline(never)]
 fn with_dotprod<O: Op>(simd: Neon<Dotprod>, op: O) -> O::Output {
     op.run(simd)
 }
@@ -111,6 +112,7 @@ impl Dots for Dotprod {
 pub(crate) struct Widening;
 
 #[target_feature(enable = "neon")]
+#[inline(never)]
 fn with_neon<O: Op>(simd: Neon<Widening>, op: O) -> O::Output {
     op.run(simd)
 }

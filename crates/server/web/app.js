@@ -1,0 +1,247 @@
+// The page: its views, its panels, its list of conversations, and the key.
+
+import * as api from "/page/api.js";
+import * as chat from "/page/chat.js";
+import { ask, byId, h } from "/page/dom.js";
+import * as metrics from "/page/metrics.js";
+import * as models from "/page/models.js";
+import * as plan from "/page/plan.js";
+import * as settings from "/page/settings.js";
+import * as talks from "/page/talks.js";
+
+/** Views by their names in the address; what is shown again while it is looked at has a pace. */
+const VIEWS = {
+  chat: { title: "Chat", show: async () => {} },
+  models: { title: "Models", show: models.show },
+  plan: { title: "Plan", show: plan.show },
+  metrics: { title: "Metrics", show: metrics.show, every: 3000 },
+};
+
+const OPEN = "tangor.open";
+
+let timer = null;
+
+function viewName() {
+  const name = location.hash.slice(1);
+  return name in VIEWS ? name : "chat";
+}
+
+/** Shows the view that the address names. */
+async function route() {
+  clearInterval(timer);
+  menu(false);
+  const name = viewName();
+  for (const other of Object.keys(VIEWS)) byId(`view-${other}`).hidden = other !== name;
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.getAttribute("href") === `#${name}`;
+    here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+  }
+  document.title = name === "chat" ? "Tangor" : `${VIEWS[name].title} · Tangor`;
+  await fill(name);
+  const { every } = VIEWS[name];
+  if (every) timer = setInterval(() => pause(name) || fill(name, true), every);
+}
+
+/** Nothing is replaced that nobody sees, or under the reader's hands. */
+function pause(name) {
+  const used = byId(`view-${name}`).contains(document.activeElement);
+  return document.hidden || used || !document.getSelection().isCollapsed;
+}
+
+async function fill(name, again = false) {
+  try {
+    await VIEWS[name].show();
+  } catch (error) {
+    clearInterval(timer);
+    const retry = h("button", { type: "button", class: "small", click: route }, "Try again");
+    byId(`view-${name}`).replaceChildren(
+      h("h2", {}, VIEWS[name].title),
+      h(
+        "div",
+        {
+          class: "trouble",
+          role: again ? "status" : "alert",
+        },
+        h("p", {}, h("strong", {}, error.message)),
+        h("p", {}, error.advice ?? ""),
+        retry,
+      ),
+    );
+    if (name === "models") models.start();
+  }
+}
+
+/** The menu covers the page where that is narrow. */
+function menu(open) {
+  document.body.classList.toggle("menu-open", open);
+  byId("menu").setAttribute("aria-expanded", open);
+  byId("scrim").hidden = !open;
+  if (open) byId("new-talk").focus();
+}
+
+function tune(open) {
+  byId("settings").hidden = !open;
+  byId("tune").setAttribute("aria-expanded", open);
+  document.body.classList.toggle("tuning", open);
+  if (open) byId("settings").querySelector("textarea").focus();
+}
+
+function list() {
+  const all = talks.all();
+  const item = (talk) => {
+    const title = talks.titleOf(talk);
+    const here = talk.id === chat.current();
+    const remove = async () => {
+      const sure = [h("p", {}, `“${title}” is removed from this browser.`)];
+      if (!(await ask("Remove this conversation?", sure, [["Remove", () => true]]))) return;
+      talks.forget(talk.id);
+      if (talk.id === chat.current()) show(null);
+      list();
+    };
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: "talk",
+          "aria-current": here ? "true" : undefined,
+          click: () => show(talk.id),
+        },
+        title,
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "icon",
+          "aria-label": `Remove ${title}`,
+          click: remove,
+        },
+        "×",
+      ),
+    );
+  };
+  byId("talks").replaceChildren(...all.map(item));
+  byId("talks-none").hidden = all.length > 0;
+  byId("export").disabled = all.length === 0;
+  byId("clear").disabled = all.length === 0;
+}
+
+/** Shows a conversation, or a new one. */
+function show(id) {
+  location.hash = "#chat";
+  menu(false);
+  chat.open(id);
+  sessionStorage.setItem(OPEN, chat.current());
+  list();
+}
+
+function exportAll() {
+  const text = JSON.stringify({ tangor: 1, conversations: talks.all() }, null, 2);
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  h("a", { href: url, download: "tangor-conversations.json" }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+async function clearAll() {
+  const sure = [
+    h("p", {}, "Every conversation is removed from this browser. Export them first to keep them."),
+  ];
+  if (!(await ask("Clear all conversations?", sure, [["Clear all", () => true]]))) return;
+  talks.clear();
+  show(null);
+}
+
+/** Asks for the key; whether there is a new one. Asked once, whoever else wants it meanwhile. */
+let asking = null;
+function wantKey(why) {
+  asking ??= (async () => {
+    const input = h("input", {
+      id: "key-input",
+      type: "password",
+      autocomplete: "off",
+      spellcheck: "false",
+      "aria-describedby": "key-why",
+    });
+    const body = [
+      h("p", { id: "key-why" }, `${why} It is kept until this tab is closed.`),
+      h("label", { for: "key-input" }, "API key"),
+      input,
+    ];
+    const given = await ask("API key", body, [["Use it", () => input.value.trim()]]);
+    asking = null;
+    if (given === null || given === api.key.get()) return false;
+    api.key.set(given);
+    return true;
+  })();
+  return asking;
+}
+
+function listen() {
+  const click = (id, action) => byId(id).addEventListener("click", action);
+  window.addEventListener("hashchange", route);
+  click("menu", () => menu(!document.body.classList.contains("menu-open")));
+  click("scrim", () => menu(false));
+  click("tune", () => tune(byId("settings").hidden));
+  click("skip", () => (viewName() === "chat" ? byId("prompt") : byId("main")).focus());
+  click("new-talk", () => show(null));
+  click("export", exportAll);
+  click("clear", clearAll);
+  click("key", async () => {
+    if (await wantKey("The server tells who may use it by a key.")) start();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || byId("dialog").open || chat.busy()) return;
+    if (document.body.classList.contains("menu-open")) {
+      menu(false);
+      byId("menu").focus();
+    } else if (!byId("settings").hidden) {
+      tune(false);
+      byId("tune").focus();
+    }
+  });
+  talks.onChange((id) => {
+    list();
+    if (id === chat.current() && !chat.busy()) chat.open(id);
+  });
+}
+
+/** What the server has to say at the beginning. */
+async function start() {
+  try {
+    await models.refresh();
+    await route();
+  } catch (error) {
+    byId("trouble").replaceChildren(
+      h(
+        "div",
+        { class: "trouble" },
+        h("p", {}, h("strong", {}, error.message)),
+        h("p", {}, error.advice ?? ""),
+        h("button", { type: "button", class: "small", click: start }, "Try again"),
+      ),
+    );
+    return;
+  }
+  byId("trouble").replaceChildren();
+}
+
+api.onKeyWanted(wantKey);
+settings.show();
+models.start();
+chat.start({
+  model: models.chosen,
+  onChange: () => {
+    sessionStorage.setItem(OPEN, chat.current());
+    list();
+    // Which models are in memory may have changed; that this fails is said where it matters.
+    models.refresh({ quiet: true }).catch(() => {});
+  },
+});
+listen();
+const open = sessionStorage.getItem(OPEN);
+if (open && talks.load(open)) chat.open(open);
+list();
+start();
