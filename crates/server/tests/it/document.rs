@@ -111,6 +111,7 @@ fn requests() -> Vec<(&'static str, Value)> {
         ("/v1/health", Value::Null),
         ("/v1/stats", Value::Null),
         ("/v1/system-info", Value::Null),
+        ("/v1/plan", Value::Null),
         ("/v1/slots", Value::Null),
         ("/v1/params", Value::Null),
         ("/live", Value::Null),
@@ -161,7 +162,7 @@ fn errors_look_as_the_document_says() {
         for (method, operation) in methods.as_object().unwrap() {
             let schema = &operation["responses"]["4XX"]["content"]["application/json"]["schema"];
             let mut wire = Wire::new(&server.base);
-            let at = path.replace("{id}", "a%ff");
+            let at = path.replace("{id}", "a%ff").replace("{file}", "absent");
             for (host, status) in [("localhost", 400..502), ("evil.example", 403..404)] {
                 let body = "{\"model\": \"nobody\", \"temperature\": [1]";
                 let reply = wire.ask(&method.to_uppercase(), &at, &[("host", host)], body);
