@@ -201,7 +201,7 @@ impl Case {
 fn ask(wire: &mut Wire, end: &Endpoint, method: &str, headers: &[(&str, String)]) -> Reply {
     let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
     // A name that no model has, where there is room for one.
-    let path = end.path.replace("{id}", "nobody/nothing");
+    let path = end.path.replace("{id}", "nobody/nothing").replace("{file}", "absent");
     wire.ask(&method.to_uppercase(), &path, &headers, "{}")
 }
 
