@@ -52,7 +52,7 @@ pub(crate) fn stream(
                     progress.set(done as u64, total as u64);
                 }
             }
-            Event::Scored(_) => {}
+            Event::Scored(_) | Event::Embedding(_) => {}
             Event::Replanned { lost, why } => {
                 drop(reading.take());
                 terminal::note(&format!("{why}: going on without {lost}"));

@@ -65,6 +65,8 @@ pub(crate) struct Driver {
 pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) memory: Memory,
+    /// Whether there are hidden states to be had.
+    pub(crate) embeds: bool,
 }
 
 #[derive(Debug)]
@@ -89,8 +91,9 @@ impl Driver {
     ) -> Result<Arc<Self>, EngineError> {
         let (sender, receiver) = mpsc::channel();
         let (memory, Prepared { plan, executor, limits }) = (prepared.memory(), prepared);
+        let embeds = executor.embeds();
         let shared = Arc::new(Shared {
-            setup: Mutex::new(Setup { plan, memory }),
+            setup: Mutex::new(Setup { plan, memory, embeds }),
             alive: AtomicUsize::new(0),
             lost: OnceLock::new(),
         });
@@ -315,7 +318,7 @@ impl Worker {
             self.core.measured(&work, seconds);
             note_times(&mut self.shared.setup().plan, self.executor.took());
         }
-        self.core.finish(&work, result.map(|()| self.executor.logits()));
+        self.core.finish(&work, result.map(|()| self.executor.rows(&work)));
         if let Some(lost) = lost {
             self.lose(lost);
         }
@@ -347,7 +350,8 @@ impl Worker {
                 self.executor = executor;
                 self.core.restart(limits);
                 self.core.tell_replanned(lost, &error.to_string());
-                *self.shared.setup() = Setup { plan, memory };
+                let embeds = self.executor.embeds();
+                *self.shared.setup() = Setup { plan, memory, embeds };
             }
             Err(none) => {
                 self.lose(EngineError::Lost(format!("{error}; and without it: {none}")));
@@ -405,6 +409,7 @@ impl Request {
             Notice::Logits { .. } => return,
             Notice::Prefill(done) => Ok(Event::Prefill { done, total: self.prompt }),
             Notice::Scored(logprobs) => Ok(Event::Scored(logprobs)),
+            Notice::Embedding(vector) => Ok(Event::Embedding(vector)),
             Notice::Replanned { lost, why } => Ok(Event::Replanned { lost, why }),
             Notice::Token { id, text, logprobs } => {
                 self.first.get_or_insert(now);

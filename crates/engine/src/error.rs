@@ -71,6 +71,12 @@ pub enum EngineError {
     /// What the answer was to follow could not be followed.
     #[error("the answer cannot be kept to what was asked for: {0}; ask for something simpler")]
     Constraint(String),
+    /// The devices that the model runs on hand out no hidden states.
+    #[error(
+        "this model makes no embeddings where it runs: its graph has no output head to stop at, or \
+         an NPU runs all of it; load it on the CPU or a GPU"
+    )]
+    NoEmbeddings,
     /// The checkpoint cannot be turned into a graph.
     #[error("{0}")]
     Import(String),

@@ -1,6 +1,7 @@
 //! Runs batches on devices as the plan says.
 
 use crate::handover::Handover;
+use crate::pool::Tail;
 use crate::step::Work;
 use crate::together::{Lane, Together};
 use crate::{EngineError, Memory, Progress};
@@ -22,6 +23,8 @@ pub(crate) struct Executor {
     segments: Vec<Piece>,
     /// One per stage of the plan, in its order.
     routes: Vec<Route>,
+    /// Segments on the way to hidden states, and these, where there is one.
+    tail: Option<(Vec<usize>, ValueId)>,
     /// How two devices share prompts, where they do.
     together: Option<Together>,
     /// What the last batch took.
@@ -125,14 +128,14 @@ impl Executor {
             // What runs piece by piece is not prepared as a whole, too.
             let in_pieces = streams && stage.stage == Stage::Prefill;
             for segment in stage.segments.iter().filter(|_| !in_pieces) {
-                let key = (segment.device, segment.range.clone());
-                segments.push(keys.iter().position(|other| *other == key).unwrap_or_else(|| {
-                    keys.push(key);
-                    keys.len() - 1
-                }));
+                segments.push(place(&mut keys, (segment.device, segment.range.clone())));
             }
             routes.push(Route { stage: stage.stage, m: stage.m, segments });
         }
+        let tail = Tail::of(graph, plan).map(|tail| {
+            let segments = tail.segments.into_iter().map(|key| place(&mut keys, key));
+            (segments.collect(), tail.hidden)
+        });
         let lanes = shared.map(|shared| {
             let keys = shared.keys();
             (shared, [keys[0].len(), keys[1].len()], keys.concat())
@@ -151,7 +154,7 @@ impl Executor {
         let handover = Handover::new(&caches);
         let (values, logits) = (Values::new(), graph.logits);
         let took = Took::default();
-        Ok(Self { caches, segments, routes, together, took, handover, values, logits })
+        Ok(Self { caches, segments, routes, tail, together, took, handover, values, logits })
     }
 
     /// Prepares segments, all of a device in one go, so that it can share weights between them.
@@ -222,6 +225,9 @@ impl Executor {
             })
             .collect();
         let batch = Batch { tokens: &work.tokens, spans: &spans, logit_rows: &work.logit_rows };
+        if work.hidden {
+            return self.run_tail(&batch);
+        }
         let Some(route) = self.route(work.stage, work.tokens.len()) else { return Ok(()) };
         (self.took.stage, self.took.rows) = (route, work.tokens.len());
         self.took.seconds.clear();
@@ -236,14 +242,33 @@ impl Executor {
         Ok(())
     }
 
+    /// Runs a batch as far as its hidden states.
+    fn run_tail(&mut self, batch: &Batch<'_>) -> Result<(), EngineError> {
+        let Some((segments, _)) = &self.tail else { return Err(EngineError::NoEmbeddings) };
+        // Of no stage of the plan.
+        self.took = Took::default();
+        for index in segments.clone() {
+            self.run_segment(index, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it can run batches for embeddings.
+    pub(crate) fn embeds(&self) -> bool {
+        self.tail.is_some()
+    }
+
     /// What the last batch took, if it ran to its end.
     pub(crate) fn took(&self) -> &Took {
         &self.took
     }
 
-    /// Logits of the last batch, `(logit rows, vocab)`.
-    pub(crate) fn logits(&self) -> &[f32] {
-        self.values.get(&self.logits).map(Vec::as_slice).unwrap_or_default()
+    /// What the last batch was run for: logits, `(logit rows, vocab)`, or hidden states, `(logit
+    /// rows, hidden)`.
+    pub(crate) fn rows(&self, work: &Work) -> &[f32] {
+        let hidden = self.tail.as_ref().filter(|_| work.hidden).map(|(_, hidden)| *hidden);
+        let id = hidden.unwrap_or(self.logits);
+        self.values.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Index of the stage for a batch: the smallest planned one that is large enough, or the
@@ -360,6 +385,14 @@ impl Shared {
             _ => self.pieces.iter().map(|piece| (self.devices[lane], piece.clone())).collect(),
         })
     }
+}
+
+/// The index of a key, which is added if it is new.
+fn place(keys: &mut Vec<Key>, key: Key) -> usize {
+    keys.iter().position(|other| *other == key).unwrap_or_else(|| {
+        keys.push(key);
+        keys.len() - 1
+    })
 }
 
 /// How prompts are shared: as the plan says. Where another device decodes, in a memory of its own,

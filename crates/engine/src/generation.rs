@@ -55,10 +55,12 @@ impl Generation {
     pub fn wait(self) -> Result<Completion, EngineError> {
         let (mut tokens, mut text) = (Vec::new(), String::new());
         let (mut logprobs, mut prompt_logprobs) = (Vec::new(), Vec::new());
+        let mut embedding = Vec::new();
         for event in self.events.iter() {
             match event? {
                 Event::Prefill { .. } | Event::Replanned { .. } => {}
                 Event::Scored(scored) => prompt_logprobs.extend(scored),
+                Event::Embedding(vector) => embedding = vector,
                 Event::Token(token) => {
                     tokens.push(token.id);
                     text.push_str(&token.text);
@@ -73,6 +75,7 @@ impl Generation {
                         text,
                         logprobs,
                         prompt_logprobs,
+                        embedding,
                         finish,
                         usage,
                         timings,

@@ -2,7 +2,8 @@
 //!
 //! A [`Model`] is loaded from a checkpoint onto devices. [`Model::generate`] answers a prompt as a
 //! stream of [`Event`]s; a [`Session`] is driven token by token. Both are sequences of the same
-//! scheduler and run in the same batches.
+//! scheduler and run in the same batches. So are requests for a text's embedding
+//! ([`Request::embed`]), in batches of their own: these stop in front of the output head.
 //!
 //! Inside, `step` is a pure state machine over all sequences (`sequence`), the page pool (`kv`) and
 //! the scheduling policy (`schedule`), which may run proposed tokens (`propose`) where that pays
@@ -25,6 +26,7 @@ mod generation;
 mod handover;
 mod kv;
 mod model;
+mod pool;
 mod propose;
 mod request;
 mod sample;
@@ -41,6 +43,7 @@ pub use constraint::Constraint;
 pub use error::EngineError;
 pub use generation::{Cancel, Generation};
 pub use model::{LoadOptions, Memory, Model, OnLost, Progress, Speculate};
+pub use pool::Pooling;
 pub use request::{Completion, Event, Finish, Logprobs, Request, Summary, Timings, Token, Usage};
 pub use sample::{MAX_LOGPROBS, SamplingParams};
 pub use session::{Session, SessionOptions};

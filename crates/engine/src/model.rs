@@ -5,6 +5,7 @@ use crate::driver::Driver;
 use crate::executor::Executor;
 use crate::fallback::{Fallback, Prepared};
 use crate::generation::{Cancel, Generation, Sink};
+use crate::pool::Pool;
 use crate::propose::{DraftModel, Ngram};
 use crate::sample::MAX_LOGPROBS;
 use crate::sequence::Job;
@@ -314,7 +315,7 @@ impl Model {
     /// # Errors
     /// Everything that is wrong with the request: [`EngineError::EmptyPrompt`],
     /// [`EngineError::PromptTooLong`] (there must be room for one more token),
-    /// [`EngineError::UnknownToken`], [`EngineError::Parameter`]; or [`EngineError::Busy`], or
+    /// [`EngineError::UnknownToken`], [`EngineError::Parameter`], [`EngineError::NoEmbeddings`]; or [`EngineError::Busy`], or
     /// [`EngineError::Lost`].
     pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
         let (sender, events) = mpsc::channel();
@@ -345,6 +346,7 @@ impl Model {
             max_tokens: request.max_tokens.unwrap_or(room).min(room),
             logprobs: request.logprobs,
             score_prompt: request.score_prompt,
+            pool: request.embed.map(Pool::new),
             constraint: request.constraint,
             eos: if request.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             stop: StopMatcher::new(request.stop),
@@ -378,6 +380,9 @@ impl Model {
             return Err(EngineError::PromptTooLong { tokens, context });
         }
         check_tokens(&request.prompt, self.hyper.vocab)?;
+        if request.embed.is_some() && !self.driver.setup().embeds {
+            return Err(EngineError::NoEmbeddings);
+        }
         request.sampling.check(self.hyper.vocab)?;
         let refuse = |field, value: usize, allowed| {
             Err(EngineError::Parameter { field, value: value.to_string(), allowed })

@@ -147,7 +147,7 @@ impl DraftModel {
                 self.executor = None;
                 return None;
             }
-            self.core.finish(&work, Ok(executor.logits()));
+            self.core.finish(&work, Ok(executor.rows(&work)));
             for (id, notice) in self.core.take_notices() {
                 if let Notice::Logits { logits, .. } = notice {
                     let better = |best: (u32, f32), next: (u32, f32)| match next.1 > best.1 {

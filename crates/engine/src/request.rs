@@ -1,6 +1,7 @@
 //! A request for generated tokens and the events that answer it.
 
 use crate::constraint::Constraint;
+use crate::pool::Pooling;
 use crate::sample::SamplingParams;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub struct Request {
     /// Log-probabilities of the prompt's own tokens too ([`Event::Scored`]), with as many most
     /// likely ones as `logprobs` says. No row of such a prompt is taken from the cache.
     pub score_prompt: bool,
+    /// The prompt's embedding is wanted ([`Event::Embedding`]) and no answer: nothing is generated,
+    /// and what is said of answers here has no effect.
+    pub embed: Option<Pooling>,
     /// What the answer may be; `None`: anything.
     pub constraint: Option<Box<dyn Constraint>>,
     /// Special tokens appear in the text: some models mark what a program has to read with them.
@@ -44,6 +48,9 @@ pub enum Event {
     /// Of tokens of the prompt, in order, from its second one on: what comes first has nothing
     /// before it to be predicted from.
     Scored(Vec<Logprobs>),
+    /// Of the prompt: as many numbers as the model is wide
+    /// ([`Hyper::hidden`](tangor_plan::model::ir::Hyper::hidden)), of length 1.
+    Embedding(Vec<f32>),
     /// A device was lost; the answer goes on with the others, from where it was.
     Replanned {
         /// The device's name.
@@ -86,7 +93,8 @@ pub enum Finish {
     EndOfText(u32),
     /// The answer's text reached this stop string, which is not part of the answer.
     StopText(String),
-    /// `max_tokens` tokens were generated, or the context is full.
+    /// `max_tokens` tokens were generated, or the context is full. So ends, too, what generates
+    /// nothing.
     Length,
     /// [`Generation::cancel`](crate::Generation::cancel).
     Cancelled,
@@ -166,6 +174,8 @@ pub struct Completion {
     pub logprobs: Vec<Logprobs>,
     /// Of the prompt's tokens from the second one on, on request.
     pub prompt_logprobs: Vec<Logprobs>,
+    /// Of the prompt, on request; empty otherwise.
+    pub embedding: Vec<f32>,
     /// Why it ended.
     pub finish: Finish,
     /// Tokens used.

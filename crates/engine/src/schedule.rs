@@ -7,6 +7,9 @@
 //! admitted last: it is computed again later, with equal bits. The one admitted first always gets
 //! on, so that all do.
 //!
+//! Embeddings come from batches of their own, which stop in front of the output head and take turns
+//! with the others.
+//!
 //! Where a batch has no rows of prompts, tokens that are proposed behind a sequence join its row;
 //! see [`speculate`](crate::speculate).
 
@@ -29,7 +32,12 @@ impl Core {
         }
         self.admit();
         let generating = |id: &SequenceId| self.sequences.get(id).is_some_and(|s| s.rest() == 1);
-        let (one, many): (Vec<_>, Vec<_>) = self.running.iter().copied().partition(generating);
+        let embeds = |id: &SequenceId| self.sequences.get(id).is_some_and(|s| s.embeds());
+        let (embedded, others): (Vec<_>, Vec<_>) = self.running.iter().copied().partition(embeds);
+        if !embedded.is_empty() && (others.is_empty() || !self.last_was_hidden) {
+            return self.batch(&embedded, false);
+        }
+        let (one, many): (Vec<_>, Vec<_>) = others.into_iter().partition(generating);
         let ids = if self.limits.mixed {
             [one, many].concat()
         } else if many.is_empty() || (self.last_was_prefill && !one.is_empty()) {
@@ -40,7 +48,8 @@ impl Core {
         self.batch(&ids, true)
     }
 
-    /// Makes a batch of the sequences `ids`, those with one row first. Proposals may join them
+    /// Makes a batch of the sequences `ids`, those with one row first; either all of them embed, or
+    /// none does. Proposals may join them
     /// where no prompt does: a batch with a prompt has rows enough to be worth reading the weights.
     fn batch(&mut self, ids: &[SequenceId], may_propose: bool) -> Option<Work> {
         let rests: Vec<usize> =
@@ -55,6 +64,7 @@ impl Core {
             tokens: Vec::new(),
             spans: Vec::new(),
             logit_rows: Vec::new(),
+            hidden: ids.iter().any(|id| self.sequences.get(id).is_some_and(|s| s.embeds())),
         };
         let proposing = may_propose && self.limits.verify && single == ids.len();
         let mut drafts = if proposing { self.propose(ids) } else { Vec::new() }.into_iter();
@@ -64,7 +74,11 @@ impl Core {
                 None => self.add_span(&mut work, id, rows),
             }
         }
+        if work.hidden {
+            work.stage = Stage::Prefill;
+        }
         self.last_was_prefill = work.stage == Stage::Prefill;
+        self.last_was_hidden = work.hidden;
         (!work.spans.is_empty()).then_some(work)
     }
 
@@ -73,7 +87,9 @@ impl Core {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let start = sequence.computed;
         let unwanted = sequence.logits_from.saturating_sub(start);
-        let logits_left = self.limits.logit_rows.saturating_sub(work.logit_rows.len());
+        // Hidden states are no wider than other values, and need no bound of their own.
+        let most = if work.hidden { self.limits.max_rows } else { self.limits.logit_rows };
+        let logits_left = most.saturating_sub(work.logit_rows.len());
         let rows = rows.min(unwanted + logits_left);
         if rows == 0 {
             return;

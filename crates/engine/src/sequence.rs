@@ -2,6 +2,7 @@
 
 use crate::constraint::Constraint;
 use crate::kv::{NodeId, Pages};
+use crate::pool::{Pool, Pooling};
 use crate::sample::SamplingParams;
 use crate::speculate::Speculation;
 use crate::stop::StopMatcher;
@@ -30,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) logprobs: Option<usize>,
     /// Whether logits behind tokens of the prompt are wanted.
     pub(crate) score_prompt: bool,
+    /// What becomes the prompt's embedding, if that is what is wanted.
+    pub(crate) pool: Option<Pool>,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Tokens that end the answer.
     pub(crate) eos: Arc<[u32]>,
@@ -95,7 +98,7 @@ pub(crate) struct Sequence {
     pub(crate) node: NodeId,
     /// Rotary variant of everything that is computed.
     pub(crate) rope: Variant,
-    /// First token whose logits are wanted.
+    /// First token whose logits are wanted; of embeddings, whose hidden state is.
     pub(crate) logits_from: usize,
     /// Length that the sequence is known to reach, which may be more than it has.
     pub(crate) horizon: usize,
@@ -108,9 +111,10 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(tokens: Vec<u32>, job: Option<Job>) -> Self {
-        let scored = job.as_ref().is_some_and(|job| job.score_prompt);
+        let pools = |job: &Job| job.pool.as_ref().is_some_and(|pool| pool.how == Pooling::Mean);
+        let every = job.as_ref().is_some_and(|job| job.score_prompt || pools(job));
         Self {
-            logits_from: if scored { 0 } else { tokens.len().saturating_sub(1) },
+            logits_from: if every { 0 } else { tokens.len().saturating_sub(1) },
             horizon: 0,
             tokens,
             computed: 0,
@@ -122,6 +126,11 @@ impl Sequence {
             used: 0,
             job,
         }
+    }
+
+    /// Whether its hidden states are wanted, and not its logits.
+    pub(crate) fn embeds(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.pool.is_some())
     }
 
     /// Tokens that are still to be computed.
@@ -188,6 +197,8 @@ pub(crate) enum Notice {
     Replanned { lost: String, why: String },
     /// Log-probabilities of tokens of its prompt.
     Scored(Vec<Logprobs>),
+    /// The embedding of its prompt.
+    Embedding(Vec<f32>),
     /// A token was generated.
     Token { id: u32, text: String, logprobs: Option<Logprobs> },
     /// The request ended.

@@ -10,6 +10,7 @@
 
 use crate::constraint::Constraint;
 use crate::kv::Pages;
+use crate::pool::Pool;
 use crate::sample::{self, Sampler};
 use crate::sequence::{Job, Notice, Phase, Sequence, SequenceId};
 use crate::speculate::Speculator;
@@ -25,6 +26,8 @@ use tangor_plan::{Plan, Stage};
 pub(crate) struct Limits {
     /// Longest sequence.
     pub(crate) context: usize,
+    /// Width of hidden states.
+    pub(crate) hidden: usize,
     /// Width of the logits.
     pub(crate) vocab: usize,
     /// Sequences that run at once.
@@ -61,6 +64,7 @@ impl Limits {
         let shared = plan.cooperative.as_ref().map_or(0, |both| both.rows.iter().sum());
         Self {
             context: plan.kv.context,
+            hidden: graph.hyper.hidden,
             vocab: graph.hyper.vocab,
             max_sequences: plan.max_sequences,
             prefill_rows: plan.prefill_rows.max(shared),
@@ -139,6 +143,8 @@ pub(crate) struct Work {
     pub(crate) tokens: Vec<u32>,
     pub(crate) spans: Vec<WorkSpan>,
     pub(crate) logit_rows: Vec<usize>,
+    /// Whether hidden states of these rows are wanted, and not logits.
+    pub(crate) hidden: bool,
 }
 
 /// All sequences and all pages.
@@ -157,6 +163,8 @@ pub(crate) struct Core {
     pub(crate) copies: Vec<PageCopy>,
     /// Whether the last batch was of prompts.
     pub(crate) last_was_prefill: bool,
+    /// Whether the last batch was for embeddings.
+    pub(crate) last_was_hidden: bool,
     pub(crate) notices: Vec<(SequenceId, Notice)>,
     pub(crate) clock: u64,
     /// Proposes tokens; `None`: every step is an ordinary one.
@@ -176,6 +184,7 @@ impl Core {
             suspects: VecDeque::new(),
             copies: Vec::new(),
             last_was_prefill: false,
+            last_was_hidden: false,
             notices: Vec::new(),
             clock: 0,
             speculator: None,
@@ -242,7 +251,8 @@ impl Core {
         std::mem::take(&mut self.notices)
     }
 
-    /// Takes the result of a batch: logits, `(logit rows, vocab)`, or why there are none.
+    /// Takes the result of a batch: logits, `(logit rows, vocab)`, or hidden states, `(logit rows,
+    /// hidden)`, or why there are none.
     pub(crate) fn finish(&mut self, work: &Work, result: Result<&[f32], EngineError>) {
         for copy in &work.copies {
             self.pages.release(copy.from);
@@ -265,8 +275,9 @@ impl Core {
 
     fn advance(&mut self, work: &Work, logits: &[f32]) {
         let mut rest = logits;
+        let width = if work.hidden { self.limits.hidden } else { self.limits.vocab };
         for span in &work.spans {
-            let (logits, after) = rest.split_at((span.logits * self.limits.vocab).min(rest.len()));
+            let (logits, after) = rest.split_at((span.logits * width).min(rest.len()));
             rest = after;
             self.clock += 1;
             let Some(sequence) = self.sequences.get_mut(&span.id) else { continue };
@@ -286,9 +297,30 @@ impl Core {
             {
                 self.notices.push((span.id, Notice::Prefill(computed.min(job.usage.prompt))));
             }
-            if span.logits > 0 {
+            if work.hidden {
+                self.pool(span.id, logits);
+            } else if span.logits > 0 {
                 self.deliver(span.id, computed - span.logits, logits, None);
             }
+        }
+    }
+
+    /// Takes hidden states of a sequence's last tokens that were computed.
+    fn pool(&mut self, id: SequenceId, rows: &[f32]) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let Some(pool) = sequence.job.as_mut().and_then(|job| job.pool.as_mut()) else { return };
+        rows.chunks_exact(self.limits.hidden).for_each(|row| pool.add(row));
+        sequence.logits_from = sequence.logits_from.max(sequence.computed);
+        if sequence.rest() > 0 {
+            return;
+        }
+        let pool = sequence.job.as_ref().and_then(|job| job.pool.as_ref());
+        match pool.and_then(Pool::finish) {
+            Some(vector) => {
+                self.notices.push((id, Notice::Embedding(vector)));
+                self.end(id, Finish::Length);
+            }
+            None => self.fail(id, EngineError::NotNumbers),
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Until {
 }
 
 /// Cancels a request of the engine when it is dropped.
-struct Running(Cancel);
+pub(crate) struct Running(pub(crate) Cancel);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -261,7 +261,7 @@ impl Answers {
     fn read(&mut self, choice: usize, event: Event) -> Result<()> {
         let reader = &mut self.readers[choice];
         match event {
-            Event::Prefill { .. } | Event::Replanned { .. } => {}
+            Event::Prefill { .. } | Event::Replanned { .. } | Event::Embedding(_) => {}
             Event::Scored(logprobs) => self.ready.push_back(Happening::Scored { choice, logprobs }),
             Event::Token(token) => {
                 self.entry.token(choice, &token.text);

@@ -142,15 +142,28 @@ impl App {
     pub(crate) async fn answer(self: &Arc<Self>, mut ask: Ask) -> Result<Answers> {
         ask.knobs.default_to(&self.params());
         ask.check(self.limits())?;
-        if *self.stop.borrow() {
-            let message = "the server is stopping";
-            return Err(ApiError::new(Kind::Unavailable, message));
-        }
+        self.check_open()?;
         let lease = self.model(ask.model.as_deref()).await?;
         let resident = Arc::clone(lease.resident());
         let prepared = self.prepared(resident, ask).await?;
-        let until = Until { within: self.limits().answer_time, abort: self.abort.subscribe() };
+        let until = Until { within: self.limits().answer_time, abort: self.aborting() };
         Answers::start(lease, prepared, Arc::clone(&self.metrics), until)
+    }
+
+    /// Whether requests are still taken.
+    ///
+    /// # Errors
+    /// If the server is to end.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match *self.stop.borrow() {
+            true => Err(ApiError::new(Kind::Unavailable, "the server is stopping")),
+            false => Ok(()),
+        }
+    }
+
+    /// Becomes true when what still runs is to end.
+    pub(crate) fn aborting(&self) -> watch::Receiver<bool> {
+        self.abort.subscribe()
     }
 
     /// What is asked, ready for the engine.
@@ -162,8 +175,20 @@ impl App {
         resident: Arc<Resident>,
         ask: Ask,
     ) -> Result<Prepared> {
+        self.preparing(move |_| prepare(&resident, &ask)).await
+    }
+
+    /// Does something that keeps a thread busy before a request is admitted, when there is a place
+    /// for it.
+    ///
+    /// # Errors
+    /// What it returns.
+    pub(crate) async fn preparing<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let _place = self.preparing.acquire().await;
-        self.blocking(move |_| prepare(&resident, &ask)).await
+        self.blocking(work).await
     }
 
     /// Does something that keeps a thread busy.

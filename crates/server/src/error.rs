@@ -140,6 +140,9 @@ impl From<EngineError> for ApiError {
             EngineError::Parameter { field, .. } => Self::field(field, message),
             EngineError::UnknownToken { .. } => Self::field("prompt", message),
             EngineError::Constraint(_) => Self::field("response_format", message),
+            EngineError::NoEmbeddings => {
+                Self::new(Kind::Unsupported, message).code("model_not_supported")
+            }
             EngineError::Busy { .. } => {
                 Self { retry_after: Some(1), ..Self::new(Kind::Busy, message) }
             }

@@ -20,6 +20,7 @@ mod blocks;
 mod body;
 mod catalog;
 mod dialect;
+mod embed;
 mod error;
 mod guard;
 mod lemonade;

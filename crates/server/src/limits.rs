@@ -31,6 +31,10 @@ pub struct Limits {
     pub choices: usize,
     /// Prompts per request.
     pub prompts: usize,
+    /// Texts to embed per request.
+    pub inputs: usize,
+    /// Of these, texts that are embedded at once.
+    pub embedding: usize,
     /// Stop strings per request.
     pub stops: usize,
     /// Bytes of a stop string.
@@ -69,6 +73,8 @@ impl Default for Limits {
             retry_after: Duration::from_secs(1),
             choices: 8,
             prompts: 128,
+            inputs: 2048,
+            embedding: 16,
             stops: 16,
             stop_bytes: 256,
             top_logprobs: 20,

@@ -130,6 +130,14 @@ impl Metrics {
         last.cached += usage.cached as u64;
     }
 
+    /// A text was embedded.
+    pub(crate) fn embedded(&self, model: &str, usage: &Usage) {
+        let of = OfModel { gen_ai_request_model: model.to_owned() };
+        for (family, count) in [(&self.input, usage.prompt), (&self.cached, usage.cached)] {
+            family.get_or_create(&of).inc_by(count as u64);
+        }
+    }
+
     /// A request was answered; of one that streams, its answer has begun.
     pub(crate) fn request(&self, route: &'static str, status: u16, took: Duration) {
         let of = OfRoute { route, status: status.into() };

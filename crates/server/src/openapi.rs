@@ -101,7 +101,7 @@ fn responses(facts: &Facts) -> Value {
         Gives::Text(types) => {
             content.extend(types.iter().map(|kind| ((*kind).to_owned(), text())));
         }
-        Gives::Unsaid | Gives::Nothing | Gives::Refusal => {}
+        Gives::Unsaid | Gives::Nothing => {}
     }
     content.extend(facts.streams.map(|form| {
         // Every event, and the text of all lines.
@@ -111,11 +111,10 @@ fn responses(facts: &Facts) -> Value {
         };
         (form.content_type().to_owned(), schema)
     }));
-    match facts.gives {
-        Gives::Refusal => {}
-        _ if content.is_empty() => all["200"] = json!({"description": "It is done"}),
-        _ => all["200"] = json!({"description": "The answer", "content": content}),
-    }
+    all["200"] = match content.is_empty() {
+        true => json!({"description": "It is done"}),
+        false => json!({"description": "The answer", "content": content}),
+    };
     all
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
         stop: ask.stop.clone(),
         logprobs: ask.logprobs,
         score_prompt: ask.score_prompt,
+        embed: None,
         constraint: grammar
             .as_ref()
             .map(|grammar| Box::new(grammar.duplicate()) as Box<dyn Constraint>),

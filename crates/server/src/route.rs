@@ -54,8 +54,6 @@ pub(crate) enum Gives {
     Text(&'static [&'static str]),
     /// An empty body.
     Nothing,
-    /// It never goes well.
-    Refusal,
 }
 
 /// What is true of a route, its handler aside.

@@ -4,7 +4,7 @@ use crate::dialect::Dialect::{self, Anthropic, Lemonade, Ollama, OpenAi};
 use crate::reply::Form::{Events, Lines};
 use crate::route::Access::{Admin, Open};
 use crate::route::Base::{Api, Root, V1};
-use crate::route::Gives::{Nothing, Refusal, Text};
+use crate::route::Gives::{Nothing, Text};
 use crate::route::{Facts, Route};
 use crate::{anthropic, lemonade, ollama, openai, openapi, page};
 use std::sync::LazyLock;
@@ -21,8 +21,8 @@ pub(crate) fn routes() -> Vec<Route> {
             .like(openai::completions::example).streams(Events),
         Route::post((V1, "/responses", "Answers a conversation, item by item"), openai::responses::create)
             .takes::<openai::responses::Request>().like(openai::responses::example).streams(Events),
-        Route::post((V1, "/embeddings", "Refuses: no model here makes embeddings"), openai::embeddings::create)
-            .takes::<openai::embeddings::Request>().gives(Refusal),
+        Route::post((V1, "/embeddings", "Embeds texts"), openai::embeddings::create)
+            .takes::<openai::embeddings::Request>().like(openai::embeddings::example),
         Route::get((V1, "/models", "Lists the models on this machine"), openai::models::list)
             .like(openai::models::list_example),
         Route::get((V1, "/models/{*id}", "Describes a model"), openai::models::one)
@@ -49,10 +49,10 @@ pub(crate) fn routes() -> Vec<Route> {
             .like(ollama::models::pull_example).streams(Lines),
         Route::delete((Api, "/delete", "Removes a model"), ollama::models::delete)
             .takes::<ollama::models::Named>().of(Ollama).only(Admin).gives(Nothing),
-        Route::post((Api, "/embed", "Refuses: no model here makes embeddings"), openai::embeddings::refuse)
-            .of(Ollama).gives(Refusal),
-        Route::post((Api, "/embeddings", "Refuses: no model here makes embeddings"), openai::embeddings::refuse)
-            .of(Ollama).gives(Refusal),
+        Route::post((Api, "/embed", "Embeds texts"), ollama::embed::create)
+            .takes::<ollama::embed::Request>().of(Ollama).like(ollama::embed::example),
+        Route::post((Api, "/embeddings", "Embeds a text"), ollama::embed::old)
+            .takes::<ollama::embed::Old>().of(Ollama).like(ollama::embed::old_example),
         Route::get((Api, "/version", "The version"), ollama::models::version).of(Ollama).only(Open)
             .like(ollama::models::version_example),
         // Lemonade

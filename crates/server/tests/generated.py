@@ -36,7 +36,7 @@ CHECKS = [
 LEFT_OUT = ("/api/v1/", "/v0/", "/api/v0/", "/v1/halt")
 
 # Routes that have nothing to answer with here: nothing is in the store, and it is offline.
-NEVER_WELL = ("/pull", "/delete", "/embed", "/embeddings")
+NEVER_WELL = ("/pull", "/delete")
 
 # Values with which most requests are completed, so that they get past the first check: a model that
 # is there, an answer that is soon complete.

@@ -47,6 +47,7 @@ fn work(stage: Stage, parts: &[(usize, usize, usize)]) -> Work {
         tokens: Vec::new(),
         spans: Vec::new(),
         logit_rows: Vec::new(),
+        hidden: false,
     };
     for &(sequence, start, rows) in parts {
         let first = work.tokens.len();
@@ -80,7 +81,7 @@ fn script() -> Vec<Work> {
 fn bits(executor: &mut Executor) -> Vec<Vec<u32>> {
     let mut run = |work: &Work| {
         executor.run(work).unwrap();
-        executor.logits().iter().map(|logit| logit.to_bits()).collect()
+        executor.rows(work).iter().map(|logit| logit.to_bits()).collect()
     };
     script().iter().map(&mut run).collect()
 }

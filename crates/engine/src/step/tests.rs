@@ -63,6 +63,7 @@ impl Cache {
 fn limits() -> Limits {
     Limits {
         context: 24,
+        hidden: VOCAB,
         vocab: VOCAB,
         max_sequences: 3,
         prefill_rows: 5,
@@ -84,6 +85,7 @@ fn job(prompt: usize, max_tokens: usize) -> Box<Job> {
         max_tokens,
         logprobs: None,
         score_prompt: false,
+        pool: None,
         constraint: None,
         eos: Arc::new([0]),
         stop: StopMatcher::default(),

@@ -1,6 +1,7 @@
 //! Ollama's interface, under `/api`.
 
 pub(crate) mod chat;
+pub(crate) mod embed;
 pub(crate) mod generate;
 pub(crate) mod models;
 

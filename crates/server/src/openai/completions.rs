@@ -51,7 +51,7 @@ pub(crate) enum Given {
 }
 
 impl Given {
-    fn sources(self) -> Vec<Source> {
+    pub(crate) fn sources(self) -> Vec<Source> {
         match self {
             Self::Text(text) => vec![Source::Text(text)],
             Self::Texts(texts) => texts.into_iter().map(Source::Text).collect(),

@@ -362,13 +362,3 @@ fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
         assert_eq!(reply.status, 400, "{body:?}");
     }
 }
-
-#[test]
-fn embeddings_are_refused_rather_than_made_up() {
-    let server = Running::new(|_| {});
-    let reply = server.post("/v1/embeddings", json!({"input": "x"}));
-    assert_eq!(
-        (reply.status, reply.any_json()["error"]["code"].as_str()),
-        (501, Some("model_not_supported"))
-    );
-}

@@ -5,6 +5,7 @@ mod answers;
 mod child;
 mod document;
 mod door;
+mod embeddings;
 #[cfg(feature = "schemathesis")]
 mod generated;
 mod lifecycle;
