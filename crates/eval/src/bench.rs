@@ -197,7 +197,7 @@ mod tests {
 
     fn answer(cached: usize, ttft_ms: u64, decode_ms: u64) -> Completion {
         Completion {
-            embedding: None,
+            embedding: Vec::new(),
             tokens: vec![0; 11],
             text: String::new(),
             logprobs: Vec::new(),
