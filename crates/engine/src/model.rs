@@ -315,8 +315,8 @@ impl Model {
     /// # Errors
     /// Everything that is wrong with the request: [`EngineError::EmptyPrompt`],
     /// [`EngineError::PromptTooLong`] (there must be room for one more token),
-    /// [`EngineError::UnknownToken`], [`EngineError::Parameter`], [`EngineError::NoEmbeddings`]; or [`EngineError::Busy`], or
-    /// [`EngineError::Lost`].
+    /// [`EngineError::UnknownToken`], [`EngineError::Parameter`], [`EngineError::NoEmbeddings`]; or
+    /// [`EngineError::Busy`], or [`EngineError::Lost`].
     pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
         let (sender, events) = mpsc::channel();
         let handle = self.generate_with(request, move |event| {

@@ -146,7 +146,8 @@ fn halves_are_the_same() {
     same_on_all(|| Halves);
 }
 
-/// Pairs of the special values: rounded, stored, read again and multiplied; `PAIRS` as [`Uses`] has it.
+/// Pairs of the special values: rounded, stored, read again and multiplied; with `PAIRS` as
+/// [`Uses::Pairs`] has it.
 struct Paired<const PAIRS: bool>;
 
 impl<const PAIRS: bool> Op for Paired<PAIRS> {

@@ -73,14 +73,9 @@ pub(crate) fn slots_example() -> Value {
     json!([{"id": 0, "model": "", "n_ctx": 0, "is_processing": true, "requests": 0}])
 }
 
-/// What [`plan`] looks like; what else is in it is the planner's to say.
+/// What [`plan`] looks like: what plans consist of is the planner's to say.
 pub(crate) fn plan_example() -> Value {
-    let slots = json!([{
-        "device": "", "start_s": 0.5, "end_s": 0.5, "label": "", "measured_s?": 0.5,
-    }]);
-    json!({"object": "list", "data": [{
-        "model": "", "timeline": {"prefill": slots, "decode": slots}, "kv": null,
-    }]})
+    json!({"object": "list", "data": [{}]})
 }
 
 /// What a server that ends says.

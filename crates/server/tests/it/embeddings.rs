@@ -101,7 +101,8 @@ fn an_embedding_is_what_the_head_reads_pooled_and_of_length_one() {
 
 #[test]
 fn many_texts_beside_an_answer_equal_each_alone() {
-    let server = Running::new(|_| {});
+    // The test's loader takes 8 at a time, the answer among them.
+    let server = Running::new(|options| options.limits.embedding = 4);
     let texts: Vec<String> = (0..21).map(|i| format!("{i} {}", "so ".repeat(i * i % 17))).collect();
     let chat = json!({
         "messages": said("Hi"), "max_tokens": 40, "ignore_eos": true, "stream": true,

@@ -156,8 +156,8 @@ struct Tile {
     all: (usize, usize),
 }
 
-/// A block for `R` rows: a function of its own, since compilers take far more than twice as long for
-/// one that is twice as long.
+/// A block for `R` rows: a function of its own, since compilers take far more than twice as long
+/// for one that is twice as long.
 struct AttendTile<'a, 'b, B, const R: usize> {
     attend: &'a AttendNarrow<'b>,
     block: Block,
