@@ -143,7 +143,8 @@ impl<D: Dots> Simd for Avx2<D> {
     const WIDE: bool = false;
     const LONG_SUMS: bool = D::LONG_SUMS;
     const SHIFT8: i32 = 0;
-    const ROWS: usize = 6;
+    // With 6, products of pairs run out of registers.
+    const ROWS: usize = 4;
     const DOT_ROWS: usize = D::ROWS;
 
     #[inline]
