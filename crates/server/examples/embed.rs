@@ -9,7 +9,7 @@ use tangor_engine::device::Device;
 use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{Limits, LoadAsk, Loaded, Loader, Options, Server};
+use tangor_server::{LoadAsk, Loaded, Loader, Options, Server};
 use tangor_store::{DirSource, Installed, ModelName, Store, StoreOptions};
 
 #[derive(Debug)]
@@ -35,15 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [model, port] = args.as_slice() else { return Err("give a model and a port".into()) };
     let options = Options {
         address: ([127, 0, 0, 1], port.parse()?).into(),
-        models: vec![ModelName::Path(model.into())],
-        loader: Arc::new(OnOracle),
-        key: None,
-        admin_key: None,
-        origins: Vec::new(),
-        hosts: Vec::new(),
-        one_model: false,
-        log: None,
-        limits: Limits::default(),
+        ..Options::new(vec![ModelName::Path(model.into())], Arc::new(OnOracle))
     };
     let server = Server::bind(options, Store::open(StoreOptions::from_env())?)?;
     let address = server.address();

@@ -14,7 +14,7 @@ use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{Activations, Device};
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{Limits, LoadAsk, Loaded, Loader, Options, Server};
+use tangor_server::{LoadAsk, Loaded, Loader, Options, Server};
 use tangor_store::{DirSource, Installed, ModelName, Store, StoreOptions};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -141,18 +141,7 @@ fn main() -> Outcome {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("tiny");
     tangor_testkit::tiny::write_with_text(&path);
-    let options = Options {
-        address: ([127, 0, 0, 1], 0).into(),
-        models: vec![ModelName::Path(path)],
-        loader: Arc::new(OnOracle),
-        key: None,
-        admin_key: None,
-        origins: Vec::new(),
-        hosts: Vec::new(),
-        one_model: false,
-        log: None,
-        limits: Limits::default(),
-    };
+    let options = Options::new(vec![ModelName::Path(path)], Arc::new(OnOracle));
     let home = StoreOptions { root: Some(folder.path().join("home")), ..StoreOptions::default() };
     let server = Server::bind(options, Store::open(home)?)?;
     let (address, stopper) = (server.address(), server.stopper());

@@ -154,8 +154,8 @@ impl Server {
 /// be loaded ends it.
 async fn preload(app: Arc<App>, ready: impl FnOnce()) -> Result<(), ServeError> {
     // The first one is to be the one that was used last.
-    let names: Vec<String> =
-        app.catalog.served().take(app.limits().models.max(1)).map(str::to_owned).collect();
+    let served = app.catalog.served().take(app.residents.most());
+    let names: Vec<String> = served.map(str::to_owned).collect();
     for name in names.iter().rev() {
         if let Err(error) = app.model(Some(name)).await {
             app.stop();

@@ -34,6 +34,26 @@ pub struct Options {
     pub limits: Limits,
 }
 
+impl Options {
+    /// For this machine alone, on a port that is free: without keys and lines about requests, and
+    /// within the usual bounds.
+    #[must_use]
+    pub fn new(models: Vec<ModelName>, loader: Arc<dyn Loader>) -> Self {
+        Self {
+            address: ([127, 0, 0, 1], 0).into(),
+            models,
+            loader,
+            key: None,
+            admin_key: None,
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            one_model: false,
+            log: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// A secret. Nothing shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(String);

@@ -112,6 +112,11 @@ impl Residents {
         Ok(self.lease(resident))
     }
 
+    /// How many models there is room for.
+    pub(crate) fn most(&self) -> usize {
+        self.models
+    }
+
     /// The model that was used last, if there is one.
     pub(crate) fn last_used(&self) -> Option<String> {
         self.slots().all.iter().max_by_key(|slot| slot.used).map(|slot| slot.id.clone())

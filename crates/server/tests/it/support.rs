@@ -11,7 +11,7 @@ use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{Activations, Device};
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{Limits, LoadAsk, Loaded, Loader, Options, ServeError, Server, Stopper};
+use tangor_server::{LoadAsk, Loaded, Loader, Options, ServeError, Server, Stopper};
 use tangor_store::{Installed, ModelName, Store, StoreOptions};
 use tempfile::TempDir;
 
@@ -104,18 +104,9 @@ impl Running {
             ModelName::Path(path)
         });
         let loader = Arc::new(loader);
-        let mut options = Options {
-            address: ([127, 0, 0, 1], 0).into(),
-            models: names.collect(),
-            loader: Arc::clone(&loader) as Arc<dyn Loader>,
-            key: None,
-            admin_key: None,
-            origins: Vec::new(),
-            hosts: Vec::new(),
-            one_model: false,
-            log: None,
-            limits: Limits { grace: Duration::from_secs(5), ..Limits::default() },
-        };
+        let loading = Arc::clone(&loader) as Arc<dyn Loader>;
+        let mut options = Options::new(names.collect(), loading);
+        options.limits.grace = Duration::from_secs(5);
         change(&mut options);
         let mut home = StoreOptions {
             root: Some(folder.path().join("home")),

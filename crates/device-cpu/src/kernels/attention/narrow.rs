@@ -181,7 +181,7 @@ impl Op for AttendNarrow<'_> {
     const USES: Uses = Uses::Pairs;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
         let look = self.look;
         let (shape, rows) = (look.shape, look.positions * look.group());
         assert!(rows <= ROWS && self.queries.len() == rows * query_len(shape.head_dim));
@@ -255,7 +255,7 @@ impl AttendNarrow<'_> {
     /// Computes a block for all positions that see any of it.
     #[inline(always)]
     fn block<S: Simd, B: Blocks>(
-        &mut self,
+        &self,
         s: S,
         block: Block,
         pages: B,
@@ -269,7 +269,7 @@ impl AttendNarrow<'_> {
             let tiles = (last - row).div_ceil(S::ROWS.min(TILE));
             let count = (last - row).div_ceil(tiles);
             let tile = self.tile_of(block, row, count);
-            let attend = &*self;
+            let attend = self;
             match count {
                 6 if S::ROWS >= 6 => {
                     s.run(AttendTile::<B, 6> { attend, block, pages, tile, buffers })
