@@ -26,8 +26,9 @@ pub(crate) struct Options {
     no_trace_compares: bool,
 }
 
-/// The examples that write the seeds.
-const SEEDS: [&str; 2] = ["tangor-formats", "tangor-text"];
+/// The packages and their examples that write the seeds.
+const SEEDS: [(&str, &str); 2] =
+    [("tangor-formats", "formats_seeds"), ("tangor-text", "text_seeds")];
 
 /// Runs the targets one after the other; the first finding ends it.
 pub(crate) fn fuzz(options: &Options) -> Outcome {
@@ -40,8 +41,8 @@ pub(crate) fn fuzz(options: &Options) -> Outcome {
     if targets.is_empty() {
         return Err(format!("no such target; there are: {}", listed.trim().replace('\n', ", ")));
     }
-    for package in SEEDS {
-        let seeds = ["run", "-q", "-p", package, "--example", "fuzz_seeds", "--", "fuzz/corpus"];
+    for (package, example) in SEEDS {
+        let seeds = ["run", "-q", "-p", package, "--example", example, "--", "fuzz/corpus"];
         run("seeds", &mut cargo(&seeds))?;
     }
     for target in targets {

@@ -347,6 +347,7 @@ impl Model {
             logprobs: request.logprobs,
             score_prompt: request.score_prompt,
             pool: request.embed.map(Pool::new),
+            client: request.client,
             constraint: request.constraint,
             eos: if request.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             stop: StopMatcher::new(request.stop),

@@ -31,6 +31,9 @@ pub struct Request {
     pub special_text: bool,
     /// Goes on after an end-of-text token: for benchmarks.
     pub ignore_eos: bool,
+    /// Whose request it is, as a number that means nothing else: those of one client wait for each
+    /// other, and clients take turns.
+    pub client: u64,
 }
 
 /// One thing that happened to a request, in order.

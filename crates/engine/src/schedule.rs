@@ -1,8 +1,8 @@
 //! Continuous batching: which rows of which sequences run next.
 //!
 //! Every running sequence that generates has one row in every batch; prompts share what is left of
-//! the batch equally. A sequence is admitted, in order of arrival, when there are pages for all its
-//! tokens. If a growing sequence finds no page, pages are taken from idle sessions (the one unused
+//! the batch equally. A sequence is admitted, when its turn comes, as soon as there are pages for all
+//! its tokens: clients that have several waiting take turns, one sequence each. If a growing sequence finds no page, pages are taken from idle sessions (the one unused
 //! for longest first), then from waiting sequences, then from the running sequence that was
 //! admitted last: it is computed again later, with equal bits. The one admitted first always gets
 //! on, so that all do.
@@ -147,6 +147,19 @@ impl Core {
         });
     }
 
+    /// Puts a sequence into the queue: behind those of its client, each of which has the turn after
+    /// the one before it, and behind whoever else has the same turn already.
+    pub(crate) fn wait(&mut self, id: SequenceId, client: u64) {
+        let queued = self.waiting.iter().map(|id| &self.sequences[id]);
+        let last = queued.filter(|other| other.client() == client).map(|other| other.turn).max();
+        let turn = last.map_or(self.turn, |last| self.turn.max(last + 1));
+        let place = self.waiting.partition_point(|other| self.sequences[other].turn <= turn);
+        self.waiting.insert(place, id);
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            (sequence.turn, sequence.phase) = (turn, Phase::Waiting);
+        }
+    }
+
     /// Moves waiting sequences to the running ones, as long as there is room.
     fn admit(&mut self) {
         while self.running.len() < self.limits.max_sequences
@@ -157,6 +170,7 @@ impl Core {
             self.running.push(id);
             if let Some(sequence) = self.sequences.get_mut(&id) {
                 sequence.phase = Phase::Running;
+                self.turn = self.turn.max(sequence.turn);
             }
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) logprobs: Option<usize>,
     /// Whether logits behind tokens of the prompt are wanted.
     pub(crate) score_prompt: bool,
+    /// Whose it is.
+    pub(crate) client: u64,
     /// What becomes the prompt's embedding, if that is what is wanted.
     pub(crate) pool: Option<Pool>,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
@@ -103,6 +105,8 @@ pub(crate) struct Sequence {
     /// Length that the sequence is known to reach, which may be more than it has.
     pub(crate) horizon: usize,
     pub(crate) phase: Phase,
+    /// Its place in the queue, among those of other clients.
+    pub(crate) turn: u64,
     /// When it last did something, in calls.
     pub(crate) used: u64,
     /// `None`: a session.
@@ -123,9 +127,15 @@ impl Sequence {
             node: Pages::root(Variant::Short),
             rope: Variant::Short,
             phase: Phase::Idle,
+            turn: 0,
             used: 0,
             job,
         }
+    }
+
+    /// Whose it is; sessions are nobody's.
+    pub(crate) fn client(&self) -> u64 {
+        self.job.as_ref().map_or(0, |job| job.client)
     }
 
     /// Whether its hidden states are wanted, and not its logits.

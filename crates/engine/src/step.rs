@@ -153,8 +153,10 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) pages: Pages,
     pub(crate) sequences: BTreeMap<SequenceId, Sequence>,
-    /// In order of arrival, preempted ones first.
+    /// In order of turns, preempted ones first.
     pub(crate) waiting: VecDeque<SequenceId>,
+    /// The turn of the last sequence that was admitted.
+    pub(crate) turn: u64,
     /// In order of admission.
     pub(crate) running: Vec<SequenceId>,
     /// Sequences of a batch that failed: each runs alone next, so that only the guilty fail.
@@ -180,6 +182,7 @@ impl Core {
             limits,
             sequences: BTreeMap::new(),
             waiting: VecDeque::new(),
+            turn: 0,
             running: Vec::new(),
             suspects: VecDeque::new(),
             copies: Vec::new(),
@@ -217,14 +220,13 @@ impl Core {
         }
     }
 
-    /// Puts a sequence at the end of the queue.
+    /// Puts a sequence into the queue.
     fn enqueue(&mut self, id: SequenceId) {
         self.settle_rope(id);
-        if let Some(sequence) = self.sequences.get_mut(&id)
-            && sequence.phase == Phase::Idle
-        {
-            sequence.phase = Phase::Waiting;
-            self.waiting.push_back(id);
+        let Some(sequence) = self.sequences.get(&id) else { return };
+        if sequence.phase == Phase::Idle {
+            let client = sequence.client();
+            self.wait(id, client);
         }
     }
 
@@ -498,7 +500,11 @@ impl Core {
                 return Err(format!("{id:?} has computed more than its pages hold"));
             }
         }
-        Ok(())
+        let turns = self.waiting.iter().map(|id| self.sequences[id].turn.max(self.turn));
+        match turns.is_sorted() {
+            true => Ok(()),
+            false => Err(format!("{:?} wait in another order than their turns", self.waiting)),
+        }
     }
 }
 

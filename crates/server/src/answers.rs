@@ -89,6 +89,8 @@ pub(crate) struct TokenLogprobs {
 pub(crate) struct End {
     pub(crate) reason: Reason,
     pub(crate) usage: Usage,
+    /// Of the answer's tokens, those that the model thought with.
+    pub(crate) thought: usize,
     pub(crate) timings: Timings,
 }
 
@@ -129,6 +131,8 @@ pub(crate) struct Call {
 struct Reader {
     reasoning: Option<Reasoning>,
     tools: Option<ToolParser>,
+    /// Tokens that came before the answer did.
+    thought: usize,
     /// Of tokens whose text has not come yet.
     held: Vec<TokenLogprobs>,
 }
@@ -148,6 +152,7 @@ impl Answers {
         let reader = || Reader {
             reasoning: prepared.reasoning.clone(),
             tools: prepared.tool_parser(),
+            thought: 0,
             held: Vec::new(),
         };
         let readers: Vec<Reader> = prepared.requests.iter().map(|_| reader()).collect();
@@ -269,6 +274,7 @@ impl Answers {
                 let logprobs = token.logprobs.map(|logprobs| TokenLogprobs { id, logprobs });
                 reader.held.extend(logprobs);
                 let deltas = reader.push(&token.text);
+                reader.thought += usize::from(reader.thinks());
                 self.push(choice, deltas);
             }
             Event::Done(summary) => {
@@ -285,6 +291,7 @@ impl Answers {
                     Finish::StopText(text) => Reason::StopText(text),
                     Finish::EndOfText(_) => Reason::Stop,
                 };
+                let thought = reader.thought;
                 if deltas.is_empty() && !reader.held.is_empty() {
                     deltas.push(Delta::Text(String::new()));
                 }
@@ -295,7 +302,7 @@ impl Answers {
                 let cached = if first { usage.cached } else { 0 };
                 self.entry.ends(choice, &summary.text, &reason, cached);
                 self.metrics.answered(&self.lease.resident().id, &usage, &timings);
-                let end = End { reason, usage, timings };
+                let end = End { reason, usage, thought, timings };
                 self.ready.push_back(Happening::End { choice, end });
                 self.open -= 1;
             }
@@ -312,6 +319,11 @@ impl Answers {
 }
 
 impl Reader {
+    /// Whether the answer proper is still to come.
+    fn thinks(&self) -> bool {
+        self.reasoning.as_ref().is_some_and(Reasoning::is_open)
+    }
+
     fn push(&mut self, text: &str) -> Vec<Delta> {
         if text.is_empty() {
             return Vec::new();

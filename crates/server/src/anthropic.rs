@@ -52,6 +52,9 @@ pub(crate) struct Request {
     /// Whether a model that thinks does so.
     #[schemars(schema_with = "thinking_schema")]
     pub(crate) thinking: Option<Value>,
+    /// What the client says of the request: `user_id`, for whom it asks.
+    #[schemars(schema_with = "metadata_schema")]
+    pub(crate) metadata: Option<Value>,
 }
 
 /// A message.
@@ -80,6 +83,11 @@ fn tool_choice_schema(_: &mut SchemaGenerator) -> Schema {
 /// What is said of thinking.
 fn thinking_schema(_: &mut SchemaGenerator) -> Schema {
     field(&json!({"type": "enabled|disabled|adaptive", "budget_tokens?": 0}))
+}
+
+/// What is said of a request.
+fn metadata_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"user_id?": ""}))
 }
 
 impl Request {
@@ -115,8 +123,14 @@ impl Request {
             max_tokens: self.max_tokens,
             stop: self.stop_sequences.clone().unwrap_or_default(),
             choices: 1,
+            user: self.user(),
             ..Ask::default()
         })
+    }
+
+    /// For whom the client asks.
+    fn user(&self) -> Option<String> {
+        Some(self.metadata.as_ref()?["user_id"].as_str()?.to_owned())
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Ask {
     /// Log-probabilities of the prompt too.
     pub(crate) score_prompt: bool,
     pub(crate) format: Format,
+    /// For whom the client asks, if it says so.
+    pub(crate) user: Option<String>,
 }
 
 /// What is to be continued.
@@ -32,6 +34,8 @@ pub(crate) enum Prompt {
     Chat(Box<Chat>),
     /// Texts or tokens as they are, each answered on its own.
     Plain(Vec<Source>),
+    /// Texts whose answers each stand between one of them and what comes after.
+    Gaps { before: Vec<String>, after: String },
 }
 
 /// A conversation.
@@ -121,9 +125,12 @@ impl Ask {
             return Err(ApiError::field("n", "n is 0: ask for at least one answer"));
         }
         at_most("n", self.choices, limits.choices, "")?;
-        if let Prompt::Plain(prompts) = &self.prompt {
-            at_most("prompt", prompts.len(), limits.prompts, " prompts")?;
-        }
+        let prompts = match &self.prompt {
+            Prompt::Chat(_) => 1,
+            Prompt::Plain(prompts) => prompts.len(),
+            Prompt::Gaps { before, .. } => before.len(),
+        };
+        at_most("prompt", prompts, limits.prompts, " prompts")?;
         at_most("stop", self.stop.len(), limits.stops, " strings")?;
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         at_most("stop", longest, limits.stop_bytes, " bytes per string")?;

@@ -3,6 +3,7 @@
 use crate::answers::Running;
 use crate::app::App;
 use crate::ask::Source;
+use crate::client::turns;
 use crate::error::{ApiError, Kind, Result};
 use crate::residents::{Lease, Resident};
 use std::sync::Arc;
@@ -116,6 +117,7 @@ async fn run(
     let (sender, mut events) = mpsc::unbounded_channel();
     let deadline = Instant::now() + app.limits().answer_time;
     let mut abort = app.aborting();
+    let client = turns(None);
     let mut vectors = vec![Vec::new(); prompts.len()];
     let mut rest = prompts.into_iter().enumerate().peekable();
     let mut running: Vec<(usize, Running)> = Vec::new();
@@ -123,7 +125,8 @@ async fn run(
         while running.len() < app.limits().embedding
             && let Some((index, prompt)) = rest.peek().cloned()
         {
-            let request = Request { prompt, embed: Some(pooling), ..Request::default() };
+            let embed = Some(pooling);
+            let request = Request { prompt, embed, client, ..Request::default() };
             let sender = sender.clone();
             // A reader that is gone has cancelled already.
             let sink = move |event| drop(sender.send((index, event)));

@@ -11,7 +11,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Lets through requests that name this machine and come from where they may. A web page whose
 /// own name is made to lead here (DNS rebinding) gives itself away by that name.
@@ -91,15 +90,14 @@ pub(crate) async fn door(
     request: Request,
     next: Next,
 ) -> Response {
-    let begin = Instant::now();
+    let counted = app.metrics.request(facts.path);
     let checked = check_page(facts.access, request.headers())
         .and_then(|()| check_key(&app.options, facts.access, request.headers()));
     let response = match checked {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
-    app.metrics.request(facts.path, response.status().as_u16(), begin.elapsed());
-    worded(response, facts.dialect)
+    counted.until_the_end_of(worded(response, facts.dialect))
 }
 
 /// Browsers say where a request comes from even where there is no Origin, as for images: other

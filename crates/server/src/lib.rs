@@ -19,6 +19,7 @@ mod ask;
 mod blocks;
 mod body;
 mod catalog;
+mod client;
 mod dialect;
 mod embed;
 mod error;

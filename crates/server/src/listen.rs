@@ -1,6 +1,7 @@
 //! The server itself: it listens, hands requests to the routes, and ends in good order.
 
 use crate::app::App;
+use crate::client::Client;
 use crate::error::{ApiError, Kind};
 use crate::options::Options;
 use crate::routes::routes;
@@ -130,7 +131,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, client)) => {
-                    let client = log::Client(client.ip());
+                    let client = Client(client.ip());
                     connect(&app, (stream, client), service.clone(), &graceful, place);
                 }
                 Err(_) => tokio::time::sleep(BREATH).await,
@@ -170,7 +171,7 @@ async fn preload(app: Arc<App>, ready: impl FnOnce()) -> Result<(), ServeError> 
 /// Serves a connection.
 fn connect(
     app: &App,
-    (stream, client): (TcpStream, log::Client),
+    (stream, client): (TcpStream, Client),
     service: TowerToHyperService<Router>,
     graceful: &GracefulShutdown,
     place: Option<OwnedSemaphorePermit>,

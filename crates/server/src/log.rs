@@ -4,6 +4,7 @@
 
 use crate::answers::{Reason, new_id};
 use crate::app::App;
+use crate::client::Client;
 use crate::residents::now;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
@@ -48,10 +49,6 @@ impl fmt::Debug for Log {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Client(pub(crate) IpAddr);
-
 tokio::task_local! {
     /// The entry of the request that a task answers.
     static ENTRY: Entry;
@@ -91,10 +88,11 @@ pub(crate) async fn record(
     next: Next,
 ) -> Response {
     let id = request_id(&request);
+    let client: Option<Client> = request.extensions_mut().remove();
     let entry = Entry(app.options.log.as_ref().map(|log| {
         let facts = Facts {
             id: id.clone(),
-            client: request.extensions_mut().remove().map(|Client(client)| client),
+            client: client.map(|Client(address)| address),
             method: request.method().to_string(),
             // The path itself may hold anything.
             route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
@@ -102,7 +100,8 @@ pub(crate) async fn record(
         };
         Arc::new(Open { log: log.clone(), begin: Instant::now(), facts: Mutex::new(facts) })
     }));
-    let mut response = ENTRY.scope(entry.clone(), next.run(request)).await;
+    let answered = ENTRY.scope(entry.clone(), next.run(request));
+    let mut response = Client::scope(client, answered).await;
     entry.note(|facts| facts.status = Some(response.status().as_u16()));
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(REQUEST_ID, id);

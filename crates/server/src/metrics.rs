@@ -2,6 +2,9 @@
 //! for lemonade's `stats`.
 
 use crate::residents::Residents;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -9,8 +12,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
 use tangor_engine::{Timings, Usage};
 
 /// Everything that is counted.
@@ -25,6 +30,7 @@ pub(crate) struct Metrics {
     answers: Family<OfModel, Counter>,
     requests: Family<OfRoute, Counter>,
     duration: Family<OfOperation, Histogram>,
+    active: Gauge,
     models: Gauge,
     last: Mutex<Last>,
 }
@@ -56,6 +62,62 @@ pub(crate) struct Last {
     pub(crate) cached: u64,
 }
 
+/// The status of a request whose client left before there was one, as nginx counts it.
+const LEFT: u16 = 499;
+
+/// A request that is being answered.
+pub(crate) struct Counted {
+    metrics: Arc<Metrics>,
+    route: &'static str,
+    status: u16,
+    begin: Instant,
+}
+
+impl Counted {
+    /// Lives as long as the body of a response.
+    pub(crate) fn until_the_end_of(mut self, response: Response) -> Response {
+        self.status = response.status().as_u16();
+        response.map(|body| Body::new(CountedBody { body, _counted: self }))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Self { metrics, route, status, begin } = self;
+        metrics.active.dec();
+        let of = OfRoute { route, status: (*status).into() };
+        metrics.requests.get_or_create(&of).inc();
+        let operation = OfOperation { gen_ai_operation_name: route };
+        metrics.duration.get_or_create(&operation).observe(begin.elapsed().as_secs_f64());
+    }
+}
+
+/// A body whose request ends with it.
+struct CountedBody {
+    body: Body,
+    _counted: Counted,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Seconds, from a millisecond to about two minutes.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 18))
@@ -73,6 +135,7 @@ impl Metrics {
             answers: Family::default(),
             requests: Family::default(),
             duration: Family::new_with_constructor(seconds),
+            active: Gauge::default(),
             models: Gauge::default(),
             last: Mutex::default(),
         };
@@ -102,6 +165,8 @@ impl Metrics {
             registry.register(name, help, family.clone());
         }
         registry.register("tangor_requests", "Requests by route and status", self.requests.clone());
+        let help = "Requests whose answers have not ended";
+        registry.register("tangor_active_requests", help, self.active.clone());
         registry.register("tangor_loaded_models", "Models in memory", self.models.clone());
     }
 
@@ -138,12 +203,10 @@ impl Metrics {
         }
     }
 
-    /// A request was answered; of one that streams, its answer has begun.
-    pub(crate) fn request(&self, route: &'static str, status: u16, took: Duration) {
-        let of = OfRoute { route, status: status.into() };
-        self.requests.get_or_create(&of).inc();
-        let operation = OfOperation { gen_ai_operation_name: route };
-        self.duration.get_or_create(&operation).observe(took.as_secs_f64());
+    /// A request has come; it ends when what is returned is dropped.
+    pub(crate) fn request(self: &Arc<Self>, route: &'static str) -> Counted {
+        self.active.inc();
+        Counted { metrics: Arc::clone(self), route, status: LEFT, begin: Instant::now() }
     }
 
     /// The last answer, and totals.

@@ -31,6 +31,16 @@ struct Read {
     demanded: Option<String>,
 }
 
+impl Read {
+    /// Of prompts whose answers are texts.
+    fn plain(prompts: Vec<Vec<u32>>) -> Result<Self> {
+        if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+            return Err(ApiError::field("prompt", "the prompt is empty: give at least one token"));
+        }
+        Ok(Self { prompts, reasoning: None, tools: None, demanded: None })
+    }
+}
+
 impl Prepared {
     /// A parser of calls for one answer.
     pub(crate) fn tool_parser(&self) -> Option<ToolParser> {
@@ -46,6 +56,7 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
     let read = match &ask.prompt {
         Prompt::Chat(chat) => read_chat(resident, chat)?,
         Prompt::Plain(sources) => read_plain(resident, sources)?,
+        Prompt::Gaps { before, after } => read_gaps(resident, before, after)?,
     };
     let context = resident.model().context();
     for prompt in &read.prompts {
@@ -62,12 +73,12 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
         stop: ask.stop.clone(),
         logprobs: ask.logprobs,
         score_prompt: ask.score_prompt,
-        embed: None,
         constraint: grammar
             .as_ref()
             .map(|grammar| Box::new(grammar.duplicate()) as Box<dyn Constraint>),
         special_text: read.tools.is_some(),
         ignore_eos: ask.knobs.ignore_eos,
+        ..Request::default()
     };
     let choices = |prompt| (0..ask.choices).map(move |choice| request(prompt, choice));
     let requests = read.prompts.iter().flat_map(choices).collect();
@@ -83,11 +94,20 @@ fn read_plain(resident: &Resident, sources: &[Source]) -> Result<Read> {
             Ok(tokenizer.frame(tokenizer.encode(text, Specials::AsText)?))
         }
     };
-    let prompts: Vec<Vec<u32>> = sources.iter().map(tokens).collect::<Result<_>>()?;
-    if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
-        return Err(ApiError::field("prompt", "the prompt is empty: give at least one token"));
-    }
-    Ok(Read { prompts, reasoning: None, tools: None, demanded: None })
+    Read::plain(sources.iter().map(tokens).collect::<Result<_>>()?)
+}
+
+/// Tokens of texts with a gap behind them, and of what comes after it.
+fn read_gaps(resident: &Resident, before: &[String], after: &str) -> Result<Read> {
+    let tokens = |before: &String| {
+        let tokens = resident.tokenizer()?.infill(before, after)?;
+        tokens.ok_or_else(|| {
+            let message = "this model was not made to fill gaps (it has no tokens for that): \
+                           leave suffix out, or name a model for code";
+            ApiError::field("suffix", message)
+        })
+    };
+    Read::plain(before.iter().map(tokens).collect::<Result<_>>()?)
 }
 
 /// Tokens of a conversation in the model's own template.

@@ -42,6 +42,7 @@ mod gguf;
 mod grammar;
 mod guard;
 mod hf;
+mod infill;
 pub mod limits;
 mod message;
 mod pretokenize;

@@ -47,7 +47,7 @@ impl Reasoning {
         thinks.then(|| Self { state, held: String::new() })
     }
 
-    /// Whether an answer has begun, or nothing is known of thinking yet.
+    /// Whether the text so far ends amid thinking.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Thinking { .. })

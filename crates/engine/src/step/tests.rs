@@ -85,6 +85,7 @@ fn job(prompt: usize, max_tokens: usize) -> Box<Job> {
         max_tokens,
         logprobs: None,
         score_prompt: false,
+        client: 0,
         pool: None,
         constraint: None,
         eos: Arc::new([0]),
@@ -214,8 +215,9 @@ impl Simulation {
                 let max = self.below(10);
                 let poisoned = self.below(12) == 0;
                 self.next_id += 1;
-                let command =
-                    Command::Generate { id, prompt: prompt.clone(), job: job(prompt.len(), max) };
+                let client = self.below(3) as u64;
+                let job = Box::new(Job { client, ..*job(prompt.len(), max) });
+                let command = Command::Generate { id, prompt: prompt.clone(), job };
                 self.core.handle(command);
                 self.owners.insert(id, Owner::Request { prompt, max, got: vec![], poisoned });
             }
@@ -450,6 +452,35 @@ fn an_answer_is_not_delayed_by_a_long_prompt() {
     let work = simulation.core.next_work().unwrap();
     let rows: Vec<_> = work.spans.iter().map(|span| (span.id.0, span.rows.len())).collect();
     assert_eq!(rows, [(0, 1), (1, 5)], "one row for the answer, the budget for the prompt");
+}
+
+#[test]
+fn clients_take_turns_however_many_requests_one_of_them_has_waiting() {
+    let mut simulation = Simulation::new(0, Limits { max_sequences: 1, ..limits() });
+    let core = &mut simulation.core;
+    let submit = |core: &mut Core, client, ids: std::ops::Range<u64>| {
+        for id in ids {
+            let job = Box::new(Job { client, ..*job(3, 1) });
+            let prompt = vec![1 + id as u32; 3];
+            core.handle(Command::Generate { id: SequenceId(id), prompt, job });
+        }
+    };
+    let mut order = Vec::new();
+    submit(core, 7, 0..6);
+    while let Some(work) = core.next_work() {
+        let id = work.spans[0].id.0;
+        if order.last() != Some(&id) {
+            order.push(id);
+        }
+        let logits = simulation.cache.run(&work);
+        core.finish(&work, Ok(&logits));
+        if order == [0, 1] && core.sequences.len() == 4 {
+            submit(core, 8, 6..9);
+            submit(core, 9, 9..10);
+            core.handle(Command::Cancel { id: SequenceId(7) });
+        }
+    }
+    assert_eq!(order, [0, 1, 6, 9, 2, 3, 8, 4, 5]);
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(crate) struct Request {
     /// The prompt.
     #[serde(deserialize_with = "or_default")]
     pub(crate) prompt: String,
-    /// Refused: templates for a text behind the answer are not known.
+    /// A text behind the answer, for models that were made to fill gaps: prompt and suffix are given
+    /// to the model as they are.
     pub(crate) suffix: Option<String>,
     /// The system message.
     pub(crate) system: Option<String>,
@@ -55,7 +56,6 @@ pub(crate) struct Request {
 impl Request {
     fn check(&self) -> Result<()> {
         let refused = [
-            ("suffix", self.suffix.as_ref().is_some_and(|text| !text.is_empty())),
             ("template", self.template.as_ref().is_some_and(|text| !text.is_empty())),
             ("images", self.images.as_ref().is_some_and(|images| !images.is_empty())),
         ];
@@ -68,6 +68,9 @@ impl Request {
     }
 
     fn prompt(self) -> Prompt {
+        if let Some(after) = self.suffix.filter(|text| !text.is_empty()) {
+            return Prompt::Gaps { before: vec![self.prompt], after };
+        }
         if self.raw.unwrap_or(false) {
             return Prompt::Plain(vec![Source::Text(self.prompt)]);
         }

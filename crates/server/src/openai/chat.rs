@@ -79,6 +79,7 @@ impl Request {
             logprobs,
             score_prompt: false,
             format: super::format(self.response_format.as_ref())?,
+            user: self.safety_identifier.or(self.user),
         })
     }
 }

@@ -29,7 +29,7 @@ sampled! {
         pub(crate) echo: Option<bool>,
         /// Log-probabilities, of so many most likely tokens per token.
         pub(crate) logprobs: Option<usize>,
-        /// A text behind the answer: refused, since templates for that are not known.
+        /// A text behind the answer, for models that were made to fill gaps.
         pub(crate) suffix: Option<String>,
         /// `json_object`, `json_schema` with a schema, or `grammar`.
         #[schemars(schema_with = "super::format_schema")]
@@ -64,12 +64,14 @@ impl Given {
 impl Request {
     fn ask(self) -> Result<Ask> {
         let knobs = self.knobs()?;
-        if self.suffix.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(ApiError::field("suffix", "suffix is not supported: leave it out"));
-        }
+        let sources = self.prompt.map(Given::sources).unwrap_or_default();
+        let prompt = match self.suffix.filter(|suffix| !suffix.is_empty()) {
+            Some(after) => gaps(sources, after)?,
+            None => Prompt::Plain(sources),
+        };
         Ok(Ask {
             model: self.model,
-            prompt: Prompt::Plain(self.prompt.map(Given::sources).unwrap_or_default()),
+            prompt,
             knobs,
             max_tokens: Some(self.max_tokens.unwrap_or(MAX_TOKENS)),
             stop: OneOrMany::list(self.stop),
@@ -77,8 +79,20 @@ impl Request {
             logprobs: self.logprobs,
             score_prompt: self.echo.unwrap_or(false) && self.logprobs.is_some(),
             format: super::format(self.response_format.as_ref())?,
+            user: self.safety_identifier.or(self.user),
         })
     }
+}
+
+/// Prompts whose answers stand in front of a text.
+fn gaps(sources: Vec<Source>, after: String) -> Result<Prompt> {
+    let text = |source| match source {
+        Source::Text(text) => Ok(text),
+        Source::Tokens(_) => {
+            Err(ApiError::field("suffix", "suffix needs a prompt that is text, not token ids"))
+        }
+    };
+    Ok(Prompt::Gaps { before: sources.into_iter().map(text).collect::<Result<_>>()?, after })
 }
 
 /// What an answer looks like.

@@ -90,6 +90,10 @@ macro_rules! sampled {
             pub(crate) stream: Option<bool>,
             /// How it streams.
             pub(crate) stream_options: Option<$crate::openai::StreamOptions>,
+            /// For whom the client asks: those who are named take turns.
+            pub(crate) user: Option<String>,
+            /// The same, by its newer name.
+            pub(crate) safety_identifier: Option<String>,
             /// Goes on after end-of-text tokens: for benchmarks.
             pub(crate) ignore_eos: Option<bool>,
             $($own)*
@@ -222,12 +226,14 @@ pub(crate) fn usage(ends: &[End], per_prompt: usize) -> Value {
     let prompt: usize = firsts().map(|usage| usage.prompt).sum();
     let cached: usize = firsts().map(|usage| usage.cached).sum();
     let completion: usize = ends.iter().map(|end| end.usage.completion).sum();
+    let thought: usize = ends.iter().map(|end| end.thought).sum();
     let first = ends.first();
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": thought},
         // What lemonade's benchmarks read.
         "prefill_duration_ttft": first.map(|end| end.timings.ttft.as_secs_f64()),
         "decoding_speed_tps": first.and_then(|end| end.timings.decode_tps(&end.usage)),
@@ -239,6 +245,7 @@ pub(crate) fn usage_example() -> Value {
     json!({
         "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details?": {"reasoning_tokens": 0},
         "prefill_duration_ttft?": 0.5, "decoding_speed_tps?": 0.5,
     })
 }

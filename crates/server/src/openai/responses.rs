@@ -59,6 +59,10 @@ pub(crate) struct Request {
     /// The form of the answer.
     #[schemars(schema_with = "text_schema")]
     pub(crate) text: Option<Value>,
+    /// For whom the client asks: those who are named take turns.
+    pub(crate) user: Option<String>,
+    /// The same, by its newer name.
+    pub(crate) safety_identifier: Option<String>,
     /// Refused: the server keeps no answers.
     pub(crate) previous_response_id: Option<String>,
     /// Returned as it is.
@@ -125,6 +129,7 @@ impl Request {
             max_tokens: self.max_output_tokens,
             stop: OneOrMany::list(self.stop.clone()),
             choices: 1,
+            user: self.safety_identifier.clone().or_else(|| self.user.clone()),
             format: super::format(self.text.as_ref().and_then(|text| text.get("format")))?,
             ..Ask::default()
         })
@@ -328,7 +333,7 @@ fn usage(end: &End) -> Value {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached},
         "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": end.thought},
         "total_tokens": usage.prompt + usage.completion,
     })
 }

@@ -362,3 +362,38 @@ fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
         assert_eq!(reply.status, 400, "{body:?}");
     }
 }
+
+#[test]
+fn tokens_of_thinking_are_counted() {
+    let thinks = |options: &mut tangor_server::Options| {
+        let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
+        let file = folder.join("tokenizer_config.json");
+        let mut config: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+        let template = config["chat_template"].as_str().unwrap().to_owned() + "<think>";
+        config["chat_template"] = template.into();
+        std::fs::write(&file, config.to_string()).unwrap();
+    };
+    let server = Running::new(thinks);
+    let ask = json!({"messages": said("Hi"), "max_tokens": 10, "ignore_eos": true});
+    let body = server.post("/v1/chat/completions", ask).json();
+    assert_eq!(body["usage"]["completion_tokens_details"]["reasoning_tokens"], 10, "{body}");
+    assert_eq!(body["choices"][0]["message"]["content"], "");
+    let ask = json!({"input": "Hi", "max_output_tokens": 10});
+    let body = server.post("/v1/responses", ask).json();
+    let details = &body["usage"]["output_tokens_details"];
+    assert_eq!(details["reasoning_tokens"], body["usage"]["output_tokens"]);
+}
+
+#[test]
+fn a_model_without_tokens_for_gaps_says_so() {
+    let server = Running::new(|_| {});
+    let ask = json!({"prompt": "def f(", "suffix": "return x"});
+    for path in ["/v1/completions", "/api/generate"] {
+        let reply = server.post(path, ask.clone());
+        assert_eq!(reply.status, 400, "{}", reply.text);
+        assert!(reply.text.contains("fill gaps"), "{}", reply.text);
+    }
+    let tokens = json!({"prompt": [1, 2], "suffix": "return x"});
+    let reply = server.post("/v1/completions", tokens);
+    assert_eq!(reply.any_json()["error"]["param"], "suffix", "{}", reply.text);
+}

@@ -60,6 +60,56 @@ fn a_client_that_leaves_frees_its_place() {
     assert_eq!(server.post_with("/v1/chat/completions", &[], &short(false)).status, 200);
 }
 
+#[test]
+fn whoever_asks_much_does_not_keep_others_waiting() {
+    let server = Running::new(|_| {});
+    let ask = |user: &str| {
+        let body = json!({"messages": said("Hi"), "max_tokens": 400, "ignore_eos": true,
+                          "stream": true, "user": user});
+        server.send("/v1/chat/completions", &[], &body.to_string())
+    };
+    // Four of the eight run, and four wait.
+    let many: Vec<_> = (0..7).map(|_| ask("many")).collect();
+    let one = ask("one");
+    let ended = |response: ureq::http::Response<ureq::Body>| {
+        let mut text = String::new();
+        response.into_body().into_reader().read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        Instant::now()
+    };
+    let (one, many) = std::thread::scope(|scope| {
+        let many: Vec<_> = many.into_iter().map(|r| scope.spawn(move || ended(r))).collect();
+        let one = scope.spawn(move || ended(one)).join().unwrap();
+        (one, many.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
+    });
+    let before = many.iter().filter(|end| **end < one).count();
+    assert!(before <= 5, "{before} of the other's seven answers came first");
+}
+
+#[test]
+fn a_stream_counts_until_it_ends() {
+    let server = Running::new(|_| {});
+    let counter = |name: &str| {
+        let metrics = server.get("/metrics").text;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0.0, |value| value.trim().parse::<f64>().unwrap())
+    };
+    let ended = "tangor_requests_total{route=\"/chat/completions\",status=\"200\"}";
+    let response = server.send("/v1/chat/completions", &[], &long(true));
+    // The other one asks for the counters.
+    assert_eq!(counter("tangor_active_requests"), 2.0);
+    assert_eq!(counter(ended), 0.0);
+    drop(response);
+    let begin = Instant::now();
+    while counter(ended) < 1.0 || counter("tangor_active_requests") > 1.0 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{}", server.get("/metrics").text);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let sum =
+        "gen_ai_server_request_duration_seconds_sum{gen_ai_operation_name=\"/chat/completions\"}";
+    assert!(counter(sum) > 0.0);
+}
+
 /// Asks, and closes the connection before there is an answer.
 fn leave(server: &Running) {
     use std::io::Write;
