@@ -8,7 +8,12 @@ use std::process::{Child, Command, Stdio};
 
 /// Most memory that this process has had resident, in bytes.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
-    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    peak_rss_bytes_of(std::process::id())
+}
+
+/// The same of another process.
+pub(crate) fn peak_rss_bytes_of(process: u32) -> Option<u64> {
+    kilobytes(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmHWM:")
 }
 
 /// Seconds that the calling thread has had a processor.

@@ -58,6 +58,9 @@ pub enum EvalError {
         /// What it said.
         why: String,
     },
+    /// A server that was to be measured does not answer.
+    #[error("the server does not answer: {0}")]
+    Server(String),
     /// Whoever watched ended it.
     #[error("stopped")]
     Stopped,

@@ -1,7 +1,7 @@
 //! Measurements of models: how well they expect a text ([`perplexity()`]), how far a fast
 //! configuration strays from an exact one ([`divergence()`]), and how fast they ([`bench()`]) and
 //! single operations ([`kernels()`]) are; and what a planner has to know of a device
-//! ([`calibrate()`]).
+//! ([`calibrate()`]). [`load()`] asks a server as many clients at once do.
 //!
 //! [`Contender`]s are programs that take turns; a [`Chart`] draws them, [`Lanes`] draw devices at
 //! work.
@@ -17,6 +17,7 @@ mod divergence;
 mod error;
 mod kernels;
 mod limits;
+mod load;
 pub mod logits;
 mod perplexity;
 mod reader;
@@ -31,6 +32,7 @@ pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
 pub use kernels::{FEW_ROWS, KernelSpec, KernelTime, kernels};
 pub use limits::{MachineLimits, OfLimit, Work, of_limit};
+pub use load::{LoadReport, LoadSpec, Quantiles, load};
 pub use perplexity::{Perplexity, Windows, perplexity};
 pub use reader::{CHUNK_TOKENS, ModelReader, Reader, Watch};
 pub use record::{Expected, Recorder};

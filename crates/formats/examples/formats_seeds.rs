@@ -1,4 +1,4 @@
-//! Writes what the tests know of good and bad files as seeds for fuzzing: `fuzz_seeds DIR` makes
+//! Writes what the tests know of good and bad files as seeds for fuzzing: `formats_seeds DIR` makes
 //! `DIR/gguf`, `DIR/safetensors`, `DIR/onnx` and `DIR/genai` (see `fuzz/README.md`).
 
 #[path = "../tests/it/attacks/mod.rs"]
@@ -20,7 +20,7 @@ const LONGEST: usize = 4096;
 
 fn main() -> io::Result<()> {
     let Some(dir) = env::args_os().nth(1) else {
-        return Err(io::Error::other("usage: fuzz_seeds DIR"));
+        return Err(io::Error::other("usage: formats_seeds DIR"));
     };
     let dir = Path::new(&dir);
     for target in ["gguf", "safetensors", "onnx", "genai"] {

@@ -99,7 +99,7 @@ def cases(operation):
     return of_operation()
 
 
-def check(operation, count, seed, statuses):
+def check(operation, count, seed, statuses, times):
     session = requests.Session()
 
     @hypothesis.seed(seed)
@@ -113,7 +113,9 @@ def check(operation, count, seed, statuses):
     )
     @hypothesis.given(case=cases(operation))
     def holds(case):
+        begin = time.time()
         response = case.call(session=session, timeout=60)
+        times[operation.label].append(time.time() - begin)
         statuses[operation.label][response.status_code] += 1
         case.validate_response(response, checks=CHECKS)
 
@@ -129,21 +131,24 @@ def main():
     weights = {one.label: 10 if one.body or one.path_parameters else 1 for one in operations}
     whole = sum(weights.values())
     statuses, failed, begin = collections.defaultdict(collections.Counter), [], time.time()
+    times = collections.defaultdict(list)
     for operation in operations:
         count = max(2, total * weights[operation.label] // whole)
         try:
-            check(operation, count, seed, statuses)
+            check(operation, count, seed, statuses, times)
         except (Exception, BaseExceptionGroup) as error:  # every route is to be asked
             failed.append(f"{operation.label}: {error}")
+            print(failed[-1], flush=True)
         found = statuses[operation.label]
         row = ", ".join(f"{status}: {found[status]}" for status in sorted(found))
-        print(f"{operation.label:40} {row}", flush=True)
+        slowest = max(times[operation.label], default=0)
+        print(f"{operation.label:40} {row} (slowest {slowest:.1f} s)", flush=True)
         if not found[200] and not operation.path.endswith(NEVER_WELL):
             failed.append(f"{operation.label}: no request was answered, so nothing was tested")
     asked = sum(sum(found.values()) for found in statuses.values())
     print(f"{asked} requests to {len(operations)} routes in {time.time() - begin:.0f} s")
-    if failed:
-        sys.exit("\n\n".join(failed))
+    print("\n\n".join(failed))
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

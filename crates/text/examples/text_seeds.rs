@@ -1,6 +1,6 @@
 //! Writes seeds for the fuzz targets `tokenizer` and `template` into a corpus folder.
 //!
-//! `cargo run -p tangor-text --example fuzz_seeds -- fuzz/corpus`
+//! `cargo run -p tangor-text --example text_seeds -- fuzz/corpus`
 
 use serde_json::{Value, json};
 use std::io;

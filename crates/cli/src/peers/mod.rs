@@ -1,15 +1,17 @@
 //! The programs that Tangor is compared with: one row each, and what they print.
 //!
-//! [`tools`] installs them, [`models`] makes the files that they read, [`child`] runs them, and
-//! [`logits`] has llama.cpp read a text.
+//! [`tools`] installs them, [`models`] makes the files that they read, [`child`] runs them and
+//! [`served`] those that are servers, and [`logits`] has llama.cpp read a text.
 
 pub(crate) mod child;
 pub(crate) mod logits;
 mod models;
+mod served;
 mod tools;
 
 pub(crate) use child::{Argv, argv};
 pub(crate) use models::{Form, Memory, Subject};
+pub(crate) use served::Served;
 pub(crate) use tools::{Tools, Venv, scripts};
 
 use crate::error::Outcome;

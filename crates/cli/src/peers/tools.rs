@@ -51,6 +51,9 @@ pub(crate) struct Venv {
     pub(crate) bytes: u64,
 }
 
+/// What is built of llama.cpp.
+const LLAMA_CPP_PROGRAMS: [&str; 3] = ["llama-bench", "llama-quantize", "llama-server"];
+
 /// For writing GGUF files, and what llama.cpp's Python binding needs.
 pub(crate) static GGUF: Venv = Venv {
     name: "gguf",
@@ -165,7 +168,7 @@ impl Tools {
     /// Builds llama.cpp for this machine's processor unless it is there.
     pub(crate) fn install_llama_cpp(&self) -> Outcome<String> {
         let version = LLAMA_CPP_SDIST.replace("==", " ");
-        let built = ["llama-bench", "llama-quantize"].map(|program| self.llama_cpp(program));
+        let built = LLAMA_CPP_PROGRAMS.map(|program| self.llama_cpp(program));
         if built.iter().all(|program| program.exists()) {
             return Ok(version);
         }
@@ -185,13 +188,13 @@ impl Tools {
             "-DLLAMA_CURL=OFF",
             "-DLLAMA_OPENSSL=OFF",
             "-DLLAMA_BUILD_TESTS=OFF",
-            "-DLLAMA_BUILD_SERVER=OFF",
+            "-DLLAMA_BUILD_SERVER=ON",
         ];
         configure.extend(settings.map(Into::into));
         self.step("configuring llama.cpp", &configure)?;
-        let targets: [&dyn child::AsArg; 6] =
-            [&cmake, &"--build", &build, &"--target", &"llama-bench", &"llama-quantize"];
-        self.step("building llama.cpp (minutes)", &argv(targets))?;
+        let mut make = argv([&cmake, &"--build", &build, &"--target"]);
+        make.extend(LLAMA_CPP_PROGRAMS.map(Into::into));
+        self.step("building llama.cpp (minutes)", &make)?;
         Ok(version)
     }
 

@@ -1,8 +1,9 @@
 //! Requests that schemathesis makes from the OpenAPI document: `cargo xtask schemathesis`.
 
 use crate::support::*;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Requests in a run of all tests: `TANGOR_TEST_CASES` asks for others.
 const CASES: &str = "400";
@@ -19,9 +20,9 @@ fn whatever_is_asked_is_answered_as_the_document_says() {
     let mut command = Command::new(python);
     // Whatever it keeps is kept where it is removed afterwards.
     command.arg(script).args([&server.base, &cases, &seed]).current_dir(server.folder.path());
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let why = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
-    assert!(output.status.success(), "{why}");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    // A long run is watched.
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.for_each(|line| println!("{}", line.unwrap()));
+    assert!(child.wait().unwrap().success(), "the requests' report says what is wrong");
 }

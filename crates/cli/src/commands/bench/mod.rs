@@ -1,6 +1,7 @@
 //! `tangor bench`: how fast a model is on this machine, beside what the machine could do.
 
 mod kernels;
+pub(crate) mod server;
 
 use crate::args::{Global, ModelOptions, SpeculationOptions, positive};
 use crate::error::Outcome;
@@ -23,6 +24,7 @@ Examples:
   tangor bench smollm2 --depth 4096 --json     with 4096 tokens in the cache already
   tangor bench smollm2 --streams 8             eight requests at once
   tangor bench kernels                         single operations instead of a model
+  tangor bench server http://localhost:13305   a server, whoever made it
 
 Every run is a request of random tokens on the path that all requests take. One run that is not
 counted goes first; the numbers are medians of the others. The limits are what this machine does
@@ -79,6 +81,7 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum What {
     Kernels(kernels::Options),
+    Server(server::Options),
 }
 
 /// What `--json` prints. The keys are part of the command line's contract.
@@ -105,8 +108,10 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
-    if let Some(What::Kernels(options)) = &options.what {
-        return kernels::run(options);
+    match &options.what {
+        Some(What::Kernels(options)) => return kernels::run(options),
+        Some(What::Server(options)) => return server::run(options),
+        None => {}
     }
     let spec = BenchSpec {
         prompt_tokens: options.prompt,

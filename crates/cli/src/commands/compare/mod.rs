@@ -1,13 +1,14 @@
 //! `tangor compare`: Tangor and other programs side by side, taking turns.
 
 mod report;
+mod server;
 
 use crate::args::{Global, positive};
 use crate::error::{Failure, Outcome};
 use crate::peers::{self, Argv, Memory, PEERS, Peer, SHALLOW, Spec, Subject, Tools, argv};
 use crate::{chart, load, sys, terminal};
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 use report::{Limits, Report};
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +22,7 @@ Examples:
   tangor compare smollm2 --weights q4_0 --peers llama.cpp,mistral.rs --chart speed.png
   tangor compare --shape llama-3.2-1b --rounds 3 --json
   tangor compare --shape mistral-7b -p 512 --peers all --chart speed.svg
+  tangor compare server smollm2 --streams 8    servers, under load
 
 Every program runs in a process of its own with the same number of threads and its best settings;
 they take turns, and medians are compared. A MODEL is read as it is, or, if it is a GGUF file,
@@ -33,8 +35,15 @@ installed, fails or needs more memory than there is, is left out.";
 
 /// Measure other programs beside Tangor, taking turns
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
+
     #[command(flatten)]
     which: load::Which,
 
@@ -71,6 +80,12 @@ pub(crate) struct Options {
     /// left_out[{name, reason, why}]
     #[arg(long)]
     json: bool,
+}
+
+/// What is compared if not programs that answer one prompt.
+#[derive(Debug, Subcommand)]
+enum What {
+    Server(server::Options),
 }
 
 /// The name that stands for all others.
@@ -117,6 +132,9 @@ impl fmt::Display for LeftOut {
 }
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    if let Some(What::Server(options)) = &options.what {
+        return server::run(options, global);
+    }
     let tools = Tools::open(global)?;
     let spec = Spec {
         prompt: options.prompt,
