@@ -11,6 +11,7 @@ mod conformance;
 mod cross;
 mod debian;
 mod fuzz;
+mod lm_eval;
 mod page;
 mod schemathesis;
 mod setup;
@@ -58,6 +59,9 @@ enum Task {
     /// The slow ring: real checkpoints made by transformers and onnxruntime-genai, checked against
     /// them. Installs torch into a private environment (several gigabytes).
     Acceptance,
+    /// Have lm-eval score sentences by the server, and compare that with `tangor eval`. Installs
+    /// lm-eval into a private environment (under a gigabyte).
+    LmEval,
     /// Count the instructions of fixed work under valgrind; more than recorded is an error.
     Callgrind(callgrind::Options),
 }
@@ -107,6 +111,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Schemathesis(options) => schemathesis::schemathesis(&options),
         Task::Acceptance => acceptance::acceptance(),
+        Task::LmEval => lm_eval::lm_eval(),
         Task::Callgrind(options) => callgrind::callgrind(&options),
     };
     match outcome {

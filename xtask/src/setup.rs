@@ -27,7 +27,14 @@ const ONNXRUNTIME: &[(&str, &str, &str)] = &[
 ];
 
 /// The clients that the server is tested with.
-const CLIENTS: &[&str] = &["openai==3.57.0", "ollama==0.6.3", "anthropic==2.14.0"];
+const CLIENTS: &[&str] = &[
+    "openai==3.57.0",
+    "ollama==0.6.3",
+    "anthropic==2.14.0",
+    "langchain-openai==1.7.4",
+    // What says whether an answer is valid.
+    "jsonschema==4.26.0",
+];
 
 /// What makes requests from the server's OpenAPI document.
 const SCHEMATHESIS: &[&str] = &["schemathesis==4.32.5"];
@@ -96,7 +103,7 @@ pub(crate) fn schemathesis() -> Outcome<PathBuf> {
 }
 
 /// The model store of the tests.
-fn home() -> PathBuf {
+pub(crate) fn home() -> PathBuf {
     root().join("target/test-home")
 }
 

@@ -73,6 +73,16 @@ fn anthropics_client_works() {
 }
 
 #[test]
+fn langchains_client_works() {
+    Serving::new(&[]).client("langchain_client.py");
+}
+
+#[test]
+fn answers_are_valid_whatever_their_schema() {
+    Serving::new(&["--sequences", "8"]).client("schemas_client.py");
+}
+
+#[test]
 fn under_load_every_answer_is_what_it_is_alone() {
     let serving = Serving::new(&["--sequences", "6"]);
     let bench = ["bench", "server", &serving.base, "--check", "--leave", "10", "--json"];

@@ -337,11 +337,7 @@ impl Worker {
     /// all sequences over. `false` if the error is the batch's own, or nothing can be done.
     fn go_on_without(&mut self, error: &DeviceError) -> bool {
         let Some(fallback) = &mut self.fallback else { return false };
-        let lost = match error {
-            DeviceError::Lost { device, .. } | DeviceError::OutOfMemory { device, .. } => device,
-            DeviceError::Timeout { device } if fallback.is_lost(device) => device,
-            _ => return false,
-        };
+        let Some(lost) = fallback.lost_by(error) else { return false };
         match fallback.without(lost) {
             Ok(prepared) => {
                 let (memory, Prepared { mut plan, executor, limits }) =

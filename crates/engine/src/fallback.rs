@@ -1,12 +1,12 @@
 //! Going on without a device that was lost: another plan for the devices that are left.
 
 use crate::executor::Executor;
-use crate::model::{LoadOptions, Model};
+use crate::model::{LoadOptions, Model, OnLost};
 use crate::step::Limits;
 use crate::{EngineError, Memory};
 use std::sync::Arc;
-use tangor_device::Device;
 use tangor_device::tensor::MapGuard;
+use tangor_device::{Device, DeviceError};
 use tangor_plan::Plan;
 use tangor_plan::model::Graph;
 
@@ -37,18 +37,31 @@ pub(crate) struct Fallback {
 }
 
 impl Fallback {
+    /// Where it is wanted and there are devices to go on with; else the weights need not be kept.
     pub(crate) fn new(
         graph: Graph,
         devices: &[Arc<dyn Device>],
         options: &LoadOptions,
         guard: MapGuard,
-    ) -> Self {
+    ) -> Option<Self> {
+        let wanted = options.on_lost == OnLost::Continue && devices.len() > 1;
         let (devices, options) = (devices.to_vec(), options.clone());
-        Self { graph, devices, lost: Vec::new(), options, guard }
+        wanted.then(|| Self { graph, devices, lost: Vec::new(), options, guard })
+    }
+
+    /// The device that an error says is lost; `None` if the error is the batch's own.
+    pub(crate) fn lost_by<'a>(&self, error: &'a DeviceError) -> Option<&'a str> {
+        match error {
+            DeviceError::Lost { device, .. } | DeviceError::OutOfMemory { device, .. } => {
+                Some(device)
+            }
+            DeviceError::Timeout { device } if self.is_lost(device) => Some(device),
+            _ => None,
+        }
     }
 
     /// Whether a device is there by this name and cannot be used any more.
-    pub(crate) fn is_lost(&self, name: &str) -> bool {
+    fn is_lost(&self, name: &str) -> bool {
         use tangor_device::Health::Lost;
         let mut devices = self.devices.iter().filter(|device| device.descriptor().name == name);
         devices.any(|device| matches!(device.health(), Lost(_)))
@@ -59,13 +72,13 @@ impl Fallback {
     ///
     /// # Errors
     /// [`EngineError::Plan`] if nothing that is left can run the model, whatever a device says, and
-    /// [`tangor_device::DeviceError::WeightsChanged`] if the files are not what they were.
+    /// [`DeviceError::WeightsChanged`] if the files are not what they were.
     pub(crate) fn without(&mut self, lost: &str) -> Result<Prepared, EngineError> {
         let names = self.devices.iter().map(|device| &device.descriptor().name);
         self.lost.extend(names.enumerate().filter(|(_, name)| *name == lost).map(|(i, _)| i));
         let devices = (&self.devices[..], &self.lost[..]);
         let prepared = Model::prepare(&self.graph, devices, &self.options, &mut |_| {});
-        self.guard.check().map_err(|_| tangor_device::DeviceError::WeightsChanged)?;
+        self.guard.check().map_err(|_| DeviceError::WeightsChanged)?;
         prepared
     }
 }

@@ -213,7 +213,7 @@ impl Model {
 
     fn with_draft(
         (graph, text, guard): Parts,
-        (draft, draft_text, _): Parts,
+        (draft, draft_text, draft_guard): Parts,
         devices: &[Arc<dyn Device>],
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
@@ -227,8 +227,8 @@ impl Model {
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
         let small = Self::prepare(&draft, (devices, &[]), options, &mut first)?;
-        drop(draft);
-        let proposer = DraftModel::new(Core::new(small.limits), small.executor);
+        let fallback = Fallback::new(draft, devices, options, draft_guard);
+        let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
         let speculator = Some(Speculator::new(Box::new(proposer), false));
         let mut then = |step: Progress<'_>| {
             progress(Progress { share: share + step.share * (1.0 - share), ..step });
@@ -273,8 +273,7 @@ impl Model {
     ) -> Result<Arc<Self>, EngineError> {
         let prepared = Self::prepare(&graph, (devices, &[]), options, progress)?;
         let hyper = graph.hyper.clone();
-        let fallback = (options.on_lost == OnLost::Continue && devices.len() > 1)
-            .then(|| Fallback::new(graph, devices, options, guard));
+        let fallback = Fallback::new(graph, devices, options, guard);
         let driver = Driver::start(prepared, speculator, fallback, options.max_alive)?;
         Ok(Arc::new(Self {
             hyper,

@@ -4,12 +4,15 @@
 //! that it would have chosen itself. A good one saves steps, a bad one wastes rows, and neither
 //! changes an answer.
 
+use crate::EngineError;
 use crate::executor::Executor;
+use crate::fallback::Fallback;
 use crate::sequence::{Notice, SequenceId};
 use crate::step::{Command, Core};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
+use tangor_device::DeviceError;
 
 /// Most tokens of a proposal. With the token before it they are 24 rows, a multiple of every tile.
 pub(crate) const MAX_DRAFT: usize = 23;
@@ -100,6 +103,8 @@ pub(crate) struct DraftModel {
     core: Core,
     /// `None` once it has failed.
     executor: Option<Executor>,
+    /// `None`: a lost device ends it.
+    fallback: Option<Fallback>,
     /// By sequence: the tokens that it knows, the last ones perhaps only proposed.
     known: BTreeMap<SequenceId, Vec<u32>>,
     /// Of one more token of every proposal.
@@ -107,8 +112,9 @@ pub(crate) struct DraftModel {
 }
 
 impl DraftModel {
-    pub(crate) fn new(core: Core, executor: Executor) -> Self {
-        Self { core, executor: Some(executor), known: BTreeMap::new(), seconds: None }
+    pub(crate) fn new(core: Core, executor: Executor, fallback: Option<Fallback>) -> Self {
+        let (executor, known) = (Some(executor), BTreeMap::new());
+        Self { core, executor, fallback, known, seconds: None }
     }
 
     /// As if a run had failed.
@@ -143,10 +149,15 @@ impl DraftModel {
         while let Some(work) = self.core.next_work() {
             let executor = self.executor.as_mut()?;
             let result = catch_unwind(AssertUnwindSafe(|| executor.run(&work)));
+            if let Ok(Err(EngineError::Device(error))) = &result
+                && self.goes_on_without(error)
+            {
+                continue;
+            }
             if !matches!(result, Ok(Ok(()))) {
                 self.executor = None;
-                return None;
             }
+            let executor = self.executor.as_ref()?;
             self.core.finish(&work, Ok(executor.rows(&work)));
             for (id, notice) in self.core.take_notices() {
                 if let Notice::Logits { logits, .. } = notice {
@@ -160,6 +171,19 @@ impl DraftModel {
             }
         }
         Some(found)
+    }
+
+    /// If `error` means that a device is lost and there are others: what was to be run is run by
+    /// these.
+    fn goes_on_without(&mut self, error: &DeviceError) -> bool {
+        let Some(fallback) = &mut self.fallback else { return false };
+        let prepared = fallback.lost_by(error).map(|lost| fallback.without(lost));
+        let Some(Ok(prepared)) = prepared else { return false };
+        self.executor = Some(prepared.executor);
+        self.core.restart(prepared.limits);
+        // What its tokens took elsewhere says nothing.
+        self.seconds = None;
+        true
     }
 
     fn measured(&mut self, seconds: f64) {

@@ -213,8 +213,8 @@ impl<'a> Client<'a> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_recv_response(Some(PATIENCE))
-            .max_idle_connections(spec.streams)
-            .max_idle_connections_per_host(spec.streams);
+            // A connection that was used may be closed by the server just when it is used again.
+            .max_idle_connections(0);
         Self { spec, agent: config.build().into() }
     }
 

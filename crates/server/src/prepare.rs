@@ -220,17 +220,18 @@ fn grammar(
         Ok::<_, ApiError>(format!("start: thought json\n{THOUGHT}json: %json {schema}"))
     };
     let grammars = || resident.grammars();
+    let with_json = |text: &str| Ok::<_, ApiError>(grammars()?.lark(text)?.with_short_numbers());
     let any = json!({"type": "object"});
     Ok(match (demanded, &ask.format) {
         (Some(calls), _) if open => {
             let calls = calls.replacen("start:", "answer:", 1);
-            Some(grammars()?.lark(&format!("start: thought answer\n{THOUGHT}{calls}"))?)
+            Some(with_json(&format!("start: thought answer\n{THOUGHT}{calls}"))?)
         }
-        (Some(calls), _) => Some(grammars()?.lark(calls)?),
+        (Some(calls), _) => Some(with_json(calls)?),
         (None, Format::Text) => None,
-        (None, Format::Json) if open => Some(grammars()?.lark(&wrapped(&any)?)?),
+        (None, Format::Json) if open => Some(with_json(&wrapped(&any)?)?),
         (None, Format::Json) => Some(grammars()?.json_schema(&any)?),
-        (None, Format::Schema(schema)) if open => Some(grammars()?.lark(&wrapped(schema)?)?),
+        (None, Format::Schema(schema)) if open => Some(with_json(&wrapped(schema)?)?),
         (None, Format::Schema(schema)) => Some(grammars()?.json_schema(schema)?),
         (None, Format::Grammar(text)) => Some(grammars()?.lark(text)?),
     })

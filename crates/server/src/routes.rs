@@ -90,6 +90,15 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post((V1, "/detokenize", "The text of tokens"), lemonade::tokens::detokenize)
             .takes::<lemonade::tokens::Detokenize>().of(Lemonade)
             .like(lemonade::tokens::text_example),
+        // The same at the root, where lm-eval and clients of llama.cpp and vLLM look
+        Route::post((Root, "/tokenize", "A text's tokens"), lemonade::tokens::tokenize)
+            .takes::<lemonade::tokens::Tokenize>().of(Lemonade)
+            .like(lemonade::tokens::tokens_example),
+        Route::post((Root, "/detokenize", "The text of tokens"), lemonade::tokens::detokenize)
+            .takes::<lemonade::tokens::Detokenize>().of(Lemonade)
+            .like(lemonade::tokens::text_example),
+        Route::get((Root, "/tokenizer_info", "What is to be known of the tokenizer"), lemonade::tokens::info)
+            .of(Lemonade).like(lemonade::tokens::info_example),
         // The server itself
         Route::get((Root, "/", "The page, for browsers; a line for Ollama's clients"), page::root).of(Lemonade).only(Open)
             .gives(Text(&["text/plain", "text/html"])),

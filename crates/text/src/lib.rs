@@ -45,6 +45,7 @@ mod hf;
 mod infill;
 pub mod limits;
 mod message;
+mod numbers;
 mod pretokenize;
 mod python;
 mod reasoning;

@@ -1,6 +1,10 @@
 """Anthropic's own client against `tangor serve`: python anthropic_client.py BASE MODEL."""
 
+import asyncio
+import json
 import sys
+import time
+import urllib.request
 
 import anthropic
 
@@ -54,6 +58,33 @@ with client.messages.stream(
 ) as stream:
     streamed = stream.get_final_message()
 assert any(block.type == "tool_use" for block in streamed.content)
+
+kinds = [event.type for event in client.messages.create(**ASK, stream=True)]
+assert kinds[:2] == ["message_start", "content_block_start"], kinds
+assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"], kinds
+
+
+async def at_once():
+    several = anthropic.AsyncAnthropic(base_url=base, api_key="none", max_retries=0)
+    together = await asyncio.gather(*(several.messages.create(**ASK) for _ in range(3)))
+    async with several.messages.stream(**ASK) as stream:
+        streamed = "".join([text async for text in stream.text_stream])
+    assert {one.content[0].text for one in together} == {streamed}
+
+
+asyncio.run(at_once())
+
+# A client that leaves frees its place.
+endless = ASK | {"max_tokens": 4000, "system": "Count to a thousand."}
+with client.messages.stream(**endless) as stream:
+    next(iter(stream.text_stream))
+for _ in range(100):
+    with urllib.request.urlopen(f"{base}/v1/slots") as slots:
+        if not json.load(slots)[0]["is_processing"]:
+            break
+    time.sleep(0.05)
+else:
+    raise AssertionError("the answer runs on")
 
 for kind, change in [
     (anthropic.NotFoundError, {"model": "absent"}),

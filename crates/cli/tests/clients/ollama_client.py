@@ -1,7 +1,10 @@
 """Ollama's own client against `tangor serve`: python ollama_client.py BASE MODEL."""
 
+import asyncio
 import json
 import sys
+import time
+import urllib.request
 
 import ollama
 
@@ -55,4 +58,55 @@ offered = client.chat(
     model=model, messages=QUESTION, tools=[weather], options={"num_predict": 32}
 )
 assert offered.message.content or offered.message.tool_calls
+# What a tool said is read.
+called = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
+history = QUESTION + [
+    {"role": "assistant", "content": "", "tool_calls": [called]},
+    {"role": "tool", "content": "sunny in Paris", "tool_name": "weather"},
+]
+short = {"num_predict": 16}
+assert client.chat(model=model, messages=history, tools=[weather], options=short).message.content
+
+# Choice, stops, and how long a model stays
+warm = {"temperature": 1.0, "seed": 5, "num_predict": 16, "top_k": 40, "min_p": 0.05}
+first, second = (client.chat(model=model, messages=QUESTION, options=warm) for _ in range(2))
+assert first.message.content == second.message.content
+stopped = client.chat(model=model, messages=QUESTION, options={"stop": ["Paris"]})
+assert "Paris" not in stopped.message.content and stopped.done_reason == "stop"
+assert client.generate(model=model, prompt="Hi", keep_alive="5m", options=short).response
+
+vectors = client.embed(model=model, input=["A cat sleeps.", "Shares fell."]).embeddings
+assert len(vectors) == 2 and vectors[0] != vectors[1]
+assert list(client.embeddings(model=model, prompt="A cat sleeps.").embedding) != []
+
+
+async def at_once():
+    several = ollama.AsyncClient(host=base)
+    ask = dict(model=model, messages=QUESTION, options=short)
+    together = await asyncio.gather(*(several.chat(**ask) for _ in range(3)))
+    streamed = [part.message.content async for part in await several.chat(**ask, stream=True)]
+    assert {one.message.content for one in together} == {"".join(streamed)}
+
+
+asyncio.run(at_once())
+
+# A client that leaves frees its place.
+endless = client.generate(model=model, prompt="Count:", stream=True, options={"num_predict": 4000})
+next(endless)
+endless.close()
+for _ in range(100):
+    with urllib.request.urlopen(f"{base}/v1/slots") as slots:
+        if not json.load(slots)[0]["is_processing"]:
+            break
+    time.sleep(0.05)
+else:
+    raise AssertionError("the answer runs on")
+
+for wrong in [{"temperature": -1}, {"num_predict": "many"}]:
+    try:
+        client.chat(model=model, messages=QUESTION, options=wrong)
+    except (ollama.ResponseError, ValueError):
+        pass
+    else:
+        raise AssertionError(f"{wrong} is taken")
 print("ok")

@@ -117,6 +117,15 @@ def responses_stream():
     assert final.usage.output_tokens == whole.usage.output_tokens
 
 
+def texts_are_embedded():
+    texts = ["A cat sleeps.", "Shares fell."]
+    plain = client.embeddings.create(model=model, input=texts, encoding_format="float").data
+    # Without a form the client asks for base64, and reads that.
+    packed = client.embeddings.create(model=model, input=texts).data
+    assert [list(one.embedding) for one in plain] == [list(one.embedding) for one in packed]
+    assert plain[0].embedding != plain[1].embedding
+
+
 def models_are_listed():
     assert model in [m.id for m in client.models.list()]
     assert client.models.retrieve(model).id == model
@@ -169,6 +178,7 @@ for check in [
     tools_are_called,
     completions_echo_and_score,
     responses_stream,
+    texts_are_embedded,
     models_are_listed,
     errors_have_their_classes,
     lambda: asyncio.run(many_at_once()),

@@ -157,6 +157,14 @@ fn texts_become_tokens_and_texts_again() {
     assert_eq!(text["content"], "hé");
     let pieces = server.post("/v1/tokenize", json!({"content": "h", "with_pieces": true})).json();
     assert_eq!(pieces["tokens"], json!([{"id": 104, "piece": "h"}]));
+    // As vLLM has it
+    let ask = json!({"prompt": "hé", "add_special_tokens": false});
+    let answer = server.post("/tokenize", ask).json();
+    assert_eq!(answer, json!({"tokens": tokens, "count": 3, "max_model_len": CONTEXT}));
+    let text = server.post("/detokenize", json!({"tokens": [104, 105]})).json();
+    assert_eq!(text["prompt"], "hi");
+    let info = server.get("/tokenizer_info").json();
+    assert!(info["eos_token"].is_string() && info["chat_template"].is_string(), "{info}");
 }
 
 #[test]
