@@ -91,6 +91,9 @@ const KNOWN: u64 = 24;
 /// A server that says nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What a client waits after a failure.
+const BREATH: Duration = Duration::from_millis(100);
+
 /// A request, and what must come of it.
 struct Question {
     path: &'static str,
@@ -247,13 +250,11 @@ impl<'a> Client<'a> {
         let leaves = (dice >> 32) % 100 < self.spec.leaving as u64;
         let most = if leaves { (dice >> 40) as usize % self.spec.new_tokens } else { usize::MAX };
         let heard = self.ask(question, most);
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.note(question, heard);
-        if seen.report.failed > 0 && seen.report.answers == 0 {
-            // Whatever refuses everything is not asked a thousand times a second.
-            drop(seen);
-            std::thread::sleep(Duration::from_millis(100));
+        if heard.is_err() {
+            // Whoever refuses, or is not there any more, is not asked a thousand times a second.
+            std::thread::sleep(BREATH);
         }
+        seen.lock().unwrap_or_else(PoisonError::into_inner).note(question, heard);
     }
 
     /// Asks, and listens to the end, or until so many pieces have come.

@@ -55,7 +55,9 @@ def answers_many_at_once():
 
 
 def tools_are_called_and_answered():
-    bound = chat.bind_tools([population], tool_choice="population")
+    bound = chat.bind_tools(
+        [population], tool_choice="population", parallel_tool_calls=False
+    )
     called = bound.invoke(QUESTION)
     (call,) = called.tool_calls
     assert call["name"] == "population" and set(call["args"]) == {"city"}, called

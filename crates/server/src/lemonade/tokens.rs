@@ -1,5 +1,5 @@
-//! Texts to tokens and back, as llama.cpp's and vLLM's servers have it: lm-eval needs no tokenizer of
-//! its own where it finds this.
+//! Texts to tokens and back, as llama.cpp's and vLLM's servers have it: lm-eval needs no tokenizer
+//! of its own where it finds this.
 
 use crate::app::App;
 use crate::body::Json;

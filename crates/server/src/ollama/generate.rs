@@ -28,8 +28,8 @@ pub(crate) struct Request {
     /// The prompt.
     #[serde(deserialize_with = "or_default")]
     pub(crate) prompt: String,
-    /// A text behind the answer, for models that were made to fill gaps: prompt and suffix are given
-    /// to the model as they are.
+    /// A text behind the answer, for models that were made to fill gaps: prompt and suffix are
+    /// given to the model as they are.
     pub(crate) suffix: Option<String>,
     /// The system message.
     pub(crate) system: Option<String>,
