@@ -16,8 +16,8 @@ Examples:
   tangor compare server ./model.gguf --streams 8 --seconds 30 --rounds 5 --json
 
 `tangor serve` and llama.cpp's `llama-server` read the same GGUF file with the same number of
-threads. Each is started for its turn, put under the load of `tangor bench server`, and ended. Of the
-numbers of all turns the medians are compared.";
+threads. Each is started for its turn, put under the load of `tangor bench server`, and ended. Of
+the numbers of all turns the medians are compared.";
 
 /// Measure Tangor's server beside llama.cpp's, under load
 #[derive(Debug, Args)]
