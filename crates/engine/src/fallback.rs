@@ -37,8 +37,8 @@ pub(crate) struct Fallback {
 }
 
 impl Fallback {
-    /// Where it is wanted and there are devices to go on with; else the weights need not be kept.
-    pub(crate) fn new(
+    /// `None` where nobody wants it, or there is no other device: then nothing need be kept.
+    pub(crate) fn if_wanted(
         graph: Graph,
         devices: &[Arc<dyn Device>],
         options: &LoadOptions,

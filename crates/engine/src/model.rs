@@ -227,7 +227,7 @@ impl Model {
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
         let small = Self::prepare(&draft, (devices, &[]), options, &mut first)?;
-        let fallback = Fallback::new(draft, devices, options, draft_guard);
+        let fallback = Fallback::if_wanted(draft, devices, options, draft_guard);
         let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
         let speculator = Some(Speculator::new(Box::new(proposer), false));
         let mut then = |step: Progress<'_>| {
@@ -273,7 +273,7 @@ impl Model {
     ) -> Result<Arc<Self>, EngineError> {
         let prepared = Self::prepare(&graph, (devices, &[]), options, progress)?;
         let hyper = graph.hyper.clone();
-        let fallback = Fallback::new(graph, devices, options, guard);
+        let fallback = Fallback::if_wanted(graph, devices, options, guard);
         let driver = Driver::start(prepared, speculator, fallback, options.max_alive)?;
         Ok(Arc::new(Self {
             hyper,

@@ -149,16 +149,14 @@ impl DraftModel {
         while let Some(work) = self.core.next_work() {
             let executor = self.executor.as_mut()?;
             let result = catch_unwind(AssertUnwindSafe(|| executor.run(&work)));
-            if let Ok(Err(EngineError::Device(error))) = &result
-                && self.goes_on_without(error)
-            {
-                continue;
+            match result {
+                Ok(Ok(())) => self.core.finish(&work, Ok(executor.rows(&work))),
+                Ok(Err(EngineError::Device(error))) if self.goes_on_without(&error) => continue,
+                _ => {
+                    self.executor = None;
+                    return None;
+                }
             }
-            if !matches!(result, Ok(Ok(()))) {
-                self.executor = None;
-            }
-            let executor = self.executor.as_ref()?;
-            self.core.finish(&work, Ok(executor.rows(&work)));
             for (id, notice) in self.core.take_notices() {
                 if let Notice::Logits { logits, .. } = notice {
                     let better = |best: (u32, f32), next: (u32, f32)| match next.1 > best.1 {

@@ -149,7 +149,8 @@ impl Core {
 
     /// Puts a sequence into the queue: behind those of its client, each of which has the turn after
     /// the one before it, and behind whoever else has the same turn already.
-    pub(crate) fn wait(&mut self, id: SequenceId, client: u64) {
+    pub(crate) fn wait(&mut self, id: SequenceId) {
+        let client = self.sequences[&id].client();
         let queued = self.waiting.iter().map(|id| &self.sequences[id]);
         let last = queued.filter(|other| other.client() == client).map(|other| other.turn).max();
         let turn = last.map_or(self.turn, |last| self.turn.max(last + 1));

@@ -223,10 +223,8 @@ impl Core {
     /// Puts a sequence into the queue.
     fn enqueue(&mut self, id: SequenceId) {
         self.settle_rope(id);
-        let Some(sequence) = self.sequences.get(&id) else { return };
-        if sequence.phase == Phase::Idle {
-            let client = sequence.client();
-            self.wait(id, client);
+        if self.sequences.get(&id).is_some_and(|sequence| sequence.phase == Phase::Idle) {
+            self.wait(id);
         }
     }
 

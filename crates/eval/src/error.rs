@@ -59,7 +59,7 @@ pub enum EvalError {
         why: String,
     },
     /// A server that was to be measured does not answer.
-    #[error("the server does not answer: {0}")]
+    #[error("the server does not answer ({0}): check its URL, and that it has /v1/completions")]
     Server(String),
     /// Whoever watched ended it.
     #[error("stopped")]

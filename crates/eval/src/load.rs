@@ -26,7 +26,7 @@ pub struct LoadSpec {
     pub streams: usize,
     /// How long new ones are asked for.
     pub lasting: Duration,
-    /// Words of each prompt: about three tokens for two of them.
+    /// Words of each prompt, about as many tokens: none is rare.
     pub words: usize,
     /// Tokens of each answer.
     pub new_tokens: usize,
@@ -480,6 +480,9 @@ mod tests {
             leaving: 0,
         };
         let error = load(&spec, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
-        assert_eq!(error.to_string(), "the server does not answer: \"no\"");
+        assert_eq!(
+            error.to_string(),
+            "the server does not answer (\"no\"): check its URL, and that it has /v1/completions"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use crate::answers::{Answers, Until};
 use crate::ask::Ask;
 use crate::catalog::Catalog;
-use crate::client::turns;
+use crate::client;
 use crate::error::{ApiError, Kind, Result};
 use crate::limits::Limits;
 use crate::loader::LoadAsk;
@@ -146,7 +146,7 @@ impl App {
         self.check_open()?;
         let lease = self.model(ask.model.as_deref()).await?;
         let resident = Arc::clone(lease.resident());
-        let client = turns(ask.user.as_deref());
+        let client = client::number(ask.user.as_deref());
         let mut prepared = self.prepared(resident, ask).await?;
         prepared.requests.iter_mut().for_each(|request| request.client = client);
         let until = Until { within: self.limits().answer_time, abort: self.aborting() };

@@ -26,7 +26,7 @@ impl Client {
 
 /// Who takes turns with others, as the engine wants it named: a machine, and whom it asks for, if
 /// it says so.
-pub(crate) fn turns(user: Option<&str>) -> u64 {
+pub(crate) fn number(user: Option<&str>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (Client::current(), user).hash(&mut hasher);
     hasher.finish()

@@ -3,7 +3,7 @@
 use crate::answers::Running;
 use crate::app::App;
 use crate::ask::Source;
-use crate::client::turns;
+use crate::client;
 use crate::error::{ApiError, Kind, Result};
 use crate::residents::{Lease, Resident};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ async fn run(
     let (sender, mut events) = mpsc::unbounded_channel();
     let deadline = Instant::now() + app.limits().answer_time;
     let mut abort = app.aborting();
-    let client = turns(None);
+    let client = client::number(None);
     let mut vectors = vec![Vec::new(); prompts.len()];
     let mut rest = prompts.into_iter().enumerate().peekable();
     let mut running: Vec<(usize, Running)> = Vec::new();

@@ -133,22 +133,25 @@ def main():
     varied = [one.label for one in operations if one.body or one.path_parameters]
     statuses, failed, begin = collections.defaultdict(collections.Counter), [], time.time()
     times = collections.defaultdict(list)
+
+    def fail(operation, why):
+        failed.append(operation)
+        print(f"{operation.label}: {why}", flush=True)
+
     for operation in operations:
         count = 2 if operation.label not in varied else max(2, -(-total // len(varied)))
         try:
             check(operation, count, seed, statuses, times)
         except (Exception, BaseExceptionGroup) as error:  # every route is to be asked
-            failed.append(f"{operation.label}: {error}")
-            print(failed[-1], flush=True)
+            fail(operation, error)
         found = statuses[operation.label]
         row = ", ".join(f"{status}: {found[status]}" for status in sorted(found))
         slowest = max(times[operation.label], default=0)
         print(f"{operation.label:40} {row} (slowest {slowest:.1f} s)", flush=True)
         if not found[200] and not operation.path.endswith(NEVER_WELL):
-            failed.append(f"{operation.label}: no request was answered, so nothing was tested")
+            fail(operation, "no request was answered, so nothing was tested")
     asked = sum(sum(found.values()) for found in statuses.values())
     print(f"{asked} requests to {len(operations)} routes in {time.time() - begin:.0f} s")
-    print("\n\n".join(failed))
     sys.exit(bool(failed))
 
 

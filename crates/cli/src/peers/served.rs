@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to load its model.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// What to do about one that has not.
+const HINT: &str = "a smaller model, fewer --streams or shorter prompts need less memory";
 /// How often it is asked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -46,7 +48,7 @@ impl Served {
                 return Err(served.failure("it ended before its model was loaded"));
             }
             if begin.elapsed() > PATIENCE {
-                return Err(Failure::new("its model was not loaded in ten minutes"));
+                return Err(Failure::new("its model was not loaded in ten minutes").hint(HINT));
             }
             std::thread::sleep(LOOK);
         }
@@ -66,6 +68,7 @@ impl Served {
     fn failure(&mut self, usual: &str) -> Failure {
         let words = self.words.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         Failure::new(last_words(&String::from_utf8_lossy(&words)).unwrap_or(usual.to_owned()))
+            .hint(HINT)
     }
 }
 

@@ -1,12 +1,10 @@
 """Anthropic's own client against `tangor serve`: python anthropic_client.py BASE MODEL."""
 
 import asyncio
-import json
 import sys
-import time
-import urllib.request
 
 import anthropic
+from slots import wait_until_idle
 
 base, model = sys.argv[1], sys.argv[2]
 client = anthropic.Anthropic(base_url=base, api_key="none", max_retries=0)
@@ -78,13 +76,7 @@ asyncio.run(at_once())
 endless = ASK | {"max_tokens": 4000, "system": "Count to a thousand."}
 with client.messages.stream(**endless) as stream:
     next(iter(stream.text_stream))
-for _ in range(100):
-    with urllib.request.urlopen(f"{base}/v1/slots") as slots:
-        if not json.load(slots)[0]["is_processing"]:
-            break
-    time.sleep(0.05)
-else:
-    raise AssertionError("the answer runs on")
+wait_until_idle(base)
 
 for kind, change in [
     (anthropic.NotFoundError, {"model": "absent"}),

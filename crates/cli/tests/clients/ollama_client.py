@@ -3,10 +3,9 @@
 import asyncio
 import json
 import sys
-import time
-import urllib.request
 
 import ollama
+from slots import wait_until_idle
 
 base, model = sys.argv[1], sys.argv[2]
 client = ollama.Client(host=base)
@@ -94,13 +93,7 @@ asyncio.run(at_once())
 endless = client.generate(model=model, prompt="Count:", stream=True, options={"num_predict": 4000})
 next(endless)
 endless.close()
-for _ in range(100):
-    with urllib.request.urlopen(f"{base}/v1/slots") as slots:
-        if not json.load(slots)[0]["is_processing"]:
-            break
-    time.sleep(0.05)
-else:
-    raise AssertionError("the answer runs on")
+wait_until_idle(base)
 
 for wrong in [{"temperature": -1}, {"num_predict": "many"}]:
     try:

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import sys
-import threading
 
 import openai
+from slots import wait_until_idle
 
 base, model = sys.argv[1], sys.argv[2]
 client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
@@ -163,12 +163,7 @@ def leaving_frees_the_place():
     stream = chat(max_tokens=4000, stream=True, extra_body={"ignore_eos": True})
     next(iter(stream))
     stream.close()
-    idle = threading.Event()
-    for _ in range(100):
-        if not client.get("/slots", cast_to=object)[0]["is_processing"]:
-            return
-        idle.wait(0.05)
-    raise AssertionError("the answer runs on")
+    wait_until_idle(base)
 
 
 for check in [

@@ -2,114 +2,10 @@
 
 use crate::support::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tangor_engine::device::oracle::OracleDevice;
-use tangor_engine::device::{
-    Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
-};
+use tangor_engine::device::{Device, DeviceKind};
 use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
 use tangor_engine::{EngineError, Event, Finish, LoadOptions, OnLost, SessionOptions};
-
-/// What a device does about a batch that contains [`POISON`].
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    Nothing,
-    Fails,
-    Panics,
-    GetsLost,
-    NotNumbers,
-    /// Whatever the batch: after so many runs, for good.
-    Dies {
-        after: usize,
-    },
-}
-
-const POISON: u32 = 13;
-
-/// The oracle under another name, with a fault.
-#[derive(Debug)]
-struct Faulty {
-    inner: OracleDevice,
-    descriptor: Descriptor,
-    fault: Fault,
-    runs: Arc<AtomicUsize>,
-}
-
-impl Faulty {
-    fn new(name: &str, kind: DeviceKind, fault: Fault) -> Arc<Self> {
-        let inner = OracleDevice::new();
-        let descriptor = Descriptor {
-            name: name.into(),
-            kind,
-            host_memory: false,
-            ..inner.descriptor().clone()
-        };
-        Arc::new(Self { inner, descriptor, fault, runs: Arc::default() })
-    }
-}
-
-impl Device for Faulty {
-    fn descriptor(&self) -> &Descriptor {
-        &self.descriptor
-    }
-
-    fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
-        self.inner.kv_cache(spec)
-    }
-
-    fn prepare(
-        &self,
-        segment: &Segment<'_>,
-        options: Prepare,
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<Box<dyn Runnable>, DeviceError> {
-        let inner = self.inner.prepare(segment, options, progress)?;
-        Ok(Box::new(FaultyRunnable {
-            inner,
-            name: self.descriptor.name.clone(),
-            fault: self.fault,
-            runs: Arc::clone(&self.runs),
-        }))
-    }
-}
-
-#[derive(Debug)]
-struct FaultyRunnable {
-    inner: Box<dyn Runnable>,
-    name: String,
-    fault: Fault,
-    runs: Arc<AtomicUsize>,
-}
-
-impl Runnable for FaultyRunnable {
-    fn run(
-        &mut self,
-        batch: &Batch<'_>,
-        kv: &mut dyn KvCache,
-        inputs: &[&[f32]],
-        outputs: &mut [Vec<f32>],
-    ) -> Result<(), DeviceError> {
-        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
-        let lost = || DeviceError::Lost { device: self.name.clone(), why: "unplugged".into() };
-        let poisoned = batch.tokens.contains(&POISON);
-        match self.fault {
-            Fault::Fails if poisoned => return Err(DeviceError::Timeout { device: "bad".into() }),
-            Fault::GetsLost if poisoned => return Err(lost()),
-            Fault::Dies { after } if runs >= after => return Err(lost()),
-            Fault::Panics if poisoned => panic!("poisoned"),
-            _ => {}
-        }
-        self.inner.run(batch, kv, inputs, outputs)?;
-        if poisoned && matches!(self.fault, Fault::NotNumbers) {
-            outputs.iter_mut().for_each(|output| output.fill(f32::NAN));
-        }
-        Ok(())
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.inner.memory_bytes()
-    }
-}
+use tangor_testkit::faulty::{Fault, Faulty, POISON};
 
 /// Greedy answers to these prompts never contain [`POISON`] within so many tokens.
 fn harmless() -> Vec<tangor_engine::Request> {
@@ -285,7 +181,7 @@ fn prefill_and_decode_on_different_devices_equal_one_device() {
     let hybrid = load(&graph, &devices, &options);
     assert_eq!(ask_all(&hybrid, &requests), expected);
     assert_eq!(ask_all(&hybrid, &requests), expected, "with a warm cache");
-    let runs = [&npu, &gpu].map(|device| device.runs.load(Ordering::Relaxed));
+    let runs = [&npu, &gpu].map(|device| device.runs());
     assert!(runs.iter().all(|&runs| runs > 3), "{runs:?}");
     let answer = hybrid.generate(greedy(&prompt(9, 40), 5)).unwrap().wait().unwrap();
     assert_eq!(answer.finish, Finish::Length);

@@ -63,7 +63,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = positive)]
     seconds: usize,
 
-    /// Words of each prompt: about three tokens for two of them
+    /// Words of each prompt, about as many tokens
     #[arg(short, long, value_name = "WORDS", default_value_t = 96, value_parser = positive)]
     prompt: usize,
 

@@ -189,6 +189,11 @@ fn subject(options: &Options, global: &Global) -> Outcome<Subject> {
     Subject::model(&installed, &checkpoint, which.weights())
 }
 
+/// Has this program look into the same store.
+fn home(global: &Global) -> Argv {
+    global.home.as_ref().map(|home| argv([&"--home", &home.as_path()])).unwrap_or_default()
+}
+
 /// This very program, measured from outside as the others are.
 fn tangor(tools: &Tools, spec: &Spec, subject: &Subject, global: &Global) -> Outcome<Ready> {
     let program = std::env::current_exe()?;
@@ -196,9 +201,7 @@ fn tangor(tools: &Tools, spec: &Spec, subject: &Subject, global: &Global) -> Out
     let bench = |prompt: usize| {
         let mut bench = argv([&program, &"bench", &"--json", &"--quiet", &"--runs", &"1"]);
         bench.extend(argv([&"--threads", &spec.threads, &"-p", &prompt, &"-n", &spec.new]));
-        if let Some(home) = &global.home {
-            bench.extend(argv([&"--home", &home.as_path()]));
-        }
+        bench.extend(home(global));
         bench.extend(model.iter().cloned());
         bench
     };

@@ -97,9 +97,7 @@ fn tangor(model: &Path, threads: usize, load: &Load, global: &Global) -> Outcome
     let program = std::env::current_exe()?;
     let mut serve = argv([&program, &"serve", &model, &"--log", &"off", &"--threads", &threads]);
     serve.extend(argv([&"--sequences", &load.streams(), &"--context", &load.context()]));
-    if let Some(home) = &global.home {
-        serve.extend(argv([&"--home", &home.as_path()]));
-    }
+    serve.extend(super::home(global));
     Ok(serve)
 }
 

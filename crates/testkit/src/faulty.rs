@@ -1,0 +1,124 @@
+//! Devices that fail when a test wants it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tangor_device::oracle::OracleDevice;
+use tangor_device::{
+    Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+};
+
+/// What a device does about a batch that contains [`POISON`].
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// Nothing: it computes what the oracle does.
+    Nothing,
+    /// It says that it took too long.
+    Fails,
+    /// It panics.
+    Panics,
+    /// It is lost.
+    GetsLost,
+    /// It computes what are not numbers.
+    NotNumbers,
+    /// Whatever the batch: it is lost after so many runs, for good.
+    Dies {
+        /// Runs that go well.
+        after: usize,
+    },
+}
+
+/// The token that brings a fault about.
+pub const POISON: u32 = 13;
+
+/// The oracle under another name, with a fault and memory of its own.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: OracleDevice,
+    descriptor: Descriptor,
+    fault: Fault,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    /// A device by this name.
+    #[must_use]
+    pub fn new(name: &str, kind: DeviceKind, fault: Fault) -> Arc<Self> {
+        let inner = OracleDevice::new();
+        let descriptor = Descriptor {
+            name: name.into(),
+            kind,
+            host_memory: false,
+            ..inner.descriptor().clone()
+        };
+        Arc::new(Self { inner, descriptor, fault, runs: Arc::default() })
+    }
+
+    /// Runs that it was asked for so far, of all that it has prepared.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::Relaxed)
+    }
+}
+
+impl Device for Faulty {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
+        self.inner.kv_cache(spec)
+    }
+
+    fn prepare(
+        &self,
+        segment: &Segment<'_>,
+        options: Prepare,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Box<dyn Runnable>, DeviceError> {
+        let inner = self.inner.prepare(segment, options, progress)?;
+        Ok(Box::new(FaultyRunnable {
+            inner,
+            name: self.descriptor.name.clone(),
+            fault: self.fault,
+            runs: Arc::clone(&self.runs),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyRunnable {
+    inner: Box<dyn Runnable>,
+    name: String,
+    fault: Fault,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Runnable for FaultyRunnable {
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        kv: &mut dyn KvCache,
+        inputs: &[&[f32]],
+        outputs: &mut [Vec<f32>],
+    ) -> Result<(), DeviceError> {
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        let lost = || DeviceError::Lost { device: self.name.clone(), why: "unplugged".into() };
+        let poisoned = batch.tokens.contains(&POISON);
+        match self.fault {
+            Fault::Fails if poisoned => return Err(DeviceError::Timeout { device: "bad".into() }),
+            Fault::GetsLost if poisoned => return Err(lost()),
+            Fault::Dies { after } if runs >= after => return Err(lost()),
+            Fault::Panics if poisoned => panic!("poisoned"),
+            _ => {}
+        }
+        self.inner.run(batch, kv, inputs, outputs)?;
+        if poisoned && matches!(self.fault, Fault::NotNumbers) {
+            outputs.iter_mut().for_each(|output| output.fill(f32::NAN));
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.inner.memory_bytes()
+    }
+}
