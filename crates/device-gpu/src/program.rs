@@ -4,6 +4,7 @@
 use crate::context::{Block, Context, NAME};
 use crate::pack::{Form, Packed, TILE};
 use crate::shader::{self, Constants, Kernel};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tangor_device::model::ir::{Activation, Attention, Node, Rows};
@@ -99,6 +100,27 @@ pub(crate) struct Program {
     pub(crate) queries: usize,
     /// Bytes of weights and shapes.
     pub(crate) weight_bytes: u64,
+}
+
+impl Program {
+    /// Numbers slots by size, so that programs which take turns with one memory, where a slot is
+    /// the largest of its number, share large ones with large ones.
+    fn largest_slots_first(mut self) -> Self {
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|&slot| Reverse(self.slots[slot]));
+        let mut number = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, &old)| number[old] = new);
+        self.slots = order.iter().map(|&slot| self.slots[slot]).collect();
+        for place in self.inputs.iter_mut().chain(&mut self.outputs) {
+            place.slot = number[place.slot];
+        }
+        for operand in self.steps.iter_mut().flat_map(|step| &mut step.operands) {
+            if let Operand::Value(slot) = operand {
+                *slot = number[*slot];
+            }
+        }
+        self
+    }
 }
 
 /// Why this device cannot run a node, if it cannot.
@@ -207,7 +229,8 @@ impl<'a> Compiler<'a> {
             slots: self.slots,
             queries: self.queries,
             weight_bytes: self.bytes,
-        })
+        }
+        .largest_slots_first())
     }
 
     /// For each value the last node that reads it, and the last that reads it rounded. What comes
@@ -235,16 +258,29 @@ impl<'a> Compiler<'a> {
             && group_of(self.segment.graph.weight(*weight)).is_some()
     }
 
-    /// A slot for a new value.
+    /// A slot for a new value: the smallest free one with room for it, or else the largest, which
+    /// grows. In whatever order slots became free, the same one is taken.
     fn slot(&mut self, id: ValueId) -> Place {
         let value = self.segment.graph.value(id);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push((0, 0));
-            self.slots.len() - 1
-        });
+        let needed = stride(value.width);
+        let room = |(tokens, logits): (usize, usize)| match value.rows {
+            Rows::Tokens => tokens,
+            Rows::Logits => logits,
+        };
+        let fit = |&at: &usize| {
+            let room = room(self.slots[self.free[at]]);
+            (room < needed, room.abs_diff(needed), self.free[at])
+        };
+        let slot = match (0..self.free.len()).min_by_key(fit) {
+            Some(at) => self.free.swap_remove(at),
+            None => {
+                self.slots.push((0, 0));
+                self.slots.len() - 1
+            }
+        };
         let (tokens, logits) = &mut self.slots[slot];
         let most = if value.rows == Rows::Tokens { tokens } else { logits };
-        *most = (*most).max(stride(value.width));
+        *most = (*most).max(needed);
         Place { slot, width: value.width, rows: value.rows }
     }
 

@@ -45,7 +45,7 @@ impl MemoryUse {
 /// Bytes of scratch memory that a device takes for batches of so many rows, at the most: three
 /// times what the values that live at the same time take. Devices also keep values in 8 bits,
 /// rotated queries and parts of attention, and some give values whole buffers (the CPU takes 1.5
-/// times as much, a GPU up to 2.9 times). Tests compare it with what devices say they take.
+/// times as much, a GPU 2.3 times). Tests compare it with what devices say they take.
 #[must_use]
 pub fn scratch_bytes(graph: &Graph, rows: usize, logit_rows: usize) -> u64 {
     Arena::new(graph, rows, logit_rows).bytes.saturating_mul(3)

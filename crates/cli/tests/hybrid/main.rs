@@ -116,15 +116,17 @@ fn a_plan_counts_the_activations_that_devices_take_and_pieces_share_them() {
     let tokens: Vec<u32> = (0..128).collect();
     let counted = scratch_bytes(&graph, tokens.len(), tokens.len());
     for device in &DEVICES[..2] {
-        let taken = [1, 6].map(|pieces| {
+        let take = |pieces| {
             let mode = (Activations::Int8, KvType::Bf16);
             let run = conformance::in_pieces(&**device, &graph, pieces, &tokens, mode);
             run.unwrap().scratch_bytes
-        });
+        };
+        let taken = [1, 6].map(take);
         let name = &device.descriptor().name;
         println!("{name} takes {taken:?} bytes whole and in pieces, the plan counts {counted}");
         assert!(taken.iter().all(|&bytes| bytes <= counted && counted < 4 * bytes), "{name}");
         assert!(taken[1] < 2 * taken[0], "{name}: pieces share");
+        assert_eq!(taken[1], take(6), "{name}: the same every time");
     }
 }
 
