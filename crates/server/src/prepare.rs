@@ -214,28 +214,24 @@ fn grammar(
     demanded: Option<&str>,
     reasoning: Option<&Reasoning>,
 ) -> Result<Option<Grammar>> {
-    let open = reasoning.is_some_and(Reasoning::is_open);
-    let wrapped = |schema: &Value| {
-        let schema = Grammars::embedded(schema)?;
-        Ok::<_, ApiError>(format!("start: thought json\n{THOUGHT}json: %json {schema}"))
-    };
     let grammars = || resident.grammars();
+    let thinking = reasoning.filter(|reasoning| reasoning.is_open());
     let with_json = |text: &str| Ok::<_, ApiError>(grammars()?.lark(text)?.with_short_numbers());
-    let any = json!({"type": "object"});
-    Ok(match (demanded, &ask.format) {
-        (Some(calls), _) if open => {
-            let calls = calls.replacen("start:", "answer:", 1);
-            Some(with_json(&format!("start: thought answer\n{THOUGHT}{calls}"))?)
+    let valid = |schema: &Value| match thinking {
+        None => Ok(grammars()?.json_schema(schema)?),
+        Some(thinking) => {
+            let answer = format!("start: %json {}", Grammars::embedded(schema)?);
+            with_json(&thinking.grammar(&answer))
         }
-        (Some(calls), _) => Some(with_json(calls)?),
+    };
+    Ok(match (demanded, &ask.format) {
+        (Some(calls), _) => {
+            let after = |thinking: &Reasoning| thinking.grammar(calls);
+            Some(with_json(&thinking.map_or_else(|| calls.to_owned(), after))?)
+        }
         (None, Format::Text) => None,
-        (None, Format::Json) if open => Some(with_json(&wrapped(&any)?)?),
-        (None, Format::Json) => Some(grammars()?.json_schema(&any)?),
-        (None, Format::Schema(schema)) if open => Some(with_json(&wrapped(schema)?)?),
-        (None, Format::Schema(schema)) => Some(grammars()?.json_schema(schema)?),
+        (None, Format::Json) => Some(valid(&json!({"type": "object"}))?),
+        (None, Format::Schema(schema)) => Some(valid(schema)?),
         (None, Format::Grammar(text)) => Some(grammars()?.lark(text)?),
     })
 }
-
-/// The rest of the thinking that the prompt has opened.
-const THOUGHT: &str = "thought[stop=/<\\/think>\\s*/]: /(?s:.*)/\n";

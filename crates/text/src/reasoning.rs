@@ -53,6 +53,17 @@ impl Reasoning {
         matches!(self.state, State::Thinking { .. })
     }
 
+    /// A grammar in Lark's notation of answers that follow `answer`, which begins with `start:`:
+    /// where the text so far ends amid thinking, that comes to its end first.
+    #[must_use]
+    pub fn grammar(&self, answer: &str) -> String {
+        if !self.is_open() {
+            return answer.to_owned();
+        }
+        let answer = answer.replacen("start:", "answer:", 1);
+        format!("start: thought answer\nthought[stop=/<\\/think>\\s*/]: /(?s:.*)/\n{answer}")
+    }
+
     /// Takes the next piece.
     pub fn push(&mut self, piece: &str) -> Thought {
         self.held.push_str(piece);

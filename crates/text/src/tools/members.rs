@@ -35,6 +35,11 @@ impl Members {
         self.key.trim().trim_matches('"')
     }
 
+    /// Whether the next character is a string's.
+    pub(super) fn in_string(&self) -> bool {
+        self.string.is_some()
+    }
+
     /// Takes the next character, the first of which is `{`.
     pub(super) fn push(&mut self, c: char) -> Member {
         if let Some(escaped) = self.string {

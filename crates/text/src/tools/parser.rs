@@ -145,7 +145,9 @@ impl ToolParser {
                 }
             }
             Place::Block(mut block) => {
-                let close = self.format.close.filter(|_| !block.bare);
+                // What a string quotes closes nothing.
+                let quoted = block.call.as_ref().is_some_and(|call| call.members.in_string());
+                let close = self.format.close.filter(|_| !block.bare && !quoted);
                 if let Some(close) = close.filter(|close| self.held.ends_with(close)) {
                     self.held.clear();
                     return self.close(block, close, out);
@@ -350,6 +352,12 @@ mod tests {
                  <tool_call>{\"name\": \"g\", \"arguments\": \"{}\"}</tool_call>",
                 "",
                 two,
+            ),
+            (
+                "<tool_call>",
+                "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"</tool_call>\"}}</tool_call>",
+                "",
+                &[("f", r#"{"a": "</tool_call>"}"#)],
             ),
             ("<tool_call>", "a <tool_call>{\"nam\"", "a <tool_call>{\"nam\"", &[]),
             ("<tool_call>", "1 < 2 <tool", "1 < 2 <tool", &[]),

@@ -12,6 +12,7 @@ mod gguf;
 mod huggingface;
 mod properties;
 mod templates;
+mod tools;
 mod vectors;
 
 #[test]
