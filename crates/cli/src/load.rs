@@ -20,7 +20,7 @@ use tangor_engine::device::{Activations, Device, DeviceKind, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
-use tangor_engine::text::{ChatTemplate, Message, Specials, Tokenizer};
+use tangor_engine::text::{ChatTemplate, Message, Tokenizer};
 use tangor_engine::{LoadOptions, Model, OnLost, Request, SamplingParams, Speculate, Text};
 use tangor_eval::{BenchSpec, MachineLimits, Work};
 use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
@@ -471,12 +471,6 @@ fn plan_device(choice: DeviceChoice) -> plan::DeviceChoice {
 }
 
 impl Loaded {
-    /// Tokens of a text as it is, with whatever the model expects around a plain text.
-    pub(crate) fn raw_tokens(&self, text: &str) -> Outcome<Vec<u32>> {
-        let tokenizer = self.tokenizer()?;
-        Ok(tokenizer.frame(tokenizer.encode(text, Specials::AsText)?))
-    }
-
     /// Tokens of a conversation in the model's own template, up to where the answer begins.
     pub(crate) fn chat_tokens(&self, turns: &[Turn]) -> Outcome<Vec<u32>> {
         let messages: Vec<Message> =
@@ -494,7 +488,7 @@ impl Loaded {
         })
     }
 
-    fn tokenizer(&self) -> Outcome<&Tokenizer> {
+    pub(crate) fn tokenizer(&self) -> Outcome<&Tokenizer> {
         self.model.text().tokenizer.as_deref().ok_or_else(|| {
             Failure::new("the model has no tokenizer")
                 .hint("a Hugging Face folder needs its tokenizer.json or tokenizer.model")

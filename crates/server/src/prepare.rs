@@ -5,9 +5,7 @@ use crate::ask::{Ask, Chat, Format, Prompt, Source, ToolChoice};
 use crate::error::{ApiError, Result};
 use crate::residents::Resident;
 use serde_json::{Value, json};
-use tangor_engine::text::{
-    Content, Grammar, Grammars, Message, Reasoning, Specials, ToolFormat, ToolParser,
-};
+use tangor_engine::text::{Content, Grammar, Grammars, Message, Reasoning, ToolFormat, ToolParser};
 use tangor_engine::{Constraint, EngineError, Request};
 
 /// Requests that are ready for the engine.
@@ -85,14 +83,12 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
     Ok(Prepared { requests, reasoning: read.reasoning, tools: read.tools, prompts: read.prompts })
 }
 
-/// Tokens of plain prompts.
+/// Tokens of plain prompts. Whoever writes a whole prompt writes the model's special tokens in it;
+/// text in which they are none comes as a conversation, or in tokens.
 fn read_plain(resident: &Resident, sources: &[Source]) -> Result<Read> {
     let tokens = |source: &Source| match source {
         Source::Tokens(tokens) => Ok(tokens.clone()),
-        Source::Text(text) => {
-            let tokenizer = resident.tokenizer()?;
-            Ok(tokenizer.frame(tokenizer.encode(text, Specials::AsText)?))
-        }
+        Source::Text(text) => Ok(resident.tokenizer()?.prompt(text)?),
     };
     Read::plain(sources.iter().map(tokens).collect::<Result<_>>()?)
 }
@@ -122,13 +118,31 @@ fn read_chat(resident: &Resident, chat: &Chat) -> Result<Read> {
         true => (messages, (!tools.is_empty()).then_some(tools.as_slice())),
         false => (in_plain_words(messages, &tools), None),
     };
-    let rendered = template.render(&messages, shown, true, &chat.variables)?;
+    let rendered = match is_unfinished(&messages) {
+        true => template.render_unfinished(&messages, shown, &chat.variables)?,
+        false => None,
+    };
+    let rendered = match rendered {
+        Some(rendered) => rendered,
+        None => template.render(&messages, shown, true, &chat.variables)?,
+    };
     let prompt = tokenizer.encode_spans(&rendered.spans)?;
     let reasoning = Reasoning::of(template.source(), &rendered.text());
     let format = (!tools.is_empty()).then(|| ToolFormat::of(template.source()));
     let demanded = format.filter(|_| demands_call(&chat.tool_choice));
     let demanded = demanded.map(|format| format.grammar(&tools, chat.parallel, tokenizer));
     Ok(Read { prompts: vec![prompt], reasoning, tools: format, demanded })
+}
+
+/// Whether a conversation ends in an answer, which then goes on.
+fn is_unfinished(messages: &[Message]) -> bool {
+    let text = |last: &Message| match &last.content {
+        Some(Content::Text(text)) => !text.is_empty(),
+        _ => false,
+    };
+    messages
+        .last()
+        .is_some_and(|last| last.role == "assistant" && last.tool_calls.is_empty() && text(last))
 }
 
 fn demands_call(choice: &ToolChoice) -> bool {

@@ -63,6 +63,18 @@ impl Rendered {
         self.spans.iter().map(|span| span.text.as_str()).collect()
     }
 
+    /// What stands before the last such character; `None` if there is none.
+    pub(crate) fn before_last(mut self, mark: char) -> Option<Self> {
+        while let Some(mut span) = self.spans.pop() {
+            if let Some(end) = span.text.rfind(mark) {
+                span.text.truncate(end);
+                self.spans.push(span);
+                return Some(self);
+            }
+        }
+        None
+    }
+
     /// Whether a message spells a special token.
     pub fn has_forgery(&self) -> bool {
         self.spans.iter().any(|span| !span.trusted)

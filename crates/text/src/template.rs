@@ -7,7 +7,7 @@
 use crate::error::{Error, Result, check_limit};
 use crate::guard::{Author, Dye, Guard, Rendered};
 use crate::limits;
-use crate::message::Message;
+use crate::message::{Content, Message};
 use crate::python;
 use crate::shims;
 use crate::tokenizer::Tokenizer;
@@ -45,6 +45,10 @@ enum Arguments {
 }
 
 const NAME: &str = "chat_template";
+
+/// Ends the text of an answer that is to go on, to be found again in what is rendered: a character
+/// that no text has a use for and that templates neither trim nor look for.
+const UNFINISHED: char = '\u{e000}';
 
 impl ChatTemplate {
     /// The template that came with the tokenizer, and the one for tools if there is one.
@@ -124,6 +128,26 @@ impl ChatTemplate {
         }
         let program = self.with_tools.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.usual);
         program.render(messages, tools, add_generation_prompt, extra, &self.tokens)
+    }
+
+    /// Renders a conversation whose last message is an answer that is to go on: the prompt ends
+    /// where its text does. `None` if it has no text, or the template does not show it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_unfinished(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        extra: &Map<String, Value>,
+    ) -> Result<Option<Rendered>> {
+        let mut messages = messages.to_vec();
+        let Some(Content::Text(text)) = messages.last_mut().and_then(|last| last.content.as_mut())
+        else {
+            return Ok(None);
+        };
+        text.push(UNFINISHED);
+        Ok(self.render(&messages, tools, false, extra)?.before_last(UNFINISHED))
     }
 
     /// Whether it tells the model about tools. One that does not ignores them.

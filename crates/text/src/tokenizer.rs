@@ -188,6 +188,18 @@ impl Tokenizer {
         [self.frame.prefix.as_slice(), &ids, &self.frame.suffix].concat()
     }
 
+    /// Ids of a plain prompt as whoever writes all of it means it: special tokens are written by
+    /// name, and one that begins with what [`Tokenizer::frame`] puts in front stays as it is.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encode(text, Specials::Recognised)?;
+        let prefix = &self.frame.prefix;
+        let framed = !prefix.is_empty() && ids.starts_with(prefix);
+        Ok(if framed { ids } else { self.frame(ids) })
+    }
+
     fn tokenize(
         &self,
         text: &str,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tangor_engine::plan::model::formats::Checkpoint;
+use tangor_engine::text::Specials;
 use tangor_eval::{Divergence, ENGLISH, ModelReader, Recorder, Windows, divergence, perplexity};
 
 /// Measure how well a model does
@@ -235,7 +236,8 @@ impl TextOptions {
                 std::fs::read_to_string(path).map_err(|e| Failure::from(e).about(path.display()))?
             }
         };
-        let mut tokens = loaded.raw_tokens(&text)?;
+        let tokenizer = loaded.tokenizer()?;
+        let mut tokens = tokenizer.frame(tokenizer.encode(&text, Specials::AsText)?);
         tokens.truncate(self.tokens.unwrap_or(usize::MAX));
         Ok(tokens)
     }

@@ -43,7 +43,8 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Give the prompt to the model as it is, without its chat template
+    /// Give the prompt to the model as it is, without its chat template; special tokens are written
+    /// by name
     #[arg(long, conflicts_with = "system")]
     raw: bool,
 
@@ -116,7 +117,7 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
     let loaded =
         load::speculative(&options.model, &options.model_options, &options.speculation, global)?;
     let tokens = match options.raw {
-        true => loaded.raw_tokens(&text)?,
+        true => loaded.tokenizer()?.prompt(&text)?,
         false => loaded.chat_tokens(&turns(options.system, text))?,
     };
     let request = loaded.request(tokens, &options.sampling);

@@ -385,6 +385,26 @@ fn tokens_of_thinking_are_counted() {
 }
 
 #[test]
+fn an_answer_that_a_conversation_ends_in_goes_on() {
+    let server = Running::new(|_| {});
+    let messages =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "AB"}]);
+    let chat = json!({"messages": messages, "max_tokens": 12});
+    let plain = json!({"prompt": "user: Hi\nassistant: AB", "max_tokens": 12});
+    let plain = server.post("/v1/completions", plain).json();
+    let openai = server.post("/v1/chat/completions", chat.clone()).json();
+    assert_eq!(openai["choices"][0]["message"]["content"], plain["choices"][0]["text"]);
+    assert_eq!(openai["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"]);
+    let anthropic = server.post("/v1/messages", chat).json();
+    assert_eq!(anthropic["content"][0]["text"], plain["choices"][0]["text"]);
+    // Nothing to go on from: the next turn is the model's.
+    let empty = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]);
+    let body = server.post("/v1/chat/completions", json!({"messages": empty, "max_tokens": 2}));
+    let tokens = "user: Hi\nassistant: \nassistant: ".len() as u64;
+    assert_eq!(body.json()["usage"]["prompt_tokens"], tokens);
+}
+
+#[test]
 fn a_model_without_tokens_for_gaps_says_so() {
     let server = Running::new(|_| {});
     let ask = json!({"prompt": "def f(", "suffix": "return x"});

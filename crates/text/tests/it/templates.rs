@@ -155,3 +155,26 @@ fn templates_of_real_models_render_as_in_jinja() {
         total.failed.join("\n")
     );
 }
+
+#[test]
+fn an_answer_that_is_to_go_on_ends_the_prompt() {
+    let Some(models) = vectors::models() else { return };
+    let tokenizer = tokenizer();
+    let unfinished = "The capital of France is ";
+    let messages = [Message::new("user", "Where?"), Message::new("assistant", unfinished)];
+    let (mut continued, mut not) = (0, Vec::new());
+    for file in goldens().templates.keys() {
+        let source = std::fs::read_to_string(models.join("templates").join(file)).unwrap();
+        let template = ChatTemplate::new(&source, &tokenizer).unwrap();
+        match template.render_unfinished(&messages, None, &Map::new()) {
+            Ok(Some(rendered)) => {
+                let text = rendered.text();
+                assert!(text.ends_with(unfinished), "{file}: {text}");
+                assert!(text.contains("Where?"), "{file}: {text}");
+                continued += 1;
+            }
+            other => not.push(format!("{file}: {other:?}")),
+        }
+    }
+    assert!(continued > 9 * not.len(), "{continued}, but not {not:#?}");
+}
