@@ -6,7 +6,10 @@
 //! takes from the ends of the others' shares. A worker that is not there in time (asleep, or
 //! without a processor) does not take part, and nobody waits for it.
 //!
-//! Workers spin for a moment, then yield, then sleep until the next job wakes them.
+//! Workers spin for a moment, then sleep until the next job wakes them. Where there are processors
+//! enough they do not offer theirs meanwhile: Linux takes an offer for the rest of a time slice, so
+//! any other program, however low its priority, would have the processor for the milliseconds in
+//! which the next hundred loops run. Threads that have to share processors with each other do.
 
 use crate::system;
 use std::any::Any;
@@ -16,11 +19,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-/// Rounds of spinning before a waiting thread offers its processor to others.
-const SPINS: u32 = 400;
-/// Rounds of offering before a waiting worker sleeps.
-const YIELDS: u32 = 2_000;
+/// How long a waiting thread spins: longer than most of what one thread does alone between two
+/// loops. Whoever sleeps is woken at once, whoever spins on loses the processor amid a tile where
+/// another program wants it, and all threads wait for that tile.
+const PATIENCE: Duration = Duration::from_micros(20);
+/// Rounds of spinning between two looks at the clock.
+const ROUNDS: u32 = 16;
+/// How often a waiting worker offers its processor to the other threads before it sleeps.
+const OFFERS: u32 = 2_000;
 
 /// The state of the current job: `epoch << 32 | open << 31 | workers inside`.
 const OPEN: u64 = 1 << 31;
@@ -53,6 +61,8 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whom to wake, by worker; set while it sleeps.
     sleepers: Vec<Sleeper>,
+    /// Whether there are more threads than processors.
+    crowded: bool,
     stop: AtomicBool,
 }
 
@@ -101,9 +111,10 @@ impl Pool {
             broken: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: (0..workers).map(|_| Sleeper::default()).collect(),
+            crowded: system::parallelism() <= workers,
             stop: AtomicBool::new(false),
         });
-        let pin = pin && system::parallelism() > workers;
+        let pin = pin && !shared.crowded;
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
             let body = move || {
@@ -213,9 +224,12 @@ impl Shared {
     fn close(&self) {
         let state = &self.head.0.state;
         let mut now = state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut rounds = 0;
+        let mut wait = Wait::default();
         while now & INSIDE != 0 {
-            wait(&mut rounds);
+            if !wait.spin() {
+                // A worker that takes so long may have no processor: perhaps this one.
+                wait.offer();
+            }
             now = state.load(Ordering::Acquire);
         }
     }
@@ -247,7 +261,7 @@ impl Shared {
     /// The life of a worker.
     fn work(&self, index: usize) {
         let mut seen = 0;
-        let mut rounds = 0;
+        let mut wait = Wait::default();
         let head = &self.head.0;
         loop {
             let state = head.state.load(Ordering::SeqCst);
@@ -256,15 +270,17 @@ impl Shared {
                 return;
             }
             if epoch == seen || state & OPEN == 0 {
-                if rounds > SPINS + YIELDS {
-                    self.sleepers[index].sleep(|| {
-                        let now = head.state.load(Ordering::SeqCst);
-                        now == state && !self.stop.load(Ordering::SeqCst)
-                    });
-                    rounds = 0;
-                } else {
-                    wait(&mut rounds);
+                if wait.spin() {
+                    continue;
                 }
+                if self.crowded && wait.offer() {
+                    continue;
+                }
+                self.sleepers[index].sleep(|| {
+                    let now = head.state.load(Ordering::SeqCst);
+                    now == state && !self.stop.load(Ordering::SeqCst)
+                });
+                wait = Wait::default();
                 continue;
             }
             let entered =
@@ -278,7 +294,7 @@ impl Shared {
             }
             head.state.fetch_sub(1, Ordering::AcqRel);
             seen = epoch;
-            rounds = 0;
+            wait = Wait::default();
         }
     }
 }
@@ -326,13 +342,34 @@ impl Sleeper {
     }
 }
 
-/// One round of waiting: a pause at first, then an offer of the processor.
-fn wait(rounds: &mut u32) {
-    *rounds = rounds.saturating_add(1);
-    if *rounds < SPINS {
+/// How long a thread has been waiting.
+#[derive(Default)]
+struct Wait {
+    rounds: u32,
+    since: Option<Instant>,
+    impatient: bool,
+    offers: u32,
+}
+
+impl Wait {
+    /// One round of spinning; `false` once it has been [`PATIENCE`].
+    fn spin(&mut self) -> bool {
+        if self.impatient {
+            return false;
+        }
         std::hint::spin_loop();
-    } else {
+        self.rounds = self.rounds.wrapping_add(1);
+        if self.rounds.is_multiple_of(ROUNDS) {
+            self.impatient = self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+        }
+        true
+    }
+
+    /// Offers the processor to whoever wants it; `false` once it did so often.
+    fn offer(&mut self) -> bool {
         thread::yield_now();
+        self.offers = self.offers.saturating_add(1);
+        self.offers < OFFERS
     }
 }
 
@@ -340,7 +377,6 @@ fn wait(rounds: &mut u32) {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn runs_every_tile_once_whatever_the_number_of_threads() {
