@@ -53,7 +53,8 @@ fn shape_names() -> PossibleValuesParser {
     PossibleValuesParser::new(shapes::names())
 }
 
-fn mixture_names() -> PossibleValuesParser {
+/// Of the ways to store matrices.
+pub(crate) fn mixture_names() -> PossibleValuesParser {
     PossibleValuesParser::new(Mixture::ALL.map(Mixture::name))
 }
 

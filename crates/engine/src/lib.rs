@@ -26,6 +26,7 @@ mod generation;
 mod handover;
 mod kv;
 mod model;
+mod pace;
 mod pool;
 mod propose;
 mod request;

@@ -1,7 +1,8 @@
 //! Continuous batching: which rows of which sequences run next.
 //!
 //! Every running sequence that generates has one row in every batch; prompts share what is left of
-//! the batch equally. A sequence is admitted, when its turn comes, as soon as there are pages for
+//! the batch equally: all its room, or the rows that those which generate can wait for (see
+//! [`pace`](crate::pace)). A sequence is admitted, when its turn comes, as soon as there are pages for
 //! all its tokens: clients that have several waiting take turns, one sequence each. If a growing
 //! sequence finds no page, pages are taken from idle sessions (the one unused for longest first),
 //! then from waiting sequences, then from the running sequence that was admitted last: it is
@@ -49,14 +50,13 @@ impl Core {
     }
 
     /// Makes a batch of the sequences `ids`, those with one row first; either all of them embed, or
-    /// none does. Proposals may join them
-    /// where no prompt does: a batch with a prompt has rows enough to be worth reading the weights.
+    /// none does. Proposals may join them where no prompt does: a batch with a prompt has rows
+    /// enough to be worth reading the weights.
     fn batch(&mut self, ids: &[SequenceId], may_propose: bool) -> Option<Work> {
         let rests: Vec<usize> =
             ids.iter().map(|id| self.sequences.get(id).map_or(0, |s| s.rest())).collect();
         let single = rests.iter().take_while(|rest| **rest == 1).count();
-        let budget = self.limits.prefill_rows.min(self.limits.max_rows.saturating_sub(single));
-        let shares = share(budget, &rests[single..]);
+        let shares = share(self.prompt_rows(single), &rests[single..]);
         let rows = std::iter::repeat_n(1, single).chain(shares);
         let mut work = Work {
             stage: Stage::Decode,
@@ -80,6 +80,17 @@ impl Core {
         self.last_was_prefill = work.stage == Stage::Prefill;
         self.last_was_hidden = work.hidden;
         (!work.spans.is_empty()).then_some(work)
+    }
+
+    /// Rows of prompts that the next batch may have beside `single` others; where answers wait for
+    /// it, no more than they can wait for.
+    fn prompt_rows(&self, single: usize) -> usize {
+        let room = self.limits.prefill_rows.min(self.limits.max_rows.saturating_sub(single));
+        let generates = |id| self.sequences.get(id).is_some_and(|s| s.rest() == 1);
+        match self.running.iter().any(generates) {
+            true => self.pace.rows(single, room),
+            false => room,
+        }
     }
 
     /// Adds up to `rows` rows of a sequence to a batch.

@@ -10,6 +10,7 @@
 
 use crate::constraint::Constraint;
 use crate::kv::Pages;
+use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::sample::{self, Sampler};
 use crate::sequence::{Job, Notice, Phase, Sequence, SequenceId};
@@ -169,6 +170,8 @@ pub(crate) struct Core {
     pub(crate) last_was_hidden: bool,
     pub(crate) notices: Vec<(SequenceId, Notice)>,
     pub(crate) clock: u64,
+    /// How fast rows of prompts are.
+    pub(crate) pace: Pace,
     /// Proposes tokens; `None`: every step is an ordinary one.
     pub(crate) speculator: Option<Speculator>,
     sampler: Sampler,
@@ -190,6 +193,7 @@ impl Core {
             last_was_hidden: false,
             notices: Vec::new(),
             clock: 0,
+            pace: Pace::default(),
             speculator: None,
             sampler: Sampler::default(),
         }
@@ -264,12 +268,14 @@ impl Core {
         debug_assert_eq!(self.check(), Ok(()));
     }
 
-    /// A batch took so long: what the policy of speculation wants to know, and nothing else.
+    /// A batch took so long: what decides how prompts are cut and what is proposed, and nothing
+    /// that shows in an answer.
     pub(crate) fn measured(&mut self, work: &Work, seconds: f64) {
-        if let Some(speculator) = &mut self.speculator
-            && work.stage != Stage::Prefill
-        {
-            speculator.measured(work.tokens.len(), seconds);
+        let rows = work.tokens.len();
+        if work.stage == Stage::Prefill {
+            self.pace.measured(rows, seconds);
+        } else if let Some(speculator) = &mut self.speculator {
+            speculator.measured(rows, seconds);
         }
     }
 

@@ -455,6 +455,35 @@ fn an_answer_is_not_delayed_by_a_long_prompt() {
 }
 
 #[test]
+fn a_slow_prompt_is_cut_finer_while_an_answer_waits_for_it() {
+    let (context, prefill_rows, max_rows, pages) = (600, 128, 130, 400);
+    let limits = Limits { context, prefill_rows, max_rows, pages, short_rope: None, ..limits() };
+    let rows_of_prompt = |seconds: f64, alone: bool| {
+        let mut simulation = Simulation::new(0, limits.clone());
+        let submit = |core: &mut Core, id, prompt: Vec<u32>| {
+            let job = job(prompt.len(), 8);
+            core.handle(Command::Generate { id: SequenceId(id), prompt, job });
+        };
+        if !alone {
+            submit(&mut simulation.core, 0, vec![2, 3]);
+        }
+        submit(&mut simulation.core, 1, vec![5; 500]);
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            let work = simulation.core.next_work().unwrap();
+            rows.extend(work.spans.iter().filter(|span| span.id.0 == 1).map(|s| s.rows.len()));
+            let logits = simulation.cache.run(&work);
+            simulation.core.measured(&work, seconds);
+            simulation.core.finish(&work, Ok(&logits));
+        }
+        rows
+    };
+    assert_eq!(rows_of_prompt(2.0, true), [128, 128, 128]);
+    assert_eq!(rows_of_prompt(0.01, false), [126, 128, 128]);
+    assert_eq!(rows_of_prompt(2.0, false), [126, 32, 32]);
+}
+
+#[test]
 fn clients_take_turns_however_many_requests_one_of_them_has_waiting() {
     let mut simulation = Simulation::new(0, Limits { max_sequences: 1, ..limits() });
     let core = &mut simulation.core;

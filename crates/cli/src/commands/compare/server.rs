@@ -1,22 +1,26 @@
 //! `tangor compare server`: servers under the same load, taking turns.
 
-use crate::args::{Global, positive};
+use crate::args::{Global, SpeculateChoice, positive};
 use crate::commands::bench::server::{Load, under_load};
 use crate::error::{Failure, Outcome};
 use crate::peers::{Argv, Form, Served, Subject, Tools, argv};
 use crate::{load, sys, terminal};
-use clap::Args;
+use clap::builder::TypedValueParser;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::Path;
+use tangor_engine::plan::model::Mixture;
 use tangor_eval::{LoadReport, Spread};
 
 const EXAMPLES: &str = "\
 Examples:
   tangor compare server smollm2
+  tangor compare server smollm2 --weights q4_0 --speculate off
   tangor compare server ./model.gguf --streams 8 --seconds 30 --rounds 5 --json
 
 `tangor serve` and llama.cpp's `llama-server` read the same GGUF file with the same number of
-threads. Each is started for its turn, put under the load of `tangor bench server`, and ended. Of
+threads. Answers go on after the model is done and then repeat themselves, which Tangor proposes
+ahead unless --speculate is off. Each is started for its turn, put under the load of `tangor bench server`, and ended. Of
 the numbers of all turns the medians are compared.";
 
 /// Measure Tangor's server beside llama.cpp's, under load
@@ -29,6 +33,15 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     load: Load,
+
+    /// Store the model so, for both [default: the file as it is]
+    #[arg(long, value_name = "FORMAT",
+          value_parser = load::mixture_names().try_map(|name| name.parse::<Mixture>()))]
+    weights: Option<Mixture>,
+
+    /// Whether Tangor proposes tokens ahead [default: as `tangor serve`]
+    #[arg(long, value_enum, value_name = "HOW")]
+    speculate: Option<SpeculateChoice>,
 
     /// Turns of each server
     #[arg(short, long, value_name = "TURNS", default_value_t = 3, value_parser = positive)]
@@ -75,11 +88,11 @@ pub(super) fn run(options: &Options, global: &Global) -> Outcome {
     let tools = Tools::open(global)?;
     let threads = options.threads.unwrap_or_else(|| sys::processor().usable_threads);
     let (installed, checkpoint) = load::open(&options.model, global)?;
-    let subject = Subject::model(&installed, &checkpoint, None)?;
+    let subject = Subject::model(&installed, &checkpoint, options.weights)?;
     let version = tools.install_llama_cpp()?;
     let model = tools.make(&subject, Form::Gguf)?;
     let mut servers = vec![
-        Contender::new("tangor".into(), tangor(&model, threads, &options.load, global)?),
+        Contender::new("tangor".into(), tangor(&model, threads, options, global)?),
         Contender::new(version, llama_server(&tools, &model, threads, &options.load)),
     ];
     for round in 1..=options.rounds {
@@ -93,10 +106,14 @@ pub(super) fn run(options: &Options, global: &Global) -> Outcome {
     if options.json { terminal::json(&report) } else { report.print(&options.load) }
 }
 
-fn tangor(model: &Path, threads: usize, load: &Load, global: &Global) -> Outcome<Argv> {
+fn tangor(model: &Path, threads: usize, options: &Options, global: &Global) -> Outcome<Argv> {
+    let load = &options.load;
     let program = std::env::current_exe()?;
     let mut serve = argv([&program, &"serve", &model, &"--log", &"off", &"--threads", &threads]);
     serve.extend(argv([&"--sequences", &load.streams(), &"--context", &load.context()]));
+    if let Some(how) = options.speculate.and_then(|how| how.to_possible_value()) {
+        serve.extend(argv([&"--speculate", &how.get_name()]));
+    }
     serve.extend(super::home(global));
     Ok(serve)
 }
