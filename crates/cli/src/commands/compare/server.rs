@@ -20,8 +20,8 @@ Examples:
 
 `tangor serve` and llama.cpp's `llama-server` read the same GGUF file with the same number of
 threads. Answers go on after the model is done and then repeat themselves, which Tangor proposes
-ahead unless --speculate is off. Each is started for its turn, put under the load of `tangor bench server`, and ended. Of
-the numbers of all turns the medians are compared.";
+ahead unless --speculate is off. Each is started for its turn, put under the load of `tangor bench
+server`, and ended. Of the numbers of all turns the medians are compared.";
 
 /// Measure Tangor's server beside llama.cpp's, under load
 #[derive(Debug, Args)]
