@@ -2,8 +2,8 @@
 //!
 //! Every running sequence that generates has one row in every batch; prompts share what is left of
 //! the batch equally: all its room, or the rows that those which generate can wait for (see
-//! [`pace`](crate::pace)). A sequence is admitted, when its turn comes, as soon as there are pages
-//! for all its tokens: clients that have several waiting take turns, one sequence each. If a growing
+//! [`pace`](crate::pace)). A sequence is admitted, when its turn comes, as soon as there are
+//! pages for all its tokens: clients that have several waiting take turns, one each. If a growing
 //! sequence finds no page, pages are taken from idle sessions (the one unused for longest first),
 //! then from waiting sequences, then from the running sequence that was admitted last: it is
 //! computed again later, with equal bits. The one admitted first always gets on, so that all do.
