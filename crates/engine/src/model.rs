@@ -338,7 +338,8 @@ impl Model {
     ) -> Result<Cancel, EngineError> {
         self.check(&request)?;
         let prompt = request.prompt;
-        let room = self.context() - prompt.len();
+        // The context may have become shorter since the check: the model's thread says so.
+        let room = self.context().saturating_sub(prompt.len());
         let job = Job {
             seed: request.sampling.seed.unwrap_or_else(random_seed),
             sampling: request.sampling,
