@@ -432,6 +432,13 @@ impl Model {
         self.driver.setup().plan.kv.context
     }
 
+    /// Why it cannot compute any more; `None` as long as it can. A model that is lost stays lost:
+    /// every request fails with this error, and it is to be loaded again.
+    #[must_use]
+    pub fn lost(&self) -> Option<&EngineError> {
+        self.driver.lost()
+    }
+
     /// Bytes that it takes.
     #[must_use]
     pub fn memory(&self) -> Memory {
