@@ -8,6 +8,7 @@ use std::io;
 use std::process::ExitCode;
 use tangor_engine::plan::model::formats::FormatError;
 use tangor_eval::EvalError;
+use tangor_server::LoadError;
 use tangor_store::StoreError;
 
 /// What a command hands back to `main`.
@@ -114,6 +115,13 @@ impl<E: Error + 'static> From<E> for Failure {
             source = cause.source();
         }
         Self::Error { message, hint: advice }
+    }
+}
+
+/// What the server's clients hear of it.
+impl From<Failure> for LoadError {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure.message())
     }
 }
 

@@ -21,9 +21,12 @@ use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Tokenizer};
-use tangor_engine::{LoadOptions, Model, OnLost, Request, SamplingParams, Speculate, Text};
+use tangor_engine::{
+    EngineError, LoadOptions, Model, OnLost, Request, SamplingParams, Speculate, Text,
+};
 use tangor_eval::{BenchSpec, MachineLimits, Work};
-use tangor_store::{Installed, ModelName, Phase, Store, StoreOptions};
+use tangor_server::LoadError;
+use tangor_store::{Installed, ModelName, Phase, Store, StoreError, StoreOptions};
 
 /// A model by name, or the shape of a published one.
 #[derive(Clone, Debug, Args)]
@@ -88,13 +91,13 @@ impl Which {
 }
 
 /// The store that the global options name.
-pub(crate) fn store(global: &Global) -> Outcome<Store> {
+pub(crate) fn store(global: &Global) -> Result<Store, StoreError> {
     let mut options = StoreOptions::from_env();
     if let Some(home) = &global.home {
         options.root = Some(home.clone());
     }
     options.offline |= global.offline;
-    Ok(Store::open(options)?)
+    Store::open(options)
 }
 
 /// Fetches a model, with progress; Ctrl-C ends it, and what has arrived stays.
@@ -217,7 +220,7 @@ pub(crate) fn for_server(
     options: &ModelOptions,
     asked: LoadOptions,
     global: &Global,
-) -> Outcome<Loaded> {
+) -> Result<Loaded, LoadError> {
     let checkpoint = store(global)?.open_checkpoint(installed, &Limits::default())?;
     load_as(&installed.name, &checkpoint, (options, &None), asked, global)
 }
@@ -252,13 +255,13 @@ fn load(
 }
 
 /// Loads a model onto the devices of the options, in every other respect as `asked`.
-fn load_as(
+fn load_as<E: From<Failure> + From<EngineError>>(
     name: &str,
     checkpoint: &Checkpoint,
     (options, draft): (&ModelOptions, &Option<Checkpoint>),
     asked: LoadOptions,
     global: &Global,
-) -> Outcome<Loaded> {
+) -> Result<Loaded, E> {
     let begin = Instant::now();
     let (devices, rates) = devices_and_rates(options, global)?;
     let packed = Packed::new(global)?;

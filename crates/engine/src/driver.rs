@@ -4,8 +4,9 @@
 //! happened. A panic while computing is caught: the sequences of the batch then run one by one, and
 //! only the one that fails again gets the error. A device that is lost is left out of a new plan,
 //! and every sequence starts over from its tokens. Where there is no other device, or nobody wants
-//! that, and after [`MAX_PANICS`] panics within [`PANIC_WINDOW`], the model is lost: everything
-//! fails with [`EngineError::Lost`] from then on.
+//! that, after [`MAX_PANICS`] panics within [`PANIC_WINDOW`], and after any panic elsewhere, which
+//! leaves nobody knows what behind, the model is lost: everything fails with [`EngineError::Lost`]
+//! from then on.
 
 use crate::executor::{Executor, Took};
 use crate::fallback::{Fallback, Prepared};
@@ -26,6 +27,8 @@ use tangor_plan::Plan;
 
 const MAX_PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
+/// Why a panic loses a model. What it said may be about one request, and all of them hear this.
+const DEFECT: &str = "it panicked, which is a defect";
 /// Most messages between two steps: whoever sends them faster than this still delays nobody for
 /// long.
 const MAX_MESSAGES: usize = 1024;
@@ -141,7 +144,7 @@ impl Driver {
             last: None,
         };
         let command = Command::Generate { id, prompt, job: Box::new(job) };
-        self.send(command, Some(Endpoint::Request(Box::new(request))))?;
+        self.begin(command, Endpoint::Request(Box::new(request)))?;
         Ok(id)
     }
 
@@ -152,7 +155,7 @@ impl Driver {
     pub(crate) fn open(&self) -> Result<(SequenceId, Receiver<SessionReply>), EngineError> {
         let id = self.enter()?;
         let (sender, receiver) = mpsc::channel();
-        self.send(Command::Open { id }, Some(Endpoint::Session(sender)))?;
+        self.begin(Command::Open { id }, Endpoint::Session(sender))?;
         Ok((id, receiver))
     }
 
@@ -170,11 +173,16 @@ impl Driver {
         let _ = self.send(Command::Cancel { id }, None);
     }
 
+    /// Sends the command that a sequence begins with; its place is free again if nobody takes it.
+    fn begin(&self, command: Command, endpoint: Endpoint) -> Result<(), EngineError> {
+        self.send(command, Some(endpoint)).inspect_err(|_| self.shared.leave())
+    }
+
     fn send(&self, command: Command, endpoint: Option<Endpoint>) -> Result<(), EngineError> {
         let sent = self.messages.as_ref().map(|messages| messages.send((command, endpoint)));
         match sent {
             Some(Ok(())) => Ok(()),
-            _ => Err(self.lost()),
+            _ => Err(self.ended()),
         }
     }
 
@@ -183,15 +191,20 @@ impl Driver {
         self.shared.setup()
     }
 
-    /// Why there are no answers any more.
-    pub(crate) fn lost(&self) -> EngineError {
+    /// Why the model cannot compute any more, if it cannot.
+    pub(crate) fn lost(&self) -> Option<&EngineError> {
+        self.shared.lost.get()
+    }
+
+    /// Why nobody answers any more.
+    pub(crate) fn ended(&self) -> EngineError {
         let unknown = || EngineError::Lost("its thread ended".into());
-        self.shared.lost.get().cloned().unwrap_or_else(unknown)
+        self.lost().cloned().unwrap_or_else(unknown)
     }
 
     /// A place for one more sequence.
     fn enter(&self) -> Result<SequenceId, EngineError> {
-        if let Some(lost) = self.shared.lost.get() {
+        if let Some(lost) = self.lost() {
             return Err(lost.clone());
         }
         let limit = self.limit;
@@ -212,7 +225,7 @@ impl Drop for Driver {
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
         {
-            // A panic outside a step has been reported by its hook already.
+            // A panic has been reported by its hook already.
             let _ = thread.join();
         }
     }
@@ -228,6 +241,11 @@ impl Shared {
     fn setup(&self) -> MutexGuard<'_, Setup> {
         // Whoever panicked while holding it has changed no part of it by halves.
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sequence is alive no longer.
+    fn leave(&self) {
+        self.alive.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -247,23 +265,42 @@ struct Worker {
 impl Worker {
     /// Until the last owner is gone.
     fn run(mut self) {
-        'alive: loop {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.abandon();
+        }
+        self.core.fail_all(&EngineError::Lost("it was dropped".into()));
+        self.announce();
+    }
+
+    fn serve(&mut self) {
+        loop {
             for _ in 0..MAX_MESSAGES {
                 match self.messages.try_recv() {
                     Ok(message) => self.take(message),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => break 'alive,
+                    Err(TryRecvError::Disconnected) => return,
                 }
             }
             if !self.step() {
                 match self.messages.recv() {
                     Ok(message) => self.take(message),
-                    Err(_) => break,
+                    Err(_) => return,
                 }
             }
         }
-        self.core.fail_all(&EngineError::Lost("it was dropped".into()));
-        self.announce();
+    }
+
+    /// The model is lost by a panic that came between steps: the sequences may be anything, so
+    /// that their owners are told past them.
+    fn abandon(&mut self) {
+        self.core = Core::new(self.core.limits.clone());
+        let lost = self.shared.lost.get_or_init(|| EngineError::Lost(DEFECT.into())).clone();
+        for (_, mut endpoint) in std::mem::take(&mut self.endpoints) {
+            self.shared.leave();
+            let tell = || endpoint.hear(Notice::Failed(lost.clone()), Instant::now());
+            // An owner that panicked itself has nobody else to tell.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        }
     }
 
     fn take(&mut self, (command, endpoint): Message) {
@@ -306,11 +343,11 @@ impl Worker {
                 Some(EngineError::Lost(error.to_string()))
             }
             // A panic of several sequences, or of proposals, shows again when each runs alone.
-            Err(EngineError::Panicked(why)) if is_last_try(&work) => {
+            Err(EngineError::Panicked(_)) if is_last_try(&work) => {
                 let now = Instant::now();
                 self.panics.retain(|then| now.duration_since(*then) < PANIC_WINDOW);
                 self.panics.push_back(now);
-                (self.panics.len() >= MAX_PANICS).then(|| EngineError::Lost(why.clone()))
+                (self.panics.len() >= MAX_PANICS).then(|| EngineError::Lost(DEFECT.into()))
             }
             _ => None,
         };
@@ -375,7 +412,7 @@ impl Worker {
     /// A sequence has ended.
     fn leave(&mut self, id: SequenceId) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(&id)?;
-        self.shared.alive.fetch_sub(1, Ordering::AcqRel);
+        self.shared.leave();
         Some(endpoint)
     }
 }

@@ -338,7 +338,8 @@ impl Model {
     ) -> Result<Cancel, EngineError> {
         self.check(&request)?;
         let prompt = request.prompt;
-        let room = self.context() - prompt.len();
+        // The context may have become shorter since the check: the model's thread says so.
+        let room = self.context().saturating_sub(prompt.len());
         let job = Job {
             seed: request.sampling.seed.unwrap_or_else(random_seed),
             sampling: request.sampling,
@@ -429,6 +430,13 @@ impl Model {
     #[must_use]
     pub fn context(&self) -> usize {
         self.driver.setup().plan.kv.context
+    }
+
+    /// Why it cannot compute any more; `None` as long as it can. A model that is lost stays lost:
+    /// every request fails with this error, and it is to be loaded again.
+    #[must_use]
+    pub fn lost(&self) -> Option<&EngineError> {
+        self.driver.lost()
     }
 
     /// Bytes that it takes.

@@ -222,7 +222,7 @@ impl Session {
     }
 
     fn reply(&mut self) -> Result<(usize, Vec<f32>), EngineError> {
-        let reply = self.replies.recv().unwrap_or_else(|_| Err(self.driver.lost()));
+        let reply = self.replies.recv().unwrap_or_else(|_| Err(self.driver.ended()));
         reply.inspect_err(|error| self.failed = Some(error.clone()))
     }
 }

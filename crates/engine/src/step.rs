@@ -86,6 +86,13 @@ impl Limits {
         Self { context: self.context.min(self.pages * self.page_tokens), ..self }
     }
 
+    /// Why a sequence is too long: requests have room for a token of their answer, too.
+    fn refuses(&self, sequence: &Sequence) -> Option<EngineError> {
+        let (tokens, context) = (sequence.tokens.len(), self.context);
+        let needed = tokens + usize::from(sequence.job.is_some());
+        (needed > context).then_some(EngineError::PromptTooLong { tokens, context })
+    }
+
     fn variant(&self, tokens: usize) -> Variant {
         match self.short_rope {
             Some(limit) if tokens > limit => Variant::Long,
@@ -224,8 +231,12 @@ impl Core {
         }
     }
 
-    /// Puts a sequence into the queue.
+    /// Puts a sequence into the queue. One that is too long fails: it may have been checked
+    /// against limits that held until a device was lost, and would wait for ever.
     fn enqueue(&mut self, id: SequenceId) {
+        if let Some(error) = self.sequences.get(&id).and_then(|s| self.limits.refuses(s)) {
+            return self.fail(id, error);
+        }
         self.settle_rope(id);
         if self.sequences.get(&id).is_some_and(|sequence| sequence.phase == Phase::Idle) {
             self.wait(id);
@@ -434,12 +445,9 @@ impl Core {
         self.last_was_prefill = false;
         self.limits = limits.bounded();
         self.pages = Pages::new(self.limits.pages, self.limits.page_tokens);
-        let context = self.limits.context;
-        let lengths = self.sequences.iter().map(|(id, s)| (*id, s.tokens.len()));
-        let too_long: Vec<_> = lengths.filter(|(_, tokens)| *tokens >= context).collect();
-        for (id, tokens) in too_long {
-            self.fail(id, EngineError::PromptTooLong { tokens, context });
-        }
+        let refused = |(id, s): (&SequenceId, &Sequence)| Some((*id, self.limits.refuses(s)?));
+        let too_long: Vec<_> = self.sequences.iter().filter_map(refused).collect();
+        too_long.into_iter().for_each(|(id, error)| self.fail(id, error));
     }
 
     /// Tells every request that a device was lost.

@@ -9,23 +9,29 @@ use tangor_engine::device::Device;
 use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{LoadAsk, Loaded, Loader, Options, Server};
+use tangor_server::{LoadAsk, LoadError, Loaded, Loader, Options, Server};
 use tangor_store::{DirSource, Installed, ModelName, Store, StoreOptions};
 
 #[derive(Debug)]
 struct OnOracle;
 
 impl Loader for OnOracle {
-    fn load(&self, installed: &Installed, ask: &LoadAsk) -> Result<Loaded, String> {
+    fn load(
+        &self,
+        installed: &Installed,
+        ask: &LoadAsk,
+        memory_limit: Option<u64>,
+    ) -> Result<Loaded, LoadError> {
         let load = || -> Result<Arc<Model>, Box<dyn Error>> {
             let source = DirSource::open(&installed.path)?;
             let limits = formats::Limits::default();
             let checkpoint = formats::Checkpoint::open(&source, source.file(), &limits)?;
             let devices: Vec<Arc<dyn Device>> = vec![Arc::new(OracleDevice::new())];
-            let options = LoadOptions { context: ask.context, ..LoadOptions::default() };
+            let context = ask.context;
+            let options = LoadOptions { context, memory_limit, ..LoadOptions::default() };
             Ok(Model::load(&checkpoint, &devices, &options, &mut |_| {})?)
         };
-        let model = load().map_err(|error| error.to_string())?;
+        let model = load().map_err(|error| LoadError::Other(error.to_string()))?;
         Ok(Loaded { model, recommended: SamplingParams::default() })
     }
 }

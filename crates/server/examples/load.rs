@@ -14,7 +14,7 @@ use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::{Activations, Device};
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{LoadAsk, Loaded, Loader, Options, Server};
+use tangor_server::{LoadAsk, LoadError, Loaded, Loader, Options, Server};
 use tangor_store::{DirSource, Installed, ModelName, Store, StoreOptions};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -23,7 +23,12 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 struct OnOracle;
 
 impl Loader for OnOracle {
-    fn load(&self, installed: &Installed, _: &LoadAsk) -> Result<Loaded, String> {
+    fn load(
+        &self,
+        installed: &Installed,
+        _: &LoadAsk,
+        memory_limit: Option<u64>,
+    ) -> Result<Loaded, LoadError> {
         let load = || -> Result<Arc<Model>, Box<dyn Error>> {
             let source = DirSource::open(&installed.path)?;
             let limits = formats::Limits::default();
@@ -33,11 +38,12 @@ impl Loader for OnOracle {
                 activations: Activations::F32,
                 max_sequences: 16,
                 max_alive: 256,
+                memory_limit,
                 ..LoadOptions::default()
             };
             Ok(Model::load(&checkpoint, &devices, &options, &mut |_| {})?)
         };
-        let model = load().map_err(|error| error.to_string())?;
+        let model = load().map_err(|error| LoadError::Other(error.to_string()))?;
         Ok(Loaded { model, recommended: SamplingParams::default() })
     }
 }

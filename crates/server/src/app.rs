@@ -26,6 +26,8 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     /// Places for work that keeps a thread busy before a request is admitted.
     preparing: Semaphore,
+    /// One place, for loading again what was lost.
+    reloading: Arc<Semaphore>,
     /// Whether the server is to end.
     stop: watch::Sender<bool>,
     /// Whether the models that were named are loaded.
@@ -45,6 +47,7 @@ impl App {
             metrics: Arc::new(Metrics::new()),
             started: Instant::now(),
             preparing: Semaphore::new(limits.preparing),
+            reloading: Arc::new(Semaphore::new(1)),
             stop: watch::Sender::new(false),
             ready: AtomicBool::new(false),
             abort: watch::Sender::new(false),
@@ -136,15 +139,56 @@ impl App {
         all.into_iter().find(|resident| resident.id.eq_ignore_ascii_case(wanted))
     }
 
+    /// Has models loaded again that are lost; whether there are any.
+    pub(crate) fn reload_lost(self: &Arc<Self>) -> bool {
+        let all = self.residents.list().into_iter().map(|listed| listed.resident);
+        let lost: Vec<Arc<Resident>> = all.filter(|resident| resident.is_lost()).collect();
+        let any = !lost.is_empty();
+        // However many ask, one of them does it.
+        if any && let Ok(turn) = Arc::clone(&self.reloading).try_acquire_owned() {
+            let models = lost.iter().map(|lost| (lost.id.clone(), lost.installed.clone()));
+            let (app, models) = (Arc::clone(self), models.collect::<Vec<_>>());
+            tokio::spawn(async move {
+                let _turn = turn;
+                for (id, installed) in models {
+                    // Whoever asks for the model next hears why that fails.
+                    drop(app.residents.acquire(&id, &installed, None).await);
+                }
+            });
+        }
+        any
+    }
+
     /// Starts to answer.
     ///
     /// # Errors
     /// Whatever is wrong with what is asked; or that there is no room.
     pub(crate) async fn answer(self: &Arc<Self>, mut ask: Ask) -> Result<Answers> {
+        self.check(&mut ask)?;
+        let lease = self.model(ask.model.as_deref()).await?;
+        self.begin(lease, ask).await
+    }
+
+    /// Starts to answer with a model that the caller has.
+    ///
+    /// # Errors
+    /// As [`App::answer`].
+    pub(crate) async fn answer_with(
+        self: &Arc<Self>,
+        lease: Lease,
+        mut ask: Ask,
+    ) -> Result<Answers> {
+        self.check(&mut ask)?;
+        self.begin(lease, ask).await
+    }
+
+    fn check(&self, ask: &mut Ask) -> Result<()> {
         ask.knobs.default_to(&self.params());
         ask.check(self.limits())?;
-        self.check_open()?;
-        let lease = self.model(ask.model.as_deref()).await?;
+        self.check_open()
+    }
+
+    async fn begin(self: &Arc<Self>, lease: Lease, ask: Ask) -> Result<Answers> {
         let resident = Arc::clone(lease.resident());
         let client = client::number(ask.user.as_deref());
         let mut prepared = self.prepared(resident, ask).await?;

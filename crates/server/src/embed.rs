@@ -115,6 +115,7 @@ async fn run(
     pooling: Pooling,
 ) -> Result<Vec<Vec<f32>>> {
     let (sender, mut events) = mpsc::unbounded_channel();
+    let mut sender = Some(sender);
     let deadline = Instant::now() + app.limits().answer_time;
     let mut abort = app.aborting();
     let client = client::number(None);
@@ -123,11 +124,10 @@ async fn run(
     let mut running: Vec<(usize, Running)> = Vec::new();
     loop {
         while running.len() < app.limits().embedding
-            && let Some((index, prompt)) = rest.peek().cloned()
+            && let (Some((index, prompt)), Some(sender)) = (rest.peek().cloned(), sender.clone())
         {
             let embed = Some(pooling);
             let request = Request { prompt, embed, client, ..Request::default() };
-            let sender = sender.clone();
             // A reader that is gone has cancelled already.
             let sink = move |event| drop(sender.send((index, event)));
             match resident.model().generate_with(request, sink) {
@@ -137,6 +137,10 @@ async fn run(
                 Err(error) => return Err(error.into()),
             }
             rest.next();
+        }
+        if rest.peek().is_none() {
+            // What ends without a word is heard to end.
+            sender = None;
         }
         if running.is_empty() {
             return Ok(vectors);

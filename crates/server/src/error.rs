@@ -1,11 +1,12 @@
 //! Why a request gets no answer, before any dialect words it.
 
 use crate::dialect::Dialect;
+use crate::loader::LoadError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::fmt;
-use tangor_engine::EngineError;
-use tangor_engine::text;
+use tangor_engine::device::DeviceError;
+use tangor_engine::{EngineError, text};
 use tangor_store::StoreError;
 
 /// What a handler hands back.
@@ -85,6 +86,13 @@ impl ApiError {
         Self { code: Some(code), ..self }
     }
 
+    /// The model cannot compute any more.
+    fn lost(why: &str) -> Self {
+        let message = format!("the model was lost, and the next request has it loaded: {why}");
+        let error = Self::new(Kind::Unavailable, message).code("model_lost");
+        Self { retry_after: Some(1), ..error }
+    }
+
     /// There is no such model here.
     pub(crate) fn no_model(name: &str) -> Self {
         let message = format!(
@@ -146,9 +154,8 @@ impl From<EngineError> for ApiError {
             EngineError::Busy { .. } => {
                 Self { retry_after: Some(1), ..Self::new(Kind::Busy, message) }
             }
-            EngineError::Lost(_) => {
-                Self { retry_after: Some(1), ..Self::new(Kind::Unavailable, message) }
-            }
+            EngineError::Lost(why) => Self::lost(&why),
+            EngineError::Device(why @ DeviceError::Lost { .. }) => Self::lost(&why.to_string()),
             _ => Self::new(Kind::Internal, message),
         }
     }
@@ -185,6 +192,39 @@ impl From<StoreError> for ApiError {
             StoreError::Offline(_) => Self::field("model", message).code("offline"),
             StoreError::NoSpace { .. } => Self::new(Kind::Unavailable, message),
             _ => Self::new(Kind::Internal, message),
+        }
+    }
+}
+
+impl From<LoadError> for ApiError {
+    fn from(error: LoadError) -> Self {
+        let lacks = error.lacked().is_some();
+        let error = match error {
+            LoadError::Store(error) => error.into(),
+            error if lacks => {
+                let message = format!("{error}; or start the server with more --memory");
+                Self::new(Kind::Unavailable, message)
+            }
+            error => Self::new(Kind::Internal, error.to_string()),
+        };
+        Self { code: error.code.or(Some("model_load_error")), ..error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn why_a_model_is_not_loaded_names_no_path() {
+        let path = std::path::PathBuf::from("/home/somebody/models/tiny");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let refused = StoreError::Io { action: "open", path: path.clone(), source: denied };
+        for error in [refused, StoreError::NotFound(path)] {
+            let error = ApiError::from(LoadError::from(error));
+            assert!(!error.message.contains("somebody"), "{error}");
+            assert_eq!((error.kind, error.code), (Kind::Internal, Some("model_load_error")));
         }
     }
 }

@@ -42,10 +42,11 @@ mod residents;
 mod route;
 mod routes;
 mod shape;
+mod slots;
 
 pub use limits::Limits;
 pub use listen::{Server, Stopper};
-pub use loader::{LoadAsk, Loaded, Loader};
+pub use loader::{LoadAsk, LoadError, Loaded, Loader};
 pub use log::{Log, LogForm};
 pub use options::{Key, Options};
 

@@ -23,6 +23,8 @@ pub struct Limits {
     pub answer_time: Duration,
     /// How long a request waits for its model to be loaded, and for room to load it.
     pub load_time: Duration,
+    /// From the end of a model's loading until it is loaded again if it is lost.
+    pub reload_pause: Duration,
     /// Answers that one model works on or has waiting; more get 429.
     pub queue: usize,
     /// What 429 and 503 tell the client to wait.
@@ -69,6 +71,7 @@ impl Default for Limits {
             write_stall: Duration::from_secs(60),
             answer_time: Duration::from_secs(3600),
             load_time: Duration::from_secs(600),
+            reload_pause: Duration::from_secs(5),
             queue: 256,
             retry_after: Duration::from_secs(1),
             choices: 8,

@@ -1,48 +1,31 @@
 //! The models in memory: loaded when somebody asks for them, and let go when others need the room.
 //!
 //! A request holds a [`Lease`]; a model that is let go lives until its last lease ends, so that
-//! loading and unloading lose no request.
+//! loading and unloading lose no request. It counts until then, so that no second copy of it comes
+//! beside it. A model that is lost is loaded again when somebody asks for it.
 
 use crate::error::{ApiError, Kind, Result};
 use crate::limits::Limits;
-use crate::loader::{LoadAsk, Loaded, Loader};
+use crate::loader::{LoadAsk, LoadError, Loaded, Loader};
+use crate::slots::{Failed, Hold, Outcome, Slot, Slots, Table, Then};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tangor_engine::text::{ChatTemplate, Grammars, Tokenizer};
 use tangor_engine::{Model, SamplingParams};
 use tangor_store::Installed;
-use tokio::sync::{Notify, watch};
-
-/// What became of loading a model; `None`: it is still loading.
-type Outcome = Option<Result<Arc<Resident>>>;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// All models in memory.
 pub(crate) struct Residents {
     loader: Arc<dyn Loader>,
-    slots: Mutex<Slots>,
-    /// A model became idle, or has gone.
-    changed: Arc<Notify>,
+    table: Arc<Table>,
     models: usize,
     memory: Option<u64>,
-    load_time: std::time::Duration,
-}
-
-#[derive(Default)]
-struct Slots {
-    all: Vec<Slot>,
-    /// Counts uses, to tell which was the last.
-    clock: u64,
-}
-
-struct Slot {
-    id: String,
-    pinned: bool,
-    used: u64,
-    ask: LoadAsk,
-    /// Bytes of its files, until its memory is known.
-    bytes: u64,
-    outcome: watch::Receiver<Outcome>,
+    load_time: Duration,
+    reload_pause: Duration,
 }
 
 /// A model in memory.
@@ -54,17 +37,18 @@ pub(crate) struct Resident {
     /// How its publisher wants tokens to be chosen.
     pub(crate) recommended: SamplingParams,
     pub(crate) loaded_at: u64,
+    ready: Instant,
     /// `None` only while dropping.
     model: Option<Arc<Model>>,
     grammars: OnceLock<Result<Arc<Grammars>>>,
-    leases: AtomicUsize,
+    uses: Arc<AtomicUsize>,
     used_at: Mutex<u64>,
 }
 
 /// The right to use a model, until it is dropped.
 pub(crate) struct Lease {
     resident: Arc<Resident>,
-    changed: Arc<Notify>,
+    _hold: Hold,
 }
 
 /// A model in memory, for listings.
@@ -74,21 +58,45 @@ pub(crate) struct Listed {
     pub(crate) pinned: bool,
 }
 
+/// What somebody wants.
+struct Wish<'a> {
+    id: &'a str,
+    installed: &'a Installed,
+    ask: Option<&'a LoadAsk>,
+}
+
+/// A model that somebody waits for.
+struct Entered {
+    hold: Hold,
+    outcome: watch::Receiver<Outcome>,
+    /// What is still to be started.
+    load: Option<Load>,
+}
+
+/// A model that is to be loaded.
+struct Load {
+    loader: Arc<dyn Loader>,
+    table: Arc<Table>,
+    id: String,
+    installed: Installed,
+    ask: LoadAsk,
+    /// Bytes that it may take; `None`: as much as there is.
+    room: Option<u64>,
+    hold: Hold,
+    uses: Arc<AtomicUsize>,
+    outcome: watch::Sender<Outcome>,
+}
+
 impl Residents {
     pub(crate) fn new(loader: Arc<dyn Loader>, limits: &Limits) -> Self {
         Self {
             loader,
-            slots: Mutex::default(),
-            changed: Arc::default(),
+            table: Arc::default(),
             models: limits.models.max(1),
             memory: limits.memory,
             load_time: limits.load_time,
+            reload_pause: limits.reload_pause,
         }
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Whoever panicked while holding it has changed no part of it by halves.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A model by its id, loaded first where it has to be.
@@ -101,15 +109,29 @@ impl Residents {
         installed: &Installed,
         ask: Option<&LoadAsk>,
     ) -> Result<Lease> {
-        let waiting = async {
-            let mut outcome = self.enter(id, installed, ask).await?;
-            let loaded = outcome.wait_for(Option::is_some).await;
-            let loaded = loaded.ok().and_then(|loaded| loaded.clone());
-            loaded.unwrap_or_else(|| Err(ApiError::new(Kind::Internal, "loading was given up")))
-        };
-        let waited = tokio::time::timeout(self.load_time, waiting).await;
-        let resident = waited.unwrap_or_else(|_| Err(no_room()))?;
-        Ok(self.lease(resident))
+        let until = Instant::now() + self.load_time;
+        let wish = Wish { id, installed, ask };
+        let mut made_way = false;
+        loop {
+            let entered = timeout_at(until, self.enter(&wish)).await;
+            let (hold, mut outcome) = entered.unwrap_or_else(|_| Err(in_use()))?;
+            let loaded = timeout_at(until, outcome.wait_for(Option::is_some)).await;
+            let loaded = loaded.map_err(|_| still_loading(self.load_time))?;
+            match loaded.ok().and_then(|loaded| loaded.clone()) {
+                Some(Ok(resident)) => {
+                    resident.touch();
+                    return Ok(Lease { resident, _hold: hold });
+                }
+                // What it takes is only known by its plan.
+                Some(Err(Failed { lacked: Some(bytes), .. }))
+                    if !made_way && self.make_way(id, bytes) =>
+                {
+                    made_way = true;
+                }
+                Some(Err(failed)) => return Err(failed.error),
+                None => return Err(ApiError::new(Kind::Internal, "loading was given up")),
+            }
+        }
     }
 
     /// How many models there is room for.
@@ -119,178 +141,253 @@ impl Residents {
 
     /// The model that was used last, if there is one.
     pub(crate) fn last_used(&self) -> Option<String> {
-        self.slots().all.iter().max_by_key(|slot| slot.used).map(|slot| slot.id.clone())
+        let slots = self.table.slots();
+        let stay = slots.all.iter().filter(|slot| slot.then != Then::Ends);
+        stay.max_by_key(|slot| slot.used).map(|slot| slot.id.clone())
     }
 
-    fn lease(&self, resident: Arc<Resident>) -> Lease {
-        resident.leases.fetch_add(1, Ordering::AcqRel);
-        *resident.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now();
-        Lease { resident, changed: Arc::clone(&self.changed) }
-    }
-
-    /// The slot of a model, as it is or newly made.
-    async fn enter(
-        &self,
-        id: &str,
-        installed: &Installed,
-        ask: Option<&LoadAsk>,
-    ) -> Result<watch::Receiver<Outcome>> {
+    /// A hold on a model, as it is or newly loaded.
+    async fn enter(&self, wish: &Wish<'_>) -> Result<(Hold, watch::Receiver<Outcome>)> {
         loop {
             // Made before looking, so that no change is missed.
-            let changed = self.changed.notified();
-            {
-                let mut slots = self.slots();
-                Self::sweep(&mut slots);
-                slots.clock += 1;
-                let clock = slots.clock;
-                let at = slots.all.iter().position(|slot| slot.id == id);
-                let mut loading = false;
-                if let Some(at) = at {
-                    let slot = &mut slots.all[at];
-                    if ask.is_none_or(|ask| slot.ask == *ask) {
-                        slot.used = clock;
-                        return Ok(slot.outcome.clone());
-                    }
-                    // What is being loaded otherwise is waited for, since it cannot be stopped.
-                    loading = slot.outcome.borrow().is_none();
-                    if !loading {
-                        slots.all.remove(at);
-                    }
+            let changed = self.table.changed.notified();
+            let entered = self.try_enter(&mut self.table.slots(), wish)?;
+            if let Some(Entered { hold, outcome, load }) = entered {
+                if let Some(load) = load {
+                    // It goes on, whoever still waits for it.
+                    tokio::task::spawn_blocking(move || load.run());
                 }
-                if !loading && self.make_room(&mut slots, installed.bytes)? {
-                    let ask = ask.cloned().unwrap_or_default();
-                    let outcome = self.start(id.to_owned(), installed.clone(), ask);
-                    slots.all.push(Slot {
-                        id: id.to_owned(),
-                        pinned: false,
-                        used: clock,
-                        ask,
-                        bytes: installed.bytes,
-                        outcome: outcome.clone(),
-                    });
-                    return Ok(outcome);
-                }
+                return Ok((hold, outcome));
             }
             changed.await;
         }
     }
 
-    /// Lets idle models go, those unused for longest first, until there is room for one of `bytes`;
-    /// `false` if that has to wait for others to end.
-    fn make_room(&self, slots: &mut Slots, bytes: u64) -> Result<bool> {
-        if let Some(budget) = self.memory.filter(|budget| bytes > *budget) {
-            let message = format!(
-                "the model needs about {bytes} bytes and all models together may take {budget}: \
-                 start the server with more --memory"
-            );
-            return Err(ApiError::new(Kind::Unavailable, message));
-        }
-        loop {
-            let taken: u64 = slots.all.iter().map(Slot::memory).sum();
-            let fits = self.memory.is_none_or(|budget| taken + bytes <= budget);
-            if slots.all.len() < self.models && fits {
-                return Ok(true);
+    /// `None` if that has to wait for others to end.
+    fn try_enter(&self, slots: &mut Slots, wish: &Wish<'_>) -> Result<Option<Entered>> {
+        slots.sweep();
+        let clock = slots.tick();
+        let Some(slot) = slots.of(wish.id) else {
+            return self.begin(slots, wish, wish.ask.copied().unwrap_or_default(), None);
+        };
+        slot.settle(wish.ask);
+        match slot.then {
+            Then::Stays | Then::Leaves => {
+                (slot.then, slot.used) = (Then::Stays, clock);
+                let (hold, outcome) = (slot.hold(&self.table), slot.outcome.clone());
+                Ok(Some(Entered { hold, outcome, load: None }))
             }
-            let idle = slots.all.iter().enumerate().filter(|(_, slot)| slot.is_idle());
-            let Some((oldest, _)) = idle.min_by_key(|(_, slot)| slot.used) else {
-                let all_pinned = slots.all.iter().all(|slot| slot.pinned);
-                return if all_pinned { Err(no_room()) } else { Ok(false) };
-            };
-            slots.all.remove(oldest);
+            Then::Reloads(next) if slot.uses() == 0 => {
+                // Unless it makes room, it stays as it is.
+                slot.then = Then::Stays;
+                self.check_pause(slot)?;
+                let old = (slot.number, slot.pinned);
+                let begun = self.begin(slots, wish, *wish.ask.unwrap_or(&next), Some(old))?;
+                if let (None, Some(slot)) = (&begun, slots.of(wish.id)) {
+                    slot.then = Then::Reloads(next);
+                }
+                Ok(begun)
+            }
+            Then::Reloads(_) | Then::Ends => Ok(None),
         }
     }
 
-    /// Begins to load a model, whoever still waits for it.
-    fn start(&self, id: String, installed: Installed, ask: LoadAsk) -> watch::Receiver<Outcome> {
-        let (sender, receiver) = watch::channel(None);
-        let loader = Arc::clone(&self.loader);
-        let changed = Arc::clone(&self.changed);
-        tokio::task::spawn_blocking(move || {
-            let loaded = loader
-                .load(&installed, &ask)
-                .map(|loaded| Arc::new(Resident::new(id, installed, loaded)));
-            let loaded = loaded
-                .map_err(|message| ApiError::new(Kind::Internal, message).code("model_load_error"));
-            // Nobody may be waiting any more.
-            sender.send_replace(Some(loaded));
-            changed.notify_waiters();
-        });
-        receiver
+    /// Begins to load a model; in the place of an `old` one, by its number and whether it is
+    /// pinned, which goes when there is room, and not before.
+    fn begin(
+        &self,
+        slots: &mut Slots,
+        wish: &Wish<'_>,
+        ask: LoadAsk,
+        old: Option<(u64, bool)>,
+    ) -> Result<Option<Entered>> {
+        let (old, pinned) = (old.map(|(number, _)| number), old.is_some_and(|(_, pinned)| pinned));
+        let Some(left) = self.make_room(slots, wish.installed.bytes, old)? else {
+            return Ok(None);
+        };
+        old.into_iter().for_each(|number| slots.remove(number));
+        let (sender, outcome) = watch::channel(None);
+        let (number, used) = (slots.tick(), slots.tick());
+        let (id, then, uses) = (wish.id.to_owned(), Then::Stays, Arc::default());
+        let slot = Slot { number, id, pinned, used, ask, then, uses, outcome: outcome.clone() };
+        let load = Load {
+            loader: Arc::clone(&self.loader),
+            table: Arc::clone(&self.table),
+            id: slot.id.clone(),
+            installed: wish.installed.clone(),
+            ask,
+            room: self.memory.map(|_| left),
+            hold: slot.hold(&self.table),
+            uses: Arc::clone(&slot.uses),
+            outcome: sender,
+        };
+        let hold = slot.hold(&self.table);
+        slots.all.push(slot);
+        Ok(Some(Entered { hold, outcome, load: Some(load) }))
     }
 
-    /// Forgets models that could not be loaded.
-    fn sweep(slots: &mut Slots) {
-        slots.all.retain(|slot| !matches!(&*slot.outcome.borrow(), Some(Err(_))));
+    /// Lets idle models go, those unused for longest first, until there is room for one whose files
+    /// have `bytes`, in the place of the `old` one; the bytes that it may take, or `None` if that
+    /// has to wait for others to end.
+    fn make_room(&self, slots: &mut Slots, bytes: u64, old: Option<u64>) -> Result<Option<u64>> {
+        let budget = self.memory.unwrap_or(u64::MAX);
+        if bytes > budget {
+            return Err(too_large(bytes, budget));
+        }
+        // What a model that is being loaded will leave is not known yet.
+        if self.memory.is_some() && slots.all.iter().any(Slot::is_loading) {
+            return Ok(None);
+        }
+        // Weights take about what their files do; keys, values and activations come on top.
+        let wanted = bytes.saturating_add(bytes / 4);
+        loop {
+            let others = || slots.all.iter().filter(|slot| Some(slot.number) != old);
+            let taken: u64 = others().map(Slot::memory).sum();
+            let left = budget.saturating_sub(taken);
+            let alone = others().count() == 0;
+            if alone || (others().count() < self.models && wanted <= left) {
+                return Ok(Some(left));
+            }
+            let Some(oldest) = slots.oldest_idle(old).map(|slot| slot.number) else {
+                let all_pinned = others().all(|slot| slot.pinned);
+                let crowded = others().count() >= self.models;
+                return match all_pinned {
+                    true if crowded => Err(in_use()),
+                    true => Err(no_memory(wanted, left, budget)),
+                    false => Ok(None),
+                };
+            };
+            slots.remove(oldest);
+        }
     }
 
-    /// Lets a model go; requests that use it go on. `false` if it is not in memory.
+    /// Lets idle models go that have as many bytes as another one lacked, those unused for longest
+    /// first; `false` if all of them together have fewer.
+    fn make_way(&self, id: &str, bytes: u64) -> bool {
+        let mut slots = self.table.slots();
+        slots.sweep();
+        // Somebody else is trying again already.
+        if slots.of(id).is_some() {
+            return true;
+        }
+        let idle: u64 = slots.all.iter().filter(|s| s.is_idle()).map(Slot::memory).sum();
+        let mut freed = 0;
+        while freed < bytes.min(idle) {
+            let Some(oldest) = slots.oldest_idle(None) else { break };
+            freed += oldest.memory();
+            let number = oldest.number;
+            slots.remove(number);
+        }
+        freed >= bytes
+    }
+
+    /// A model that is lost as soon as it is loaded is not to be loaded without end.
+    fn check_pause(&self, slot: &Slot) -> Result<()> {
+        let lost = slot.ready().filter(|resident| resident.is_lost());
+        let since = lost.map_or(Duration::MAX, |resident| resident.ready.elapsed());
+        match self.reload_pause.checked_sub(since).filter(|rest| !rest.is_zero()) {
+            None => Ok(()),
+            Some(rest) => {
+                let message = "the model was lost soon after it was loaded: it is loaded again \
+                               when it is next asked for, but not at once";
+                let error = ApiError::new(Kind::Unavailable, message).code("model_lost");
+                Err(ApiError { retry_after: Some(rest.as_secs() + 1), ..error })
+            }
+        }
+    }
+
+    /// Lets a model go; requests that use it go on, and later ones have it loaded again. `false` if
+    /// it is not in memory.
     pub(crate) fn unload(&self, id: &str) -> bool {
-        let mut slots = self.slots();
-        let before = slots.all.len();
-        slots.all.retain(|slot| slot.id != id);
-        let gone = slots.all.len() < before;
+        let mut slots = self.table.slots();
+        let slot = slots.of(id).filter(|slot| slot.then != Then::Ends);
+        let found = slot.map(|slot| slot.then = Then::Ends).is_some();
+        slots.let_go();
         drop(slots);
-        self.changed.notify_waiters();
-        gone
+        self.table.changed.notify_waiters();
+        found
+    }
+
+    /// Lets a model go when nobody uses it, unless it is pinned or somebody asks for it before.
+    pub(crate) fn leave(&self, id: &str) {
+        let mut slots = self.table.slots();
+        if let Some(slot) = slots.of(id).filter(|slot| slot.then == Then::Stays) {
+            slot.then = Then::Leaves;
+        }
+        slots.let_go();
+        drop(slots);
+        self.table.changed.notify_waiters();
     }
 
     /// Keeps a model in memory, or no longer.
     pub(crate) fn pin(&self, id: &str, pinned: bool) {
-        if let Some(slot) = self.slots().all.iter_mut().find(|slot| slot.id == id) {
+        let mut slots = self.table.slots();
+        if let Some(slot) = slots.of(id) {
             slot.pinned = pinned;
         }
+        drop(slots);
+        self.table.changed.notify_waiters();
     }
 
     /// The models that are ready, the one used last first.
     pub(crate) fn list(&self) -> Vec<Listed> {
-        let mut slots = self.slots();
-        Self::sweep(&mut slots);
-        let ready = slots.all.iter().filter_map(|slot| match &*slot.outcome.borrow() {
-            Some(Ok(resident)) => {
-                Some((slot.used, Listed { resident: Arc::clone(resident), pinned: slot.pinned }))
-            }
-            _ => None,
-        });
-        let mut ready: Vec<(u64, Listed)> = ready.collect();
+        let mut slots = self.table.slots();
+        slots.sweep();
+        let stay = slots.all.iter().filter(|slot| slot.then != Then::Ends);
+        let mut ready: Vec<(u64, Listed)> = stay
+            .filter_map(|slot| Some((slot.used, slot.ready()?, slot.pinned)))
+            .map(|(used, resident, pinned)| (used, Listed { resident, pinned }))
+            .collect();
         ready.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
         ready.into_iter().map(|(_, listed)| listed).collect()
     }
 
     /// Lets every model go.
     pub(crate) fn clear(&self) {
-        self.slots().all.clear();
+        let mut slots = self.table.slots();
+        slots.all.iter_mut().for_each(|slot| slot.then = Then::Ends);
+        slots.let_go();
+        drop(slots);
+        self.table.changed.notify_waiters();
     }
 }
 
-impl Slot {
-    fn memory(&self) -> u64 {
-        match &*self.outcome.borrow() {
-            Some(Ok(resident)) => resident.memory(),
-            Some(Err(_)) => 0,
-            None => self.bytes,
-        }
+impl Load {
+    fn run(self) {
+        let Self { loader, table, id, installed, ask, room, hold, uses, outcome } = self;
+        let load = || loader.load(&installed, &ask, room);
+        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
+            let why = "loading the model panicked: this is a defect";
+            Err(LoadError::Other(why.to_owned()))
+        });
+        let loaded = loaded.map_err(Failed::from);
+        let resident = |loaded| Arc::new(Resident::new(id, installed, loaded, uses));
+        // Whoever waits holds it from here on. Nobody may be waiting any more.
+        drop(hold);
+        outcome.send_replace(Some(loaded.map(resident)));
+        table.changed.notify_waiters();
     }
+}
 
-    /// Whether it can go: ready and unused, or failed.
-    fn is_idle(&self) -> bool {
-        match &*self.outcome.borrow() {
-            Some(Ok(resident)) => !self.pinned && resident.leases() == 0,
-            Some(Err(_)) => true,
-            None => false,
-        }
+impl From<LoadError> for Failed {
+    fn from(error: LoadError) -> Self {
+        let lacked = error.lacked();
+        let error = ApiError::from(error);
+        Self { error, lacked }
     }
 }
 
 impl Resident {
-    fn new(id: String, installed: Installed, loaded: Loaded) -> Self {
+    fn new(id: String, installed: Installed, loaded: Loaded, uses: Arc<AtomicUsize>) -> Self {
         Self {
             id,
             installed,
             recommended: loaded.recommended,
             loaded_at: now(),
+            ready: Instant::now(),
             model: Some(loaded.model),
             grammars: OnceLock::new(),
-            leases: AtomicUsize::new(0),
+            uses,
             used_at: Mutex::new(now()),
         }
     }
@@ -309,7 +406,16 @@ impl Resident {
 
     /// Requests that use it.
     pub(crate) fn leases(&self) -> usize {
-        self.leases.load(Ordering::Acquire)
+        self.uses.load(Ordering::Acquire)
+    }
+
+    /// Whether it cannot compute any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.model().lost().is_some()
+    }
+
+    fn touch(&self) {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now();
     }
 
     /// When it was last used, in seconds since 1970.
@@ -368,18 +474,37 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.resident.leases.fetch_sub(1, Ordering::AcqRel);
-        self.changed.notify_waiters();
-    }
+fn unavailable(message: impl Into<String>, code: &'static str) -> ApiError {
+    let error = ApiError::new(Kind::Unavailable, message).code(code);
+    ApiError { retry_after: Some(1), ..error }
 }
 
-fn no_room() -> ApiError {
+fn in_use() -> ApiError {
     let message = "there is no room to load the model: others are in use or pinned; try again \
                    later, unload one, or start the server with more --max-models";
-    let error = ApiError::new(Kind::Unavailable, message).code("slots_pinned_error");
-    ApiError { retry_after: Some(1), ..error }
+    unavailable(message, "slots_pinned_error")
+}
+
+fn still_loading(waited: Duration) -> ApiError {
+    let message =
+        format!("the model is still being loaded after {} s: try again later", waited.as_secs());
+    unavailable(message, "model_loading")
+}
+
+fn too_large(bytes: u64, budget: u64) -> ApiError {
+    let message = format!(
+        "the model's files have {bytes} bytes and all models together may take {budget}: start the \
+         server with more --memory"
+    );
+    ApiError::new(Kind::Unavailable, message)
+}
+
+fn no_memory(wanted: u64, left: u64, budget: u64) -> ApiError {
+    let message = format!(
+        "the model needs about {wanted} bytes and pinned ones leave {left} of {budget}: unload \
+         one, or start the server with more --memory"
+    );
+    unavailable(message, "slots_pinned_error")
 }
 
 /// Seconds since 1970.

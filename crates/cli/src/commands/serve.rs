@@ -10,7 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tangor_engine::{LoadOptions, Speculate};
-use tangor_server::{Key, Limits, LoadAsk, Loaded, Loader, Log, LogForm, ServeError, Server};
+use tangor_server::{
+    Key, Limits, LoadAsk, LoadError, Loaded, Loader, Log, LogForm, ServeError, Server,
+};
 use tangor_store::{Installed, ModelName};
 
 const EXAMPLES: &str = "\
@@ -326,16 +328,21 @@ struct FromStore {
 }
 
 impl Loader for FromStore {
-    fn load(&self, installed: &Installed, ask: &LoadAsk) -> Result<Loaded, String> {
+    fn load(
+        &self,
+        installed: &Installed,
+        ask: &LoadAsk,
+        memory: Option<u64>,
+    ) -> Result<Loaded, LoadError> {
         let usual = load::load_options(&self.options, self.sequences);
         let asked = LoadOptions {
             context: ask.context.or(usual.context),
             speculate: self.speculate,
             max_alive: self.queue,
+            memory_limit: memory,
             ..usual
         };
-        let loaded = load::for_server(installed, &self.options, asked, &self.global);
-        let loaded = loaded.map_err(|failure| failure.message())?;
+        let loaded = load::for_server(installed, &self.options, asked, &self.global)?;
         Ok(Loaded { model: loaded.model, recommended: loaded.recommended })
     }
 }

@@ -605,3 +605,47 @@ fn stop_strings_and_limits_end_an_answer_in_the_midst_of_a_proposal() {
     }
     assert!(stopped > 10, "{stopped}");
 }
+
+#[test]
+fn what_a_new_plan_has_no_room_for_fails_and_keeps_nobody_waiting() {
+    let long = |core: &mut Core, id: u64, tokens: usize| {
+        let (id, prompt) = (SequenceId(id), vec![1; tokens]);
+        core.handle(Command::Generate { id, prompt, job: job(tokens, 1) });
+    };
+    let append = |core: &mut Core, tokens: usize| {
+        let (keep, logits_from) = (0, tokens - 1);
+        let (id, tokens, horizon) = (SequenceId(0), vec![2; tokens], tokens);
+        core.handle(Command::Extend { id, keep, tokens, logits_from, horizon });
+    };
+    let mut simulation = Simulation::new(0, limits());
+    let core = &mut simulation.core;
+    core.handle(Command::Open { id: SequenceId(0) });
+    core.restart(Limits { pages: 3, ..limits() });
+    let context = core.limits.context;
+    assert_eq!(context, 3 * PAGE);
+    // Checked against what held before, and sent while the plan was made.
+    long(core, 1, context);
+    long(core, 2, context - 1);
+    append(core, context);
+    let failed = |notices: Vec<(SequenceId, Notice)>| -> Vec<(SequenceId, EngineError)> {
+        let errors = notices.into_iter().filter_map(|(id, notice)| match notice {
+            Notice::Failed(error) => Some((id, error)),
+            _ => None,
+        });
+        errors.collect()
+    };
+    let too_long = |id, tokens| (SequenceId(id), EngineError::PromptTooLong { tokens, context });
+    assert_eq!(failed(core.take_notices()), [too_long(1, context)]);
+    while let Some(work) = core.next_work() {
+        let logits = simulation.cache.run(&work);
+        core.finish(&work, Ok(&logits));
+        core.check().unwrap();
+    }
+    // What fits has been computed; what is appended to it does not fit any more.
+    assert_eq!(core.sequences.len(), 1);
+    assert_eq!(core.sequences[&SequenceId(0)].rest(), 0);
+    append(core, context + 1);
+    assert_eq!(failed(core.take_notices()), [too_long(0, context + 1)]);
+    assert!(core.sequences.is_empty() && core.waiting.is_empty());
+    core.check().unwrap();
+}

@@ -4,7 +4,9 @@ use crate::support::*;
 use std::sync::Arc;
 use tangor_engine::device::{Device, DeviceKind};
 use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
-use tangor_engine::{EngineError, Event, Finish, LoadOptions, OnLost, SessionOptions};
+use tangor_engine::{
+    Constraint, EngineError, Event, Finish, LoadOptions, OnLost, Request, SessionOptions,
+};
 use tangor_testkit::faulty::{Fault, Faulty, POISON};
 
 /// Greedy answers to these prompts never contain [`POISON`] within so many tokens.
@@ -159,6 +161,53 @@ fn three_panics_in_a_minute_lose_the_model() {
     }
     let later = model.session(SessionOptions::default()).map(|_| ());
     assert!(matches!(later, Err(EngineError::Lost(_))), "{later:?}");
+    assert_eq!(model.lost(), later.err().as_ref());
+}
+
+/// Panics where no device runs: while a token is chosen.
+#[derive(Debug)]
+struct Panics;
+
+impl Constraint for Panics {
+    fn restrict(&mut self, _: &mut [f32]) -> Result<(), String> {
+        panic!("a constraint panics")
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn duplicate(&self) -> Box<dyn Constraint> {
+        Box::new(Self)
+    }
+}
+
+#[test]
+fn a_panic_between_runs_loses_the_model_and_leaves_nobody_waiting() {
+    let constrained = || Request { constraint: Some(Box::new(Panics)), ..greedy(&[1], 2) };
+    let deaf = |_: Result<Event, EngineError>| panic!("an owner panics");
+    for by_owner in [false, true] {
+        let model = load(&llama(), &oracle(), &LoadOptions { max_alive: 4, ..exact() });
+        assert!(model.lost().is_none());
+        let mut session = model.session(SessionOptions::default()).unwrap();
+        session.append(&[1]).unwrap();
+        let other = model.generate(greedy(&[1, 2], 100)).unwrap();
+        let culprit = match by_owner {
+            true => model.generate_with(greedy(&[1], 2), deaf),
+            false => model.generate_with(constrained(), drop),
+        };
+        let lost =
+            |error: &EngineError| matches!(error, EngineError::Lost(why) if why.contains("defect"));
+        assert!(lost(&other.wait().unwrap_err()));
+        assert!(lost(&session.append(&[2]).unwrap_err()));
+        assert!(model.lost().is_some_and(lost));
+        // Places of those that failed are free, and the reason stays.
+        for _ in 0..9 {
+            let later = model.generate(greedy(&[1], 1)).map(|_| ()).unwrap_err();
+            assert!(lost(&later), "{later}");
+        }
+        drop(culprit);
+    }
 }
 
 #[test]

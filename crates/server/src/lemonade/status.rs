@@ -22,16 +22,17 @@ pub(crate) fn live_example() -> Value {
     json!({"status": "ok"})
 }
 
-/// Whether the models that the server was started with are loaded: what programs wait for that
-/// start it.
+/// Whether the models that the server was started with are loaded, and none is lost: what programs
+/// wait for that start it. One that is lost is loaded again, since whoever asks this may keep the
+/// requests away that would have it loaded.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>> {
-    match app.is_ready() {
-        true => Ok(Json(json!({"status": "ok"}))),
-        false => {
-            let error = ApiError::new(Kind::Unavailable, "the model is being loaded");
-            Err(ApiError { retry_after: Some(1), ..error })
-        }
-    }
+    let message = match (app.is_ready(), app.reload_lost()) {
+        (false, _) => "the model is being loaded",
+        (true, true) => "a model was lost, and is loaded again",
+        (true, false) => return Ok(Json(json!({"status": "ok"}))),
+    };
+    let error = ApiError::new(Kind::Unavailable, message);
+    Err(ApiError { retry_after: Some(1), ..error })
 }
 
 /// What [`health`] looks like.
@@ -41,7 +42,8 @@ pub(crate) fn health_example() -> Value {
         "model_loaded?": "", "checkpoint_loaded?": "",
         "all_models_loaded": [{
             "model_name": "", "checkpoint": "", "type": "", "recipe": "", "device": "",
-            "last_use": 0, "loaded_at": 0, "pinned": true, "is_busy": true, "is_streaming": true,
+            "last_use": 0, "loaded_at": 0, "pinned": true, "lost": true, "is_busy": true,
+            "is_streaming": true,
             "recipe_options": {"ctx_size": 0}, "memory_bytes": 0,
         }],
         "max_models": {"llm": 0}, "pinned_models": {"llm": 0},
@@ -124,6 +126,7 @@ fn describe(listed: &Listed) -> Value {
         "last_use": resident.used_at(),
         "loaded_at": resident.loaded_at,
         "pinned": listed.pinned,
+        "lost": resident.is_lost(),
         "is_busy": resident.leases() > 0,
         "is_streaming": resident.leases() > 0,
         "recipe_options": {"ctx_size": resident.model().context()},

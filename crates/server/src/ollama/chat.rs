@@ -133,10 +133,9 @@ pub(crate) async fn create(
         format: format(request.format.as_ref())?,
         ..Ask::default()
     };
-    let mut answers = app.answer(ask).await?;
-    drop(lease);
+    let mut answers = app.answer_with(lease, ask).await?;
     if goes {
-        app.residents.unload(&name);
+        app.residents.leave(&name);
     }
     if streams {
         let wording = Lines { name, begin, loading, blocks: Blocks::default() };
@@ -154,7 +153,7 @@ pub(crate) async fn create(
 /// The answer to a request that only loads a model, or lets it go.
 pub(super) fn loaded(app: &App, name: &str, goes: bool, own: Value) -> Response {
     if goes {
-        app.residents.unload(name);
+        app.residents.leave(name);
     }
     let reason = if goes { "unload" } else { "load" };
     let body = json!({

@@ -110,7 +110,7 @@ async fn answer(app: &Arc<App>, request: Request) -> Result<Done> {
     let embedded = embed(app, &lease, texts).await?;
     drop(lease);
     if lets_go(request.keep_alive.as_ref()) {
-        app.residents.unload(&name);
+        app.residents.leave(&name);
     }
     Ok(Done { name, loading, embedded })
 }

@@ -111,10 +111,9 @@ pub(crate) async fn create(
         prompt: request.prompt(),
         ..Ask::default()
     };
-    let mut answers = app.answer(ask).await?;
-    drop(lease);
+    let mut answers = app.answer_with(lease, ask).await?;
     if goes {
-        app.residents.unload(&name);
+        app.residents.leave(&name);
     }
     let lines = Lines { name, begin, loading, end: None };
     if streams {

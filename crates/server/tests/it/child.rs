@@ -5,7 +5,7 @@ use serde_json::json;
 use std::time::Duration;
 
 fn child(slow: Duration) -> Running {
-    let loader = OnOracle { slow, ..OnOracle::default() };
+    let loader = OnOracle { slow: slow.into(), ..OnOracle::default() };
     Running::with(&["tiny", "other"], loader, |options| options.one_model = true)
 }
 

@@ -1,9 +1,10 @@
 //! Which models there are, and which are in memory.
 
 use crate::support::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tangor_testkit::faulty::Fault;
 
 #[test]
 fn models_are_listed_by_name_in_every_dialect() {
@@ -60,7 +61,7 @@ fn the_model_unused_for_longest_makes_room_and_a_pinned_one_stays() {
 
 #[test]
 fn requests_at_once_load_a_model_once() {
-    let loader = OnOracle { slow: Duration::from_millis(300), ..OnOracle::default() };
+    let loader = OnOracle { slow: Duration::from_millis(300).into(), ..OnOracle::default() };
     let server = Running::with(&["tiny"], loader, |_| {});
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -117,6 +118,259 @@ fn a_model_is_loaded_anew_with_another_context() {
         assert_eq!(reply.status, 400, "{size}");
         assert_eq!(reply.any_json()["error"]["param"], "ctx_size");
     }
+}
+
+/// An answer that is being written until it is dropped.
+fn open_answer(server: &Running, path: &str, more: Value) -> ureq::http::Response<ureq::Body> {
+    let mut ask = json!({"model": "tiny", "messages": said("Hi"), "stream": true});
+    ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    server.send(path, &[], &ask.to_string())
+}
+
+fn in_memory(server: &Running) -> String {
+    let health = server.get("/v1/health").json();
+    let all = health["all_models_loaded"].as_array().unwrap().iter();
+    let mut names: Vec<&str> = all.map(|m| m["model_name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+#[test]
+fn a_model_that_a_client_lets_go_goes_once_and_when_nobody_uses_it() {
+    let server = Running::new(|_| {});
+    wait_until(|| server.get("/health").status == 200);
+    let loads = || server.loader.loads.load(Ordering::SeqCst);
+    let lets_go = json!({"keep_alive": 0, "options": {"num_predict": 1900}});
+    let long = || open_answer(&server, "/api/chat", lets_go.clone());
+    let short = |keep_alive: Value| {
+        let ask = json!({"model": "tiny", "prompt": "Hi", "stream": false,
+                         "keep_alive": keep_alive, "options": {"num_predict": 1}});
+        assert_eq!(server.post("/api/generate", ask).status, 200);
+    };
+    // While one that lets go is answered, others use the same copy, and it stays for them.
+    let stream = long();
+    short(json!(0));
+    short(json!(null));
+    assert_eq!((loads(), &*in_memory(&server)), (1, "tiny"));
+    drop(stream);
+    wait_until(|| server.get("/v1/slots").json()[0]["is_processing"] == false);
+    assert_eq!(in_memory(&server), "tiny");
+    // The last one that uses it takes it away.
+    let stream = long();
+    short(json!(0));
+    assert_eq!(in_memory(&server), "tiny");
+    drop(stream);
+    wait_until(|| in_memory(&server).is_empty());
+    assert_eq!(loads(), 1);
+    // What an administrator has pinned stays.
+    server.post("/v1/load", json!({"model_name": "tiny", "pinned": true})).json();
+    short(json!(0));
+    server.post("/api/chat", json!({"model": "tiny", "keep_alive": 0})).json();
+    server.post("/api/embed", json!({"model": "tiny", "input": "Hi", "keep_alive": 0})).json();
+    assert_eq!((loads(), &*in_memory(&server)), (2, "tiny"));
+}
+
+#[test]
+fn a_model_that_is_let_go_or_loaded_otherwise_comes_again_when_its_answers_have_ended() {
+    let server = Running::new(|_| {});
+    let loads = || server.loader.loads.load(Ordering::SeqCst);
+    let load = |how: Value| server.post("/v1/load", how).status;
+    assert_eq!(load(json!({"model_name": "tiny", "pinned": true})), 200);
+    let ask = || json!({"model": "tiny", "messages": said("Hi"), "max_tokens": 1});
+    for what in [json!({"model_name": "tiny", "ctx_size": 64}), json!({"model_name": "tiny"})] {
+        let (before, unloads) = (loads(), what["ctx_size"].is_null());
+        let more = json!({"max_tokens": 60, "ignore_eos": true});
+        let stream = open_answer(&server, "/v1/chat/completions", more);
+        std::thread::scope(|scope| {
+            let changed = scope.spawn(|| match unloads {
+                true => server.post("/v1/unload", what.clone()).status,
+                false => load(what.clone()),
+            });
+            let asked = scope.spawn(|| server.post("/v1/chat/completions", ask()).status);
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut stream.into_body().into_reader(), &mut text)
+                .unwrap();
+            assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+            assert_eq!((changed.join().unwrap(), asked.join().unwrap()), (200, 200));
+        });
+        if !unloads {
+            assert_eq!(loads(), before + 1);
+            let health = server.get("/v1/health").json();
+            let model = &health["all_models_loaded"][0];
+            assert_eq!(model["recipe_options"]["ctx_size"], 64);
+            assert_eq!(model["pinned"], true, "it was pinned before");
+        }
+    }
+}
+
+#[test]
+fn a_lost_model_is_loaded_again_when_it_is_next_asked_for() {
+    let start = |pause: Duration| {
+        let loader = OnOracle { fault: Some(Fault::GetsLost), ..OnOracle::default() };
+        let server = Running::with(&["tiny"], loader, |options| {
+            options.limits.reload_pause = pause;
+        });
+        let pinned = json!({"model_name": "tiny", "pinned": true, "ctx_size": 512});
+        server.post("/v1/load", pinned).json();
+        wait_until(|| server.get("/health").status == 200);
+        server
+    };
+    let ask = |server: &Running, text: &str| {
+        let ask = json!({"messages": said(text), "max_tokens": 1});
+        server.post("/v1/chat/completions", ask)
+    };
+    let described = |server: &Running| {
+        let model = server.get("/v1/health").json()["all_models_loaded"][0].clone();
+        (model["lost"].clone(), model["pinned"].clone(), model["recipe_options"].clone())
+    };
+    let as_before = |lost: bool| (json!(lost), json!(true), json!({"ctx_size": 512}));
+    let server = start(Duration::ZERO);
+    let loads = || server.loader.loads.load(Ordering::SeqCst);
+    let before = loads();
+    for round in 1..4 {
+        let lost = ask(&server, POISON);
+        assert_eq!((lost.status, lost.header("retry-after")), (503, Some("1")), "{}", lost.text);
+        assert_eq!(lost.any_json()["error"]["code"], "model_lost");
+        assert_eq!(described(&server), as_before(true));
+        assert_eq!(ask(&server, "Hi").status, 200);
+        assert_eq!(described(&server), as_before(false));
+        assert_eq!(loads(), before + round);
+    }
+    // Texts that are embedded with it hear at once that it is lost.
+    let texts: Vec<&str> = (0..40).map(|n| if n == 5 { POISON } else { "Hi" }).collect();
+    assert_eq!(server.post("/v1/embeddings", json!({"input": texts})).status, 503);
+    // Whoever only looks has it loaded, too.
+    assert_eq!(server.get("/health").status, 503);
+    wait_until(|| server.get("/health").status == 200);
+    assert_eq!(loads(), before + 4);
+    // One that is lost as soon as it is loaded is not loaded all the time.
+    let server = start(Duration::from_secs(3600));
+    let before = server.loader.loads.load(Ordering::SeqCst);
+    assert_eq!(ask(&server, POISON).status, 503);
+    for _ in 0..3 {
+        let later = ask(&server, "Hi");
+        let seconds: u64 = later.header("retry-after").unwrap().parse().unwrap();
+        assert_eq!((later.status, seconds > 3000), (503, true), "{}", later.text);
+        assert_eq!(server.get("/health").status, 503);
+        assert_eq!(described(&server), as_before(true));
+    }
+    assert_eq!(server.loader.loads.load(Ordering::SeqCst), before);
+}
+
+#[test]
+fn a_load_that_panics_fails_and_the_next_one_does_not() {
+    let server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
+        options.limits.models = 1;
+    });
+    wait_until(|| server.get("/health").status == 200);
+    let ask = |model: &str| {
+        let ask = json!({"model": model, "messages": said("Hi"), "max_tokens": 1});
+        server.post("/v1/chat/completions", ask)
+    };
+    server.loader.panics.store(true, Ordering::SeqCst);
+    let failed = ask("other");
+    assert_eq!(failed.status, 500);
+    assert_eq!(failed.any_json()["error"]["code"], "model_load_error");
+    assert_eq!((ask("other").status, ask("tiny").status), (200, 200));
+}
+
+#[test]
+fn whoever_waits_too_long_for_a_load_is_told_so() {
+    let server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
+        options.limits.models = 1;
+        options.limits.load_time = Duration::from_secs(3);
+    });
+    wait_until(|| server.get("/health").status == 200);
+    *server.loader.slow.lock().unwrap() = Duration::from_secs(5);
+    let ask = json!({"model": "other", "messages": said("Hi"), "max_tokens": 1});
+    let early = server.post("/v1/chat/completions", ask.clone());
+    assert_eq!((early.status, early.header("retry-after")), (503, Some("1")));
+    assert!(early.text.contains("still being loaded"), "{}", early.text);
+    assert_eq!(server.post("/v1/chat/completions", ask).status, 200);
+}
+
+/// A server of three models that may take so many bytes.
+fn within(bytes: Option<u64>, heedless: bool) -> Running {
+    // Pages for four short sequences: next to nothing beside the weights.
+    let loader = OnOracle { context: Some(64), heedless, ..OnOracle::default() };
+    Running::with(&["a", "b", "c"], loader, |options| {
+        options.limits.memory = bytes;
+        options.limits.models = 3;
+    })
+}
+
+fn memory(server: &Running) -> Vec<u64> {
+    let health = server.get("/v1/health").json();
+    let all = health["all_models_loaded"].as_array().unwrap().iter();
+    all.map(|model| model["memory_bytes"].as_u64().unwrap()).collect()
+}
+
+fn asked(server: &Running, model: &str) -> Reply {
+    let ask = json!({"model": model, "messages": said("Hi"), "max_tokens": 1});
+    server.post("/v1/chat/completions", ask)
+}
+
+fn pin(server: &Running, models: &[&str]) {
+    for model in models {
+        server.post("/v1/load", json!({"model_name": model, "pinned": true})).json();
+    }
+}
+
+/// Bytes of a model's files, and what it takes on the oracle: keys and values.
+fn sizes() -> (u64, u64) {
+    let server = within(None, false);
+    wait_until(|| server.get("/health").status == 200);
+    let files = std::fs::read_dir(server.folder.path().join("a")).unwrap();
+    let files = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(*server.loader.rooms.lock().unwrap(), [None; 3]);
+    (files, memory(&server)[0])
+}
+
+#[test]
+fn a_model_has_the_room_that_others_leave_and_they_make_room_for_what_it_lacks() {
+    let (files, four) = sizes();
+    // What a plan counts comes from what it says when that does not fit.
+    let refused = within(Some(files), false).ended().unwrap_err().to_string();
+    let numbers = refused.split_whitespace().filter_map(|word| word.parse().ok());
+    let needed: u64 = numbers.max().unwrap();
+    assert!(refused.contains("--memory"), "{refused}");
+    // Two of them fit, each with room for one sequence.
+    let (budget, one) = (needed + four / 2, four / 4);
+    let server = within(Some(budget), false);
+    wait_until(|| server.get("/health").status == 200);
+    let rooms = || std::mem::take(&mut *server.loader.rooms.lock().unwrap());
+    let left = |others: u64| Some(budget - others * one);
+    assert_eq!((&*in_memory(&server), memory(&server)), ("a b", vec![one, one]));
+    assert_eq!(rooms(), [left(0), left(1), left(2), left(1)]);
+    for (model, expected) in [("c", "a c"), ("a", "a c"), ("b", "a b")] {
+        assert_eq!(asked(&server, model).status, 200);
+        assert_eq!((&*in_memory(&server), memory(&server)), (expected, vec![one, one]));
+    }
+    assert_eq!(rooms(), [left(2), left(1), left(2), left(1)]);
+    pin(&server, &["a", "b"]);
+    let refused = asked(&server, "c");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text.contains(&needed.to_string()), "{}", refused.text);
+    assert_eq!(in_memory(&server), "a b");
+}
+
+#[test]
+fn models_unused_for_longest_make_room_for_the_weights_of_others() {
+    let (files, four) = sizes();
+    // One that runs leaves less than another's weights take.
+    let budget = files / 4 * 5 + four / 2;
+    let server = within(Some(budget), true);
+    wait_until(|| server.get("/health").status == 200);
+    for model in ["a", "b", "c"] {
+        assert_eq!(asked(&server, model).status, 200);
+        assert_eq!(in_memory(&server), model);
+    }
+    assert_eq!(*server.loader.rooms.lock().unwrap(), [Some(budget); 5]);
+    pin(&server, &["c"]);
+    let refused = asked(&server, "a");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text.contains(&(budget - four).to_string()), "{}", refused.text);
+    assert_eq!(in_memory(&server), "c");
 }
 
 #[test]

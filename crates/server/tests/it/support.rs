@@ -3,16 +3,17 @@
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tangor_engine::device::oracle::OracleDevice;
-use tangor_engine::device::{Activations, Device};
+use tangor_engine::device::{Activations, Device, DeviceKind};
 use tangor_engine::plan::model::formats;
 use tangor_engine::{LoadOptions, Model, SamplingParams};
-use tangor_server::{LoadAsk, Loaded, Loader, Options, ServeError, Server, Stopper};
+use tangor_server::{LoadAsk, LoadError, Loaded, Loader, Options, ServeError, Server, Stopper};
 use tangor_store::{Installed, ModelName, Store, StoreOptions};
+use tangor_testkit::faulty::{Fault, Faulty};
 use tempfile::TempDir;
 
 /// Loads onto the oracle, and counts.
@@ -20,29 +21,51 @@ use tempfile::TempDir;
 pub(crate) struct OnOracle {
     pub(crate) loads: AtomicUsize,
     /// Added to every load.
-    pub(crate) slow: Duration,
+    pub(crate) slow: Mutex<Duration>,
     /// Longest sequence; `None`: [`CONTEXT`].
     pub(crate) context: Option<usize>,
+    /// What the device does about a batch with [`POISON`]; `None`: nothing.
+    pub(crate) fault: Option<Fault>,
+    /// Whether the next load panics.
+    pub(crate) panics: AtomicBool,
+    /// Whether it takes what it wants, and not what it may.
+    pub(crate) heedless: bool,
+    /// Bytes that each model might take.
+    pub(crate) rooms: Mutex<Vec<Option<u64>>>,
 }
 
+/// A text whose token brings a [`Fault`] about.
+pub(crate) const POISON: &str = "\r";
+
 impl Loader for OnOracle {
-    fn load(&self, installed: &Installed, ask: &LoadAsk) -> Result<Loaded, String> {
+    fn load(
+        &self,
+        installed: &Installed,
+        ask: &LoadAsk,
+        memory_limit: Option<u64>,
+    ) -> Result<Loaded, LoadError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(self.slow);
-        let source = tangor_store::DirSource::open(&installed.path).map_err(|e| e.to_string())?;
+        self.rooms.lock().unwrap().push(memory_limit);
+        let slow = *self.slow.lock().unwrap();
+        std::thread::sleep(slow);
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a load panics");
+        let source = tangor_store::DirSource::open(&installed.path)?;
         let checkpoint =
             formats::Checkpoint::open(&source, source.file(), &formats::Limits::default());
-        let checkpoint = checkpoint.map_err(|error| error.to_string())?;
-        let devices: Vec<Arc<dyn Device>> = vec![Arc::new(OracleDevice::new())];
+        let checkpoint = checkpoint.map_err(|error| LoadError::Other(error.to_string()))?;
+        let device: Arc<dyn Device> = match self.fault {
+            None => Arc::new(OracleDevice::new()),
+            Some(fault) => Faulty::new("bad", DeviceKind::Cpu, fault),
+        };
         let options = LoadOptions {
             activations: Activations::F32,
             context: ask.context.or(self.context),
             max_sequences: 4,
             max_alive: 8,
+            memory_limit: memory_limit.filter(|_| !self.heedless),
             ..LoadOptions::default()
         };
-        let model = Model::load(&checkpoint, &devices, &options, &mut |_| {});
-        let model = model.map_err(|error| error.to_string())?;
+        let model = Model::load(&checkpoint, &[device], &options, &mut |_| {})?;
         Ok(Loaded { model, recommended: SamplingParams::default() })
     }
 }
