@@ -33,6 +33,13 @@ pub(crate) struct Memory {
     pub(crate) limit_bytes: Option<u64>,
 }
 
+impl Memory {
+    /// Bytes that this process may still take.
+    pub(crate) fn usable_bytes(&self) -> Option<u64> {
+        [self.available_bytes, self.limit_bytes].into_iter().flatten().min()
+    }
+}
+
 /// Memory of the machine and what of it this process may have.
 pub(crate) fn memory() -> Memory {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -25,7 +25,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
     /// Places for work that keeps a thread busy before a request is admitted.
-    preparing: Semaphore,
+    preparing: Arc<Semaphore>,
     /// One place, for loading again what was lost.
     reloading: Arc<Semaphore>,
     /// Whether the server is to end.
@@ -46,7 +46,7 @@ impl App {
             residents: Residents::new(Arc::clone(&options.loader), limits),
             metrics: Arc::new(Metrics::new()),
             started: Instant::now(),
-            preparing: Semaphore::new(limits.preparing),
+            preparing: Arc::new(Semaphore::new(limits.preparing)),
             reloading: Arc::new(Semaphore::new(1)),
             stop: watch::Sender::new(false),
             ready: AtomicBool::new(false),
@@ -234,7 +234,12 @@ impl App {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _place = self.preparing.acquire().await;
+        let place = Arc::clone(&self.preparing).acquire_owned().await;
+        // The place is taken as long as the thread is busy, whether the client waits or not.
+        let work = move |app: &Arc<Self>| {
+            let _place = place;
+            work(app)
+        };
         self.blocking(work).await
     }
 
@@ -250,5 +255,49 @@ impl App {
         let done = tokio::task::spawn_blocking(move || work(&app)).await;
         let defect = |_| Err(ApiError::new(Kind::Internal, "internal error: this is a defect"));
         done.unwrap_or_else(defect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::{LoadError, Loaded, Loader};
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use tangor_store::{Installed, StoreOptions};
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Loader for Nothing {
+        fn load(&self, _: &Installed, _: &LoadAsk, _: Option<u64>) -> Result<Loaded, LoadError> {
+            Err(LoadError::Other("there are no models".to_owned()))
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_keeps_the_place_of_its_work_until_that_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = StoreOptions { root: Some(folder.path().into()), ..StoreOptions::default() };
+        let mut options = Options::new(Vec::new(), Arc::new(Nothing));
+        options.limits.preparing = 1;
+        let app = Arc::new(App::new(options, Store::open(home).unwrap()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (ends, end) = mpsc::channel::<()>();
+        let work = move |_: &Arc<App>| {
+            begun.send(()).unwrap();
+            Ok(end.recv().is_ok())
+        };
+        let first = Arc::clone(&app);
+        let client = runtime.spawn(async move { first.preparing(work).await });
+        begins.recv().unwrap();
+        client.abort();
+        runtime.block_on(async {
+            let while_busy = app.preparing(|_| Ok(()));
+            tokio::time::timeout(Duration::from_millis(100), while_busy).await.unwrap_err();
+            ends.send(()).unwrap();
+            app.preparing(|_| Ok(())).await.unwrap();
+        });
     }
 }

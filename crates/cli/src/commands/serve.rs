@@ -3,7 +3,7 @@
 use crate::args::{Global, ModelOptions, SpeculateChoice, positive};
 use crate::error::{Failure, Outcome};
 use crate::service::{self, Service};
-use crate::{interrupt, load, terminal};
+use crate::{interrupt, load, sys, terminal};
 use clap::{Args, ValueEnum};
 use etcetera::BaseStrategy;
 use std::net::{IpAddr, SocketAddr};
@@ -113,7 +113,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_models: Option<usize>,
 
-    /// Gigabytes that all models may take together
+    /// Gigabytes that all models may take together [default: most of what is free at the start]
     #[arg(long, value_name = "GB", value_parser = crate::args::above_zero)]
     memory: Option<f32>,
 
@@ -303,6 +303,11 @@ fn address(host: &str, port: u16) -> Outcome<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
+/// What models may take of so many bytes that are free: requests take some, too.
+fn most_of(free: u64) -> u64 {
+    free / 10 * 9
+}
+
 fn limits(options: &Options) -> Limits {
     let usual = Limits::default();
     let seconds = |given: Option<usize>, usual| {
@@ -310,7 +315,10 @@ fn limits(options: &Options) -> Limits {
     };
     Limits {
         models: options.max_models.unwrap_or(usual.models),
-        memory: options.memory.map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64),
+        memory: options
+            .memory
+            .map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64)
+            .or_else(|| sys::memory().usable_bytes().map(most_of)),
         answer_time: seconds(options.answer_time, usual.answer_time),
         grace: Duration::from_secs(options.grace()),
         ..usual
@@ -383,6 +391,16 @@ mod tests {
         assert_eq!(form("smollm2"), Some((LogForm::Human, false)));
         assert_eq!(form("smollm2 --log json --log-prompts"), Some((LogForm::Json, true)));
         assert_eq!(form("smollm2 --log off"), None);
+    }
+
+    #[test]
+    fn models_take_no_more_together_than_what_is_free_unless_that_is_said() {
+        let memory = |line: &str| limits(&parsed(line).unwrap()).memory;
+        assert_eq!(memory("smollm2 --memory 1.5"), Some(1_500_000_000));
+        let (usual, now) = (memory("smollm2"), sys::memory());
+        assert_eq!(usual.is_some(), now.available_bytes.is_some());
+        let bounds = [now.total_bytes, now.limit_bytes].into_iter().flatten();
+        assert!(bounds.min().is_none_or(|all| usual.is_some_and(|usual| usual < all)));
     }
 
     #[test]

@@ -95,8 +95,7 @@ impl Subject {
 
     /// Why a program that takes so many bytes for a weight cannot run it; `None` if it can.
     pub(crate) fn too_large(&self, bytes_per_weight: f64) -> Option<Memory> {
-        let memory = sys::memory();
-        let available = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min()?;
+        let available = sys::memory().usable_bytes()?;
         let needed = (self.count as f64 * bytes_per_weight) as u64;
         let lack = Memory { needed_bytes: needed, available_bytes: available };
         (needed > available).then_some(lack)
