@@ -1,8 +1,16 @@
 //! The models that clients may name: those in the store, and those that the server was started
 //! with. A request can name no path.
 
+use crate::card::Card;
 use crate::error::{ApiError, Kind, Result};
-use tangor_store::{Installed, ModelName, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+use tangor_engine::plan::model::formats::Limits;
+use tangor_store::{Installed, ModelName, Sha256Digest, Store, StoreError};
+
+/// Cards that are kept.
+const CARDS: usize = 1024;
 
 /// Names of models.
 #[derive(Debug)]
@@ -10,6 +18,8 @@ pub(crate) struct Catalog {
     store: Store,
     /// Models that were named when the server was started, by their ids.
     served: Vec<(String, ModelName)>,
+    /// Cards that were read, by their models' digests.
+    cards: Mutex<HashMap<Sha256Digest, Arc<Card>>>,
 }
 
 /// A model that is on this machine.
@@ -23,7 +33,7 @@ pub(crate) struct Entry {
 impl Catalog {
     pub(crate) fn new(store: Store, served: Vec<ModelName>) -> Self {
         let served = served.into_iter().map(|name| (id_of(&name), name)).collect();
-        Self { store, served }
+        Self { store, served, cards: Mutex::default() }
     }
 
     /// The store behind it.
@@ -85,6 +95,26 @@ impl Catalog {
         Ok(Entry { id: installed.name.clone(), installed })
     }
 
+    /// What the files of a model say of its shape; nothing where they cannot be read. Reads the
+    /// disk, once per model.
+    pub(crate) fn card(&self, entry: &Entry) -> Arc<Card> {
+        let digest = entry.digest();
+        let cards = || self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(card) = cards().get(&digest) {
+            return Arc::clone(card);
+        }
+        let checkpoint = self.store.open_checkpoint(&entry.installed, &Limits::default());
+        let Ok(card) = checkpoint.map(|checkpoint| Arc::new(Card::of(&checkpoint))) else {
+            return Arc::default();
+        };
+        let mut cards = cards();
+        if cards.len() >= CARDS {
+            cards.clear();
+        }
+        cards.insert(digest, Arc::clone(&card));
+        card
+    }
+
     /// The name of a model that is to be fetched or removed: one of the store's.
     ///
     /// # Errors
@@ -101,6 +131,26 @@ impl Catalog {
             }
             name => Ok(name),
         }
+    }
+}
+
+impl Entry {
+    /// What tells these files from others: their digest, and of the user's own files that of their
+    /// places, lengths and times, since reading them all takes long. Reads the disk.
+    pub(crate) fn digest(&self) -> Sha256Digest {
+        let Installed { path, files, digest, .. } = &self.installed;
+        if let Some(digest) = digest {
+            return *digest;
+        }
+        let mut told = path.display().to_string();
+        for file in files {
+            let at = if path.is_dir() { path.join(&file.path) } else { path.clone() };
+            let changed = at.metadata().and_then(|metadata| metadata.modified()).ok();
+            let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let nanos = changed.unwrap_or_default().as_nanos();
+            told.push_str(&format!("\n{} {} {nanos}", file.path, file.bytes));
+        }
+        Sha256Digest::of(told.as_bytes())
     }
 }
 

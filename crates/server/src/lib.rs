@@ -18,6 +18,7 @@ mod app;
 mod ask;
 mod blocks;
 mod body;
+mod card;
 mod catalog;
 mod client;
 mod dialect;

@@ -33,9 +33,14 @@ assert "".join(part.response for part in again) == raw.response
 formed = client.chat(model=model, messages=QUESTION, format=SCHEMA, options={"num_predict": 100})
 assert set(json.loads(formed.message.content)) == {"city"}, formed
 
-assert model in [listed.model for listed in client.list().models]
-assert model in [running.model for running in client.ps().models]
-assert client.show(model).template
+# Names have a tag, and digests can be cut: other clients take both for granted.
+for known in [client.list().models, client.ps().models]:
+    (one,) = [one for one in known if one.model == model + ":latest"]
+    assert len(one.digest) == 64 and one.details.family == "llama", one
+    assert one.details.parameter_size.startswith("13") and one.details.quantization_level, one
+shown = client.show(model)
+assert shown.template and shown.modelinfo["llama.context_length"] > 0
+assert shown.capabilities[0] == "completion"
 try:
     client.chat(model="absent", messages=QUESTION)
 except ollama.ResponseError as error:

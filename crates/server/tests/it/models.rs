@@ -14,14 +14,61 @@ fn models_are_listed_by_name_in_every_dialect() {
     assert_eq!(ids, ["tiny", "other"]);
     assert_eq!(server.get("/api/v1/models/other").json()["object"], "model");
     assert_eq!(server.get("/v1/models/absent").status, 404);
-    assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "tiny");
     let ask = json!({"model": "tiny", "messages": said("Hi"), "max_tokens": 1});
     server.post("/v1/chat/completions", ask).json();
     let show = server.post("/api/show", json!({"model": "tiny"})).json();
     assert!(show["template"].as_str().unwrap().contains("assistant"));
-    assert_eq!(show["model_info"]["tangor.context_length"], CONTEXT);
+    assert_eq!(show["model_info"]["llama.context_length"], CONTEXT);
     let everything = openai.to_string() + &show.to_string();
     assert!(!everything.contains(&*server.folder.path().to_string_lossy()), "a path is told");
+}
+
+#[test]
+fn clients_of_ollama_find_what_they_look_for() {
+    let server = Running::with(&["tiny", "other"], OnOracle::default(), |_| {});
+    wait_until(|| server.get("/health").status == 200);
+    server.post("/v1/unload", json!({})).json();
+    let tags = server.get("/api/tags").json();
+    server.post("/api/generate", json!({"model": "tiny"})).json();
+    let running = server.get("/api/ps").json();
+    for model in [&tags["models"][0], &running["models"][0]] {
+        // They look for a name with its tag, and cut pieces out of digests.
+        assert_eq!((&model["name"], &model["model"]), (&json!("tiny:latest"), &model["name"]));
+        let digest = model["digest"].as_str().unwrap();
+        assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let details = &model["details"];
+        assert_eq!(
+            (&details["family"], &details["families"]),
+            (&json!("llama"), &json!(["llama"]))
+        );
+        assert_eq!(details["quantization_level"], "BF16");
+        assert!(details["parameter_size"].as_str().unwrap().ends_with('K'), "{details}");
+    }
+    assert_ne!(tags["models"][0]["digest"], tags["models"][1]["digest"]);
+    assert_eq!(tags["models"][0]["digest"], running["models"][0]["digest"]);
+    // How much a model reads is told before it is loaded, too.
+    let show = server.post("/api/show", json!({"model": "other:latest"})).json();
+    let info = &show["model_info"];
+    assert_eq!(info["llama.context_length"], CONTEXT, "{show}");
+    assert!(info["llama.block_count"].as_u64() > Some(0));
+    assert_eq!(info["general.basename"], "other");
+    assert_eq!(show["capabilities"], json!(["completion"]));
+    let version = server.get("/api/version").json();
+    let numbers = version["version"].as_str().unwrap().split('.').map(str::parse::<u32>);
+    assert!(numbers.collect::<Result<Vec<_>, _>>().unwrap() >= vec![0, 6, 4], "{version}");
+    assert_eq!(version["tangor"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_file_that_changed_has_another_digest() {
+    let server = Running::new(|_| {});
+    let digest = || server.get("/api/tags").json()["models"][0]["digest"].clone();
+    let before = digest();
+    assert_eq!(before, digest());
+    let file = server.folder.path().join("tiny").join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + " ").unwrap();
+    assert_ne!(before, digest());
 }
 
 #[test]
