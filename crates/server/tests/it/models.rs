@@ -106,6 +106,21 @@ fn the_model_unused_for_longest_makes_room_and_a_pinned_one_stays() {
 }
 
 #[test]
+fn models_of_one_name_are_both_served() {
+    let names = ["q4/model", "q8/model"];
+    let server = Running::with(&names, OnOracle::default(), |_| {});
+    let list = server.get("/v1/models").json();
+    let ids: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, names);
+    for name in names {
+        let ask = json!({"model": name, "messages": said("Hi"), "max_tokens": 1});
+        assert_eq!(server.post("/v1/chat/completions", ask).json()["model"], name);
+        assert_eq!(server.get(&format!("/v1/models/{name}")).json()["id"], name);
+    }
+}
+
+#[test]
 fn requests_at_once_load_a_model_once() {
     let loader = OnOracle { slow: Duration::from_millis(300), ..OnOracle::default() };
     let server = Running::with(&["tiny"], loader, |_| {});
@@ -187,6 +202,13 @@ fn fetching_and_removing_what_cannot_be_says_so() {
         assert_eq!(server.post(path, json!({"model": "never-heard-of"})).status, 400);
         assert_eq!(server.post(path, json!({})).status, 400);
     }
+    // A name of the client's own would lead nowhere afterwards.
+    let named = json!({"model_name": "user.mine", "checkpoint": "smollm2"});
+    let reply = server.post("/v1/pull", named);
+    assert_eq!(reply.status, 400, "{}", reply.text);
+    assert_eq!(reply.any_json()["error"]["param"], "model_name");
+    let same = json!({"model_name": "smollm2", "checkpoint": "smollm2"});
+    assert!(server.post("/v1/pull", same).text.contains("offline"));
     let lines = server.post("/api/pull", json!({"model": "smollm2"})).lines();
     assert!(lines.last().unwrap()["error"].as_str().unwrap().contains("offline"));
     let events = server.post("/v1/pull", json!({"model_name": "smollm2", "stream": true})).events();
