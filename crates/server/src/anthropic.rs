@@ -2,7 +2,7 @@
 
 use crate::answers::{Happening, Reason, new_id};
 use crate::app::App;
-use crate::ask::{Ask, Chat, Knobs, Prompt, ToolChoice};
+use crate::ask::{Ask, Chat, Knobs, Prompt, ToolChoice, only_functions};
 use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
@@ -99,6 +99,7 @@ impl Request {
         for (index, said) in self.messages.iter().enumerate() {
             take(said, &format!("messages[{index}].content"), &mut messages)?;
         }
+        only_functions(self.tools.as_deref(), "custom")?;
         let (tool_choice, parallel) = choice(self.tool_choice.as_ref())?;
         let mut variables = Map::new();
         if let Some(thinking) = &self.thinking {

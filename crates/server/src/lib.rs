@@ -43,6 +43,7 @@ mod residents;
 mod route;
 mod routes;
 mod shape;
+mod thinking;
 
 pub use limits::Limits;
 pub use listen::{Server, Stopper};

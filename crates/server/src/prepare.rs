@@ -18,6 +18,8 @@ pub(crate) struct Prepared {
     /// What reads the answers: thinking, and calls of tools.
     pub(crate) reasoning: Option<Reasoning>,
     pub(crate) tools: Option<&'static ToolFormat>,
+    /// Whether an answer ends with its first call.
+    pub(crate) one_call: bool,
     /// The prompts' tokens.
     pub(crate) prompts: Vec<Vec<u32>>,
 }
@@ -82,7 +84,9 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
     };
     let choices = |prompt| (0..ask.choices).map(move |choice| request(prompt, choice));
     let requests = read.prompts.iter().flat_map(choices).collect();
-    Ok(Prepared { requests, reasoning: read.reasoning, tools: read.tools, prompts: read.prompts })
+    let one_call = matches!(&ask.prompt, Prompt::Chat(chat) if !chat.parallel);
+    let Read { prompts, reasoning, tools, .. } = read;
+    Ok(Prepared { requests, reasoning, tools, one_call, prompts })
 }
 
 /// Tokens of plain prompts.

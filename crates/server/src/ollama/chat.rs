@@ -10,6 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
 use crate::openai::or_default;
 use crate::reply::{Form, Frame, Wording, stream};
+use crate::thinking::{of_level, switch};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -39,7 +40,8 @@ pub(crate) struct Request {
     /// Functions that the answer may call.
     #[schemars(schema_with = "crate::openai::tools_schema")]
     pub(crate) tools: Option<Vec<Value>>,
-    /// Whether a model that thinks does so.
+    /// Whether a model that thinks does so, or how much.
+    #[schemars(schema_with = "super::think_schema")]
     pub(crate) think: Option<Value>,
     /// 0 lets the model go afterwards.
     pub(crate) keep_alive: Option<Value>,
@@ -83,14 +85,13 @@ impl Said {
     }
 }
 
-/// Whether thinking is on, as templates know it.
-pub(super) fn thinking(think: Option<&Value>) -> Map<String, Value> {
-    let on = match think {
-        Some(Value::Bool(on)) => Some(*on),
-        Some(Value::String(level)) => Some(level != "none"),
-        _ => None,
-    };
-    on.map(|on| ("enable_thinking".to_owned(), Value::Bool(on))).into_iter().collect()
+/// Whether thinking is on, or how much, as templates know it.
+pub(super) fn thinking(think: Option<&Value>) -> Result<Map<String, Value>> {
+    match think {
+        None => Ok(Map::new()),
+        Some(Value::Bool(on)) => Ok(switch(*on)),
+        Some(level) => of_level(level, "think"),
+    }
 }
 
 /// What an answer looks like.
@@ -120,7 +121,7 @@ pub(crate) async fn create(
         messages: messages.map(|(index, said)| said.message(index)).collect::<Result<_>>()?,
         tools: request.tools.unwrap_or_default(),
         parallel: true,
-        variables: thinking(request.think.as_ref()),
+        variables: thinking(request.think.as_ref())?,
         ..Chat::default()
     };
     let ask = Ask {
