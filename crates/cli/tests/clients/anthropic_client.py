@@ -57,6 +57,15 @@ with client.messages.stream(
     streamed = stream.get_final_message()
 assert any(block.type == "tool_use" for block in streamed.content)
 
+# A call that is cut is none.
+cut = ASK | {"max_tokens": 12, "tools": [tool], "tool_choice": {"type": "any"}}
+whole = client.messages.create(**cut)
+assert whole.stop_reason == "max_tokens", whole
+with client.messages.stream(**cut) as stream:
+    streamed = stream.get_final_message()
+for message in [whole, streamed]:
+    assert all(block.type != "tool_use" for block in message.content), message
+
 kinds = [event.type for event in client.messages.create(**ASK, stream=True)]
 assert kinds[:2] == ["message_start", "content_block_start"], kinds
 assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"], kinds

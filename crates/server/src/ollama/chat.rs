@@ -4,7 +4,7 @@ use super::{Tuning, format, lets_go, merge, timestamp_now, totals, totals_exampl
 use crate::answers::{Choice, Happening};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt};
-use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
+use crate::blocks::{Block, BlockKind, Blocks, Change, sound_blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
@@ -166,23 +166,26 @@ pub(super) fn loaded(app: &App, name: &str, goes: bool, own: Value) -> Response 
 
 /// A message with everything that an answer said.
 fn whole(choice: &Choice) -> Value {
-    let mut message = json!({"role": "assistant", "content": choice.text});
-    if !choice.reasoning.is_empty() {
-        message["thinking"] = choice.reasoning.clone().into();
+    let mut message = json!({"role": "assistant", "content": ""});
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for block in sound_blocks(choice) {
+        match block.kind {
+            BlockKind::Text => text.push_str(&block.text),
+            BlockKind::Reasoning => message["thinking"] = block.text.into(),
+            BlockKind::Call { .. } => calls.extend(call(&block)),
+        }
     }
-    let all = blocks(choice);
-    let calls: Vec<Value> = all.iter().filter_map(call).collect();
+    message["content"] = text.into();
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
     message
 }
 
-/// A call that is complete.
+/// A call that is whole.
 fn call(block: &Block) -> Option<Value> {
     let BlockKind::Call { id, name } = &block.kind else { return None };
-    let arguments: Value = serde_json::from_str(&block.text).unwrap_or_else(|_| json!({}));
-    Some(json!({"id": id, "function": {"name": name, "arguments": arguments}}))
+    Some(json!({"id": id, "function": {"name": name, "arguments": block.arguments()?}}))
 }
 
 fn line(name: &str, message: Value) -> Value {
@@ -206,8 +209,12 @@ impl Lines {
             Change::More(Block { kind: BlockKind::Reasoning, text, .. }) => {
                 json!({"role": "assistant", "content": "", "thinking": text})
             }
-            Change::Close(block) => {
-                json!({"role": "assistant", "content": "", "tool_calls": [call(&block)?]})
+            Change::Close(block) if matches!(block.kind, BlockKind::Call { .. }) => {
+                let block = block.sound(self.blocks.is_cut())?;
+                match call(&block) {
+                    Some(call) => json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+                    None => json!({"role": "assistant", "content": block.text}),
+                }
             }
             _ => return None,
         };
@@ -230,5 +237,36 @@ impl Wording for Lines {
 
     fn failed(&mut self, error: &ApiError) -> Vec<Frame> {
         vec![Frame::data(&Dialect::Ollama.error(error))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::{Delta, End, Reason};
+
+    /// Lines of an answer that is one call with these arguments.
+    fn lines(arguments: &str, reason: Reason) -> Vec<String> {
+        let (begin, loading) = (Instant::now(), Duration::ZERO);
+        let mut lines = Lines { name: "m".into(), begin, loading, blocks: Blocks::default() };
+        let delta = |delta| Happening::Delta { choice: 0, delta, logprobs: Vec::new() };
+        let (usage, timings) = Default::default();
+        let end = End { reason, usage, thought: 0, timings };
+        let all = [
+            delta(Delta::Call { index: 0, id: "1".into(), name: "f".into() }),
+            delta(Delta::Arguments { index: 0, text: arguments.into() }),
+            Happening::End { choice: 0, end },
+        ];
+        let frames = all.into_iter().flat_map(|happening| lines.happened(happening));
+        frames.map(|frame| format!("{frame:?}")).collect()
+    }
+
+    #[test]
+    fn a_call_that_is_cut_is_left_out_and_a_broken_one_is_text() {
+        let whole = lines("{\"a\": 1}", Reason::ToolCalls).concat();
+        assert!(whole.contains("tool_calls"), "{whole}");
+        let broken = lines("{\"a\": 1", Reason::ToolCalls).concat();
+        assert!(!broken.contains("tool_calls") && broken.contains("arguments"), "{broken}");
+        assert!(lines("{\"a\": 1", Reason::Length).is_empty());
     }
 }

@@ -401,6 +401,76 @@ fn a_model_without_tokens_for_gaps_says_so() {
 }
 
 #[test]
+fn anthropics_clients_see_thinking_only_if_they_ask_for_it() {
+    let ask = json!({"messages": said("Hi"), "max_tokens": 6});
+    let with = |thinking: Value| {
+        let mut ask = ask.clone();
+        ask["thinking"] = thinking;
+        ask
+    };
+    let enabled = json!({"type": "enabled", "budget_tokens": 1024});
+    // As Qwen's do it: what is not refused is on.
+    let wished = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}";
+    let server = Running::new(|options| template_ends(options, wished));
+    for silent in [Value::Null, json!({"type": "disabled"})] {
+        let body = server.post("/v1/messages", with(silent)).json();
+        assert_eq!(body["content"][0]["type"], "text", "{body}");
+        assert_ne!(body["content"][0]["text"], "");
+    }
+    let body = server.post("/v1/messages", with(enabled.clone())).json();
+    assert_eq!(body["content"][0]["type"], "thinking", "{body}");
+    assert_ne!(body["content"][0]["signature"], "");
+    let mut streamed = with(enabled.clone());
+    streamed["stream"] = true.into();
+    let events = server.post("/v1/messages", streamed).events();
+    let deltas: Vec<&str> =
+        events.iter().filter_map(|(_, event)| event["delta"]["type"].as_str()).collect();
+    assert_eq!((deltas[0], deltas.last()), ("thinking_delta", Some(&"signature_delta")));
+    // What a model thinks although nobody asked is left out.
+    let server = Running::new(|options| template_ends(options, "<think>"));
+    let body = server.post("/v1/messages", ask.clone()).json();
+    assert_eq!(body["content"], json!([{"type": "text", "text": ""}]));
+    let mut streamed = ask.clone();
+    streamed["stream"] = true.into();
+    let reply = server.post("/v1/messages", streamed);
+    assert!(!reply.text.contains("thinking"), "{}", reply.text);
+}
+
+#[test]
+fn a_call_that_is_cut_is_never_handed_out() {
+    let server = Running::new(|_| {});
+    let schema = json!({
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+        "required": ["city"],
+        "additionalProperties": false,
+    });
+    let (mut calls, mut cut) = (0, 0);
+    for max_tokens in (20..80).step_by(5) {
+        let mut ask = json!({
+            "messages": said("?"), "max_tokens": max_tokens, "tool_choice": {"type": "any"},
+            "tools": [{"name": "f", "input_schema": schema}],
+        });
+        let body = server.post("/v1/messages", ask.clone()).json();
+        let content = body["content"].as_array().unwrap();
+        let whole: Vec<&Value> =
+            content.iter().filter(|block| block["type"] == "tool_use").collect();
+        whole.iter().for_each(|call| assert!(call["input"]["city"].is_string(), "{body}"));
+        calls += whole.len();
+        cut += usize::from(whole.is_empty() && body["stop_reason"] == "max_tokens");
+        ask["stream"] = true.into();
+        let events = server.post("/v1/messages", ask).events();
+        let starts = events.iter().filter(|(_, e)| e["content_block"]["type"] == "tool_use");
+        assert_eq!(starts.count(), whole.len(), "{events:?}");
+        let inputs = events.iter().filter_map(|(_, e)| e["delta"]["partial_json"].as_str());
+        let inputs: Vec<Value> = inputs.map(|input| input.parse().unwrap()).collect();
+        let expected: Vec<&Value> = whole.iter().map(|call| &call["input"]).collect();
+        assert_eq!(inputs.iter().collect::<Vec<_>>(), expected);
+    }
+    assert!(calls > 0 && cut > 0, "{calls} calls, {cut} cut");
+}
+
+#[test]
 fn an_answer_that_may_call_once_ends_with_its_first_call() {
     let server = Running::new(|_| {});
     let call =
