@@ -7,6 +7,7 @@ use crate::blocks::{Block, BlockKind, Blocks, Change, sound_blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
+use crate::prepare;
 use crate::reply::{Form, Frame, Wording, stream};
 use crate::shape::field;
 use crate::thinking::switch;
@@ -279,16 +280,17 @@ pub(crate) async fn create(
     Ok(axum::Json(body).into_response())
 }
 
-/// Counts the tokens that a conversation has.
+/// Counts the tokens that a conversation has, whether or not it fits: clients count in order to
+/// make it fit.
 pub(crate) async fn count(
     State(app): State<Arc<App>>,
     Json(request): Json<Request>,
 ) -> Result<axum::Json<Value>> {
     let ask = request.ask()?;
     let lease = app.model(ask.model.as_deref()).await?;
-    let prepared = app.prepared(Arc::clone(lease.resident()), ask).await?;
-    let tokens = prepared.prompts.first().map_or(0, Vec::len);
-    Ok(axum::Json(json!({"input_tokens": tokens})))
+    let resident = Arc::clone(lease.resident());
+    let prompts = app.preparing(move |_| prepare::prompts(&resident, &ask)).await?;
+    Ok(axum::Json(json!({"input_tokens": prompts.first().map_or(0, Vec::len)})))
 }
 
 /// Why an answer ended; `called`: whether a call in it is whole.

@@ -27,6 +27,12 @@ assert final.stop_reason == whole.stop_reason
 counted = client.messages.count_tokens(**{k: ASK[k] for k in ("model", "system", "messages")})
 read = whole.usage.input_tokens + whole.usage.cache_read_input_tokens
 assert counted.input_tokens == read, (counted, whole.usage)
+# Clients count in order to make it fit.
+long = [{"role": "user", "content": "x " * 20000}]
+assert client.messages.count_tokens(model=model, messages=long).input_tokens > 20000
+thinking = {"type": "enabled", "budget_tokens": 1024}
+with client.messages.stream(**ASK | {"thinking": thinking}) as stream:
+    assert stream.get_final_message().content
 stopped = client.messages.create(**ASK | {"stop_sequences": ["Paris"]})
 assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "Paris")
 

@@ -325,6 +325,11 @@ fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
     assert!(ollama["error"].as_str().unwrap().contains("128"));
     let anthropic = error("/v1/messages", json!({"messages": said(&long), "max_tokens": 1}));
     assert_eq!(anthropic["error"]["type"], "invalid_request_error");
+    // Clients count in order to make it fit.
+    let ask = json!({"messages": said(&long), "tools": [{"name": "f", "input_schema": {}}],
+                     "tool_choice": {"type": "tool", "name": "f"}});
+    let counted = server.post("/v1/messages/count_tokens", ask).json();
+    assert!(counted["input_tokens"].as_u64() > Some(218), "{counted}");
 }
 
 #[test]
