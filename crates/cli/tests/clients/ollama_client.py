@@ -79,6 +79,20 @@ stopped = client.chat(model=model, messages=QUESTION, options={"stop": ["Paris"]
 assert "Paris" not in stopped.message.content and stopped.done_reason == "stop"
 assert client.generate(model=model, prompt="Hi", keep_alive="5m", options=short).response
 
+# Thinking has levels; what is not done here is said.
+assert client.chat(model=model, messages=QUESTION, think="low", options=short).message.content
+for status, call in [
+    (400, lambda: client.generate(model=model, prompt="Hi", context=[1, 2])),
+    (501, lambda: client.copy(model, "mine")),
+    (501, lambda: client.create("mine", from_=model)),
+]:
+    try:
+        call()
+    except ollama.ResponseError as error:
+        assert error.status_code == status and error.error, error
+    else:
+        raise AssertionError("it is done")
+
 vectors = client.embed(model=model, input=["A cat sleeps.", "Shares fell."]).embeddings
 assert len(vectors) == 2 and vectors[0] != vectors[1]
 assert list(client.embeddings(model=model, prompt="A cat sleeps.").embedding) != []

@@ -4,6 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod embed;
 pub(crate) mod generate;
 pub(crate) mod models;
+pub(crate) mod refused;
 
 use crate::answers::{End, Reason};
 use crate::ask::{Format, Knobs};

@@ -97,6 +97,16 @@ fn other_names_and_other_pages_are_refused() {
 }
 
 #[test]
+fn what_this_server_never_does_says_so() {
+    let server = Running::new(|_| {});
+    for path in ["/api/create", "/api/copy", "/api/push", "/api/blobs/sha256:00"] {
+        let reply = server.post(path, json!({"model": "mine", "from": "tiny"}));
+        assert_eq!(reply.status, 501, "{path}: {}", reply.text);
+        assert!(reply.any_json()["error"].as_str().unwrap().contains("server"), "{path}");
+    }
+}
+
+#[test]
 fn other_machines_need_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let home = || {

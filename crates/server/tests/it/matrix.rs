@@ -56,6 +56,10 @@ const RULES: &[(&str, For, Words)] = &[
     ("delete /api/delete", For::Administrators, Words::Ollama),
     ("post /api/embed", For::Users, Words::Ollama),
     ("post /api/embeddings", For::Users, Words::Ollama),
+    ("post /api/create", For::Administrators, Words::Ollama),
+    ("post /api/copy", For::Administrators, Words::Ollama),
+    ("post /api/push", For::Administrators, Words::Ollama),
+    ("post /api/blobs/{digest}", For::Administrators, Words::Ollama),
     ("get /api/version", For::Everybody, Words::Ollama),
     ("get V1/health", For::Users, Words::OpenAi),
     ("get V1/stats", For::Users, Words::OpenAi),
@@ -205,6 +209,7 @@ fn ask(wire: &mut Wire, end: &Endpoint, method: &str, headers: &[(&str, String)]
     let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
     // A name that no model has, where there is room for one.
     let path = end.path.replace("{id}", "nobody/nothing").replace("{file}", "absent");
+    let path = path.replace("{digest}", "sha256:0");
     wire.ask(&method.to_uppercase(), &path, &headers, "{}")
 }
 
