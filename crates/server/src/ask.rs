@@ -166,7 +166,11 @@ impl Ask {
 }
 
 impl Knobs {
-    fn check(&self) -> Result<()> {
+    /// Whether all of it can be.
+    ///
+    /// # Errors
+    /// The first field that cannot.
+    pub(crate) fn check(&self) -> Result<()> {
         let ranges = [
             ("temperature", self.temperature, 0.0, 100.0),
             ("top_p", self.top_p, 0.0, 1.0),

@@ -77,7 +77,8 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get((V1, "/params", "Parameters that were set"), lemonade::params::get).of(Lemonade)
             .like(lemonade::params::example),
         Route::post((V1, "/params", "Sets parameters"), lemonade::params::set)
-            .takes::<lemonade::params::Request>().of(Lemonade).like(lemonade::params::example),
+            .takes::<lemonade::params::Request>().of(Lemonade).only(Admin)
+            .like(lemonade::params::example),
         Route::post((V1, "/load", "Loads a model"), lemonade::models::load)
             .takes::<lemonade::models::Load>().of(Lemonade).only(Admin)
             .like(lemonade::models::load_example),
@@ -156,8 +157,9 @@ mod tests {
         let models = ["/load", "/unload", "/pull", "/delete", "/create", "/copy", "/push"];
         for route in routes() {
             let word = |word: &&str| route.facts.path.ends_with(*word);
-            let changes =
-                models.iter().chain(&["/halt"]).any(word) || route.facts.path.starts_with("/blobs");
+            let changes = models.iter().chain(&["/halt"]).any(word)
+                || route.facts.path.starts_with("/blobs")
+                || (route.facts.method == "post" && route.facts.path == "/params");
             assert_eq!(changes, route.facts.access == Admin, "{:?}", route.facts);
         }
     }

@@ -67,7 +67,7 @@ const RULES: &[(&str, For, Words)] = &[
     ("get V1/plan", For::Users, Words::OpenAi),
     ("get V1/slots", For::Users, Words::OpenAi),
     ("get V1/params", For::Users, Words::OpenAi),
-    ("post V1/params", For::Users, Words::OpenAi),
+    ("post V1/params", For::Administrators, Words::OpenAi),
     ("post V1/load", For::Administrators, Words::OpenAi),
     ("post V1/unload", For::Administrators, Words::OpenAi),
     ("post V1/pull", For::Administrators, Words::OpenAi),

@@ -261,4 +261,18 @@ fn counters_and_parameters_are_read_back() {
     let asked = server.post("/v1/chat/completions", same).json();
     assert_eq!(warm["choices"][0]["message"], asked["choices"][0]["message"]);
     assert_eq!(server.post("/v1/params", json!({"colour": 1})).status, 400);
+    // What no request may say, no request gets from here.
+    for (name, value) in [
+        ("temperature", json!(1e300)),
+        ("temperature", json!("hot")),
+        ("top_p", json!(2)),
+        ("repeat_penalty", json!(0)),
+        ("seed", json!(0.5)),
+        ("top_k", json!(1e30)),
+    ] {
+        let reply = server.post("/v1/params", json!({"min_p": 0.5, name: value}));
+        assert_eq!(reply.status, 400, "{name} = {value}");
+        assert_eq!(reply.any_json()["error"]["param"], name);
+    }
+    assert_eq!(server.get("/v1/params").json()["params"], json!({}));
 }
