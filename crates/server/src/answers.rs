@@ -131,6 +131,8 @@ pub(crate) struct Call {
 struct Reader {
     reasoning: Option<Reasoning>,
     tools: Option<ToolParser>,
+    /// Whether the answer ends with its first call.
+    one_call: bool,
     /// Tokens that came before the answer did.
     thought: usize,
     /// Of tokens whose text has not come yet.
@@ -152,6 +154,7 @@ impl Answers {
         let reader = || Reader {
             reasoning: prepared.reasoning.clone(),
             tools: prepared.tool_parser(),
+            one_call: prepared.one_call,
             thought: 0,
             held: Vec::new(),
         };
@@ -266,6 +269,8 @@ impl Answers {
     fn read(&mut self, choice: usize, event: Event) -> Result<()> {
         let reader = &mut self.readers[choice];
         match event {
+            // What was on its way when the answer was ended.
+            Event::Token(_) if reader.is_over() => {}
             Event::Prefill { .. } | Event::Replanned { .. } | Event::Embedding(_) => {}
             Event::Scored(logprobs) => self.ready.push_back(Happening::Scored { choice, logprobs }),
             Event::Token(token) => {
@@ -275,6 +280,9 @@ impl Answers {
                 reader.held.extend(logprobs);
                 let deltas = reader.push(&token.text);
                 reader.thought += usize::from(reader.thinks());
+                if reader.is_over() {
+                    self.running[choice].0.cancel();
+                }
                 self.push(choice, deltas);
             }
             Event::Done(summary) => {
@@ -282,6 +290,7 @@ impl Answers {
                 deltas.extend(reader.finish());
                 let called = reader.tools.as_ref().is_some_and(|tools| tools.calls() > 0);
                 let reason = match summary.finish {
+                    _ if reader.is_over() => Reason::ToolCalls,
                     Finish::Cancelled => {
                         let message = "the answer was cancelled: the server is stopping";
                         return Err(ApiError::new(Kind::Unavailable, message));
@@ -324,8 +333,13 @@ impl Reader {
         self.reasoning.as_ref().is_some_and(Reasoning::is_open)
     }
 
+    /// Whether a second call began where there may be but one.
+    fn is_over(&self) -> bool {
+        self.one_call && self.tools.as_ref().is_some_and(|tools| tools.calls() > 1)
+    }
+
     fn push(&mut self, text: &str) -> Vec<Delta> {
-        if text.is_empty() {
+        if text.is_empty() || self.is_over() {
             return Vec::new();
         }
         let Some(reasoning) = &mut self.reasoning else { return self.answer(text) };
@@ -337,7 +351,7 @@ impl Reader {
         let thought = self.reasoning.as_mut().map(Reasoning::finish);
         let mut deltas = thought.map(|thought| self.thought(thought)).unwrap_or_default();
         let rest = self.tools.as_mut().map(ToolParser::finish);
-        deltas.extend(rest.into_iter().flatten().map(delta));
+        deltas.extend(self.allowed(rest.unwrap_or_default()));
         deltas
     }
 
@@ -355,8 +369,19 @@ impl Reader {
     fn answer(&mut self, text: &str) -> Vec<Delta> {
         match &mut self.tools {
             None => vec![Delta::Text(text.to_owned())],
-            Some(tools) => tools.push(text).into_iter().map(delta).collect(),
+            Some(tools) => {
+                let deltas = tools.push(text);
+                self.allowed(deltas)
+            }
         }
+    }
+
+    /// What the answer may say: with one call, nothing from the second on.
+    fn allowed(&self, deltas: Vec<ToolDelta>) -> Vec<Delta> {
+        let second =
+            |delta: &ToolDelta| matches!(delta, ToolDelta::Call { index, .. } if *index > 0);
+        let ends = |delta: &ToolDelta| self.one_call && second(delta);
+        deltas.into_iter().take_while(|delta| !ends(delta)).map(delta).collect()
     }
 }
 

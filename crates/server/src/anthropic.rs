@@ -1,19 +1,21 @@
 //! Anthropic's interface: `POST /v1/messages`, and counting tokens.
 
-use crate::answers::{Happening, Reason, new_id};
+use crate::answers::{Delta, Happening, Reason, new_id};
 use crate::app::App;
-use crate::ask::{Ask, Chat, Knobs, Prompt, ToolChoice};
-use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
+use crate::ask::{Ask, Chat, Knobs, Prompt, ToolChoice, only_functions};
+use crate::blocks::{Block, BlockKind, Blocks, Change, sound_blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
+use crate::prepare;
 use crate::reply::{Form, Frame, Wording, stream};
 use crate::shape::field;
+use crate::thinking::switch;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tangor_engine::Usage;
 use tangor_engine::text::{Content, FunctionCall, Message, ToolCall};
@@ -49,7 +51,7 @@ pub(crate) struct Request {
     /// Whether it uses them.
     #[schemars(schema_with = "tool_choice_schema")]
     pub(crate) tool_choice: Option<Value>,
-    /// Whether a model that thinks does so.
+    /// Whether a model that thinks does so, which it does not unless this says so.
     #[schemars(schema_with = "thinking_schema")]
     pub(crate) thinking: Option<Value>,
     /// What the client says of the request: `user_id`, for whom it asks.
@@ -99,17 +101,14 @@ impl Request {
         for (index, said) in self.messages.iter().enumerate() {
             take(said, &format!("messages[{index}].content"), &mut messages)?;
         }
+        only_functions(self.tools.as_deref(), "custom")?;
         let (tool_choice, parallel) = choice(self.tool_choice.as_ref())?;
-        let mut variables = Map::new();
-        if let Some(thinking) = &self.thinking {
-            variables.insert("enable_thinking".into(), (thinking["type"] != "disabled").into());
-        }
         let chat = Chat {
             messages,
             tools: self.tools.iter().flatten().map(tool).collect(),
             tool_choice,
             parallel,
-            variables,
+            variables: switch(self.thinks()),
         };
         Ok(Ask {
             model: self.model.clone(),
@@ -126,6 +125,12 @@ impl Request {
             user: self.user(),
             ..Ask::default()
         })
+    }
+
+    /// Whether the client wants the model to think, and to see what.
+    fn thinks(&self) -> bool {
+        let thinking = self.thinking.as_ref().filter(|thinking| !thinking.is_null());
+        thinking.is_some_and(|thinking| thinking["type"] != "disabled")
     }
 
     /// For whom the client asks.
@@ -246,18 +251,22 @@ pub(crate) async fn create(
     if request.max_tokens.is_none() {
         return Err(ApiError::field("max_tokens", "max_tokens: field required"));
     }
+    let thinks = request.thinks();
     let mut answers = app.answer(request.ask()?).await?;
     let (id, model) = (new_id("msg_"), answers.resident().id.clone());
     if request.stream.unwrap_or(false) {
         let prompt = answers.prompts().first().map_or(0, Vec::len);
-        let wording = Events { id, model, prompt, blocks: Blocks::default() };
+        let blocks = Blocks::default();
+        let wording = Events { id, model, prompt, thinks, blocks, called: false };
         return Ok(stream(&app, Form::Events, answers, wording));
     }
-    let choices = answers.collect().await?;
-    let content = choices.first().map(blocks).unwrap_or_default();
+    let mut choices = answers.collect().await?;
+    choices.iter_mut().filter(|_| !thinks).for_each(|choice| choice.reasoning.clear());
+    let content = choices.first().map(sound_blocks).unwrap_or_default();
+    let called = content.iter().any(is_call);
     let content: Vec<Value> = content.iter().map(block).collect();
     let end = choices.first().map(|choice| &choice.end);
-    let (reason, stop) = end.map_or((None, None), |end| stop_reason(&end.reason));
+    let (reason, stop) = end.map_or((None, None), |end| stop_reason(&end.reason, called));
     let body = json!({
         "id": id,
         "type": "message",
@@ -271,20 +280,23 @@ pub(crate) async fn create(
     Ok(axum::Json(body).into_response())
 }
 
-/// Counts the tokens that a conversation has.
+/// Counts the tokens that a conversation has, whether or not it fits: clients count in order to
+/// make it fit.
 pub(crate) async fn count(
     State(app): State<Arc<App>>,
     Json(request): Json<Request>,
 ) -> Result<axum::Json<Value>> {
     let ask = request.ask()?;
     let lease = app.model(ask.model.as_deref()).await?;
-    let prepared = app.prepared(Arc::clone(lease.resident()), ask).await?;
-    let tokens = prepared.prompts.first().map_or(0, Vec::len);
-    Ok(axum::Json(json!({"input_tokens": tokens})))
+    let resident = Arc::clone(lease.resident());
+    let prompts = app.preparing(move |_| prepare::prompts(&resident, &ask)).await?;
+    Ok(axum::Json(json!({"input_tokens": prompts.first().map_or(0, Vec::len)})))
 }
 
-fn stop_reason(reason: &Reason) -> (Option<&'static str>, Option<&str>) {
+/// Why an answer ended; `called`: whether a call in it is whole.
+fn stop_reason(reason: &Reason, called: bool) -> (Option<&'static str>, Option<&str>) {
     match reason {
+        Reason::ToolCalls if !called => (Some("end_turn"), None),
         Reason::Stop => (Some("end_turn"), None),
         Reason::StopText(text) => (Some("stop_sequence"), Some(text)),
         Reason::Length => (Some("max_tokens"), None),
@@ -307,14 +319,26 @@ fn block(block: &Block) -> Value {
     match &block.kind {
         BlockKind::Text => json!({"type": "text", "text": block.text}),
         BlockKind::Reasoning => {
-            json!({"type": "thinking", "thinking": block.text, "signature": ""})
+            json!({"type": "thinking", "thinking": block.text, "signature": SIGNATURE})
         }
         BlockKind::Call { id, name } => {
-            let input: Value = serde_json::from_str(&block.text).unwrap_or_else(|_| json!({}));
-            json!({"type": "tool_use", "id": id, "name": name, "input": input})
+            json!({"type": "tool_use", "id": id, "name": name, "input": block.arguments()})
         }
     }
 }
+
+/// A block that begins: without what it says.
+fn begun(of: &Block) -> Value {
+    let mut begun = block(&Block { text: String::new(), ..of.clone() });
+    if of.kind == BlockKind::Reasoning {
+        begun["signature"] = "".into();
+    }
+    begun
+}
+
+/// Stands where Anthropic signs what was thought. Nothing is signed here, and what comes back is
+/// not checked; but clients send no thinking back that has none.
+const SIGNATURE: &str = "dGFuZ29y";
 
 /// Words an answer as events.
 struct Events {
@@ -322,39 +346,68 @@ struct Events {
     model: String,
     /// Tokens of the prompt.
     prompt: usize,
+    /// Whether the client sees what the model thinks.
+    thinks: bool,
     blocks: Blocks,
+    /// Whether there was a call.
+    called: bool,
 }
 
 impl Events {
-    fn changed(change: Change) -> Frame {
+    fn changed(&mut self, change: Change) -> Vec<Frame> {
         match change {
-            Change::Open(opened) => {
-                let data = json!({
-                    "type": "content_block_start",
-                    "index": opened.index,
-                    "content_block": block(&opened),
-                });
-                Frame::named("content_block_start", &data)
+            // Whether a call is one is known at its end.
+            Change::Open(block) | Change::More(block) if is_call(&block) => Vec::new(),
+            Change::Close(block) if is_call(&block) => {
+                let Some(block) = block.sound(self.blocks.is_cut()) else { return Vec::new() };
+                self.called |= is_call(&block);
+                vec![Self::start(&block), Self::more(&block), Self::stop(&block)]
             }
-            Change::More(block) => {
-                let text = block.text;
-                let delta = match block.kind {
-                    BlockKind::Text => json!({"type": "text_delta", "text": text}),
-                    BlockKind::Reasoning => json!({"type": "thinking_delta", "thinking": text}),
-                    BlockKind::Call { .. } => {
-                        json!({"type": "input_json_delta", "partial_json": text})
-                    }
-                };
-                let data =
-                    json!({"type": "content_block_delta", "index": block.index, "delta": delta});
-                Frame::named("content_block_delta", &data)
+            Change::Open(block) => vec![Self::start(&block)],
+            Change::More(block) => vec![Self::more(&block)],
+            Change::Close(block) if block.kind == BlockKind::Reasoning => {
+                let signature = json!({"type": "signature_delta", "signature": SIGNATURE});
+                vec![Self::delta(&block, &signature), Self::stop(&block)]
             }
-            Change::Close(block) => {
-                let data = json!({"type": "content_block_stop", "index": block.index});
-                Frame::named("content_block_stop", &data)
-            }
+            Change::Close(block) => vec![Self::stop(&block)],
         }
     }
+
+    fn start(block: &Block) -> Frame {
+        let data = json!({
+            "type": "content_block_start",
+            "index": block.index,
+            "content_block": begun(block),
+        });
+        Frame::named("content_block_start", &data)
+    }
+
+    fn more(block: &Block) -> Frame {
+        let text = &block.text;
+        let delta = match block.kind {
+            BlockKind::Text => json!({"type": "text_delta", "text": text}),
+            BlockKind::Reasoning => json!({"type": "thinking_delta", "thinking": text}),
+            BlockKind::Call { .. } => {
+                let input = block.arguments().unwrap_or_default().to_string();
+                json!({"type": "input_json_delta", "partial_json": input})
+            }
+        };
+        Self::delta(block, &delta)
+    }
+
+    fn delta(block: &Block, delta: &Value) -> Frame {
+        let data = json!({"type": "content_block_delta", "index": block.index, "delta": delta});
+        Frame::named("content_block_delta", &data)
+    }
+
+    fn stop(block: &Block) -> Frame {
+        let data = json!({"type": "content_block_stop", "index": block.index});
+        Frame::named("content_block_stop", &data)
+    }
+}
+
+fn is_call(block: &Block) -> bool {
+    matches!(block.kind, BlockKind::Call { .. })
 }
 
 impl Wording for Events {
@@ -373,13 +426,17 @@ impl Wording for Events {
     }
 
     fn happened(&mut self, happening: Happening) -> Vec<Frame> {
+        let thought = matches!(happening, Happening::Delta { delta: Delta::Reasoning(_), .. });
+        if thought && !self.thinks {
+            return Vec::new();
+        }
         let changes = self.blocks.happened(happening);
-        changes.into_iter().map(Self::changed).collect()
+        changes.into_iter().flat_map(|change| self.changed(change)).collect()
     }
 
     fn end(&mut self) -> Vec<Frame> {
         let end = self.blocks.end();
-        let (reason, stop) = end.map_or((None, None), |end| stop_reason(&end.reason));
+        let (reason, stop) = end.map_or((None, None), |end| stop_reason(&end.reason, self.called));
         let data = json!({
             "type": "message_delta",
             "delta": {"stop_reason": reason, "stop_sequence": stop},

@@ -102,6 +102,27 @@ pub(crate) struct Knobs {
     pub(crate) ignore_eos: bool,
 }
 
+/// Refuses tools of other types than `own`, whose calls the client answers.
+///
+/// # Errors
+/// The first of them.
+pub(crate) fn only_functions(tools: Option<&[Value]>, own: &str) -> Result<()> {
+    let kinds = tools.into_iter().flatten().map(|tool| tool["type"].as_str());
+    match kinds.flatten().find(|kind| *kind != own) {
+        Some(kind) => Err(hosted("tools", kind)),
+        None => Ok(()),
+    }
+}
+
+/// A tool that only the API's own provider runs.
+pub(crate) fn hosted(field: &str, kind: &str) -> ApiError {
+    let message = format!(
+        "{kind:?} is a tool of a provider's own, which this server does not run: leave it out, or \
+         offer a function that your program answers"
+    );
+    ApiError::field(field, message)
+}
+
 impl Default for Prompt {
     fn default() -> Self {
         Self::Plain(Vec::new())
@@ -145,7 +166,11 @@ impl Ask {
 }
 
 impl Knobs {
-    fn check(&self) -> Result<()> {
+    /// Whether all of it can be.
+    ///
+    /// # Errors
+    /// The first field that cannot.
+    pub(crate) fn check(&self) -> Result<()> {
         let ranges = [
             ("temperature", self.temperature, 0.0, 100.0),
             ("top_p", self.top_p, 0.0, 1.0),

@@ -1,7 +1,8 @@
 //! An answer as a row of blocks, as the Responses API, Anthropic and Ollama have it: thinking,
 //! text, calls, each complete before the next one begins.
 
-use crate::answers::{Delta, End, Happening};
+use crate::answers::{Choice, Delta, End, Happening, Reason};
+use serde_json::{Value, json};
 
 /// What a block is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,32 @@ pub(crate) struct Block {
     pub(crate) kind: BlockKind,
     /// What it says; of a call, its arguments. Of a change, what that adds or completes.
     pub(crate) text: String,
+}
+
+impl Block {
+    /// The arguments of a call, if they are an object, or were left out.
+    pub(crate) fn arguments(&self) -> Option<Value> {
+        if !matches!(self.kind, BlockKind::Call { .. }) {
+            return None;
+        }
+        match self.text.trim() {
+            "" | "null" => Some(json!({})),
+            text => serde_json::from_str(text).ok().filter(Value::is_object),
+        }
+    }
+
+    /// This, for dialects in which every call is whole: what clients are handed as one, they make.
+    /// A call that the answer's end cut off is nothing; one that is broken is text.
+    pub(crate) fn sound(self, cut: bool) -> Option<Self> {
+        let BlockKind::Call { name, .. } = &self.kind else { return Some(self) };
+        let begun = !self.text.trim().is_empty();
+        if self.arguments().is_some() && (begun || !cut) {
+            return Some(self);
+        }
+        let written = || format!("{{\"name\": {}, \"arguments\": {}", json!(name), self.text);
+        let text = (!cut).then(written)?;
+        Some(Self { index: self.index, kind: BlockKind::Text, text })
+    }
 }
 
 /// What becomes of blocks.
@@ -56,6 +83,11 @@ impl Blocks {
     /// How the answer ended, once it has.
     pub(crate) fn end(&self) -> Option<&End> {
         self.end.as_ref()
+    }
+
+    /// Whether the answer ended because it has as many tokens as it may have.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.reason == Reason::Length)
     }
 
     /// Takes the next part of the answer.
@@ -107,7 +139,7 @@ impl Blocks {
 }
 
 /// All blocks of an answer that is complete.
-pub(crate) fn blocks(choice: &crate::answers::Choice) -> Vec<Block> {
+pub(crate) fn blocks(choice: &Choice) -> Vec<Block> {
     let mut all = Blocks::default();
     let mut changes = Vec::new();
     if !choice.reasoning.is_empty() {
@@ -129,9 +161,44 @@ pub(crate) fn blocks(choice: &crate::answers::Choice) -> Vec<Block> {
     closed.collect()
 }
 
+/// The same, for dialects in which every call is whole.
+pub(crate) fn sound_blocks(choice: &Choice) -> Vec<Block> {
+    let mut all = blocks(choice);
+    let cut = choice.end.reason == Reason::Length;
+    let last = all.pop().and_then(|last| last.sound(cut));
+    all.into_iter().filter_map(|block| block.sound(false)).chain(last).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_call_that_is_whole_is_one() {
+        let name = || "f".to_owned();
+        let call = |text: &str| {
+            let kind = BlockKind::Call { id: "1".into(), name: name() };
+            Block { index: 0, kind, text: text.to_owned() }
+        };
+        for (text, cut, expected) in [
+            ("{\"a\": 1}", false, Some("{\"a\":1}")),
+            ("{\"a\": 1}", true, Some("{\"a\":1}")),
+            ("", false, Some("{}")),
+            ("", true, None),
+            ("{\"a\": ", true, None),
+            ("{\"a\": 1,}", false, None),
+            ("[1]", false, None),
+        ] {
+            let sound = call(text).sound(cut);
+            let arguments = sound.as_ref().and_then(Block::arguments);
+            assert_eq!(arguments.map(|a| a.to_string()).as_deref(), expected, "{text}");
+            // What the model wrote is not lost, unless it is no whole sentence anyway.
+            let said = sound.filter(|block| block.kind == BlockKind::Text).map(|block| block.text);
+            let written = (expected.is_none() && !cut)
+                .then(|| format!("{{\"name\": \"f\", \"arguments\": {text}"));
+            assert_eq!(said, written);
+        }
+    }
 
     #[test]
     fn a_block_is_complete_before_the_next_one_begins() {

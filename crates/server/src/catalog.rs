@@ -1,8 +1,19 @@
 //! The models that clients may name: those in the store, and those that the server was started
 //! with. A request can name no path.
 
+use crate::card::Card;
 use crate::error::{ApiError, Kind, Result};
-use tangor_store::{Installed, ModelName, Store, StoreError};
+use std::collections::HashMap;
+use std::path::Component;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+use tangor_engine::plan::model::formats::Limits;
+use tangor_store::{Installed, ModelName, Sha256Digest, Store, StoreError};
+
+/// Cards that are kept.
+const CARDS: usize = 1024;
+/// Folders of a path that are looked at to tell models of one name apart.
+const FOLDERS: usize = 64;
 
 /// Names of models.
 #[derive(Debug)]
@@ -10,6 +21,8 @@ pub(crate) struct Catalog {
     store: Store,
     /// Models that were named when the server was started, by their ids.
     served: Vec<(String, ModelName)>,
+    /// Cards that were read, by their models' digests.
+    cards: Mutex<HashMap<Sha256Digest, Arc<Card>>>,
 }
 
 /// A model that is on this machine.
@@ -22,8 +35,8 @@ pub(crate) struct Entry {
 
 impl Catalog {
     pub(crate) fn new(store: Store, served: Vec<ModelName>) -> Self {
-        let served = served.into_iter().map(|name| (id_of(&name), name)).collect();
-        Self { store, served }
+        let served = told_apart(served);
+        Self { store, served, cards: Mutex::default() }
     }
 
     /// The store behind it.
@@ -85,6 +98,26 @@ impl Catalog {
         Ok(Entry { id: installed.name.clone(), installed })
     }
 
+    /// What the files of a model say of its shape; nothing where they cannot be read. Reads the
+    /// disk, once per model.
+    pub(crate) fn card(&self, entry: &Entry) -> Arc<Card> {
+        let digest = entry.digest();
+        let cards = || self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(card) = cards().get(&digest) {
+            return Arc::clone(card);
+        }
+        let checkpoint = self.store.open_checkpoint(&entry.installed, &Limits::default());
+        let Ok(card) = checkpoint.map(|checkpoint| Arc::new(Card::of(&checkpoint))) else {
+            return Arc::default();
+        };
+        let mut cards = cards();
+        if cards.len() >= CARDS {
+            cards.clear();
+        }
+        cards.insert(digest, Arc::clone(&card));
+        card
+    }
+
     /// The name of a model that is to be fetched or removed: one of the store's.
     ///
     /// # Errors
@@ -104,16 +137,59 @@ impl Catalog {
     }
 }
 
-/// What clients call a model: its name, or the file's without folder and ending.
-fn id_of(name: &ModelName) -> String {
-    match name {
-        ModelName::Path(path) => {
-            let stem = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let stem = stem.unwrap_or_else(|| "model".to_owned());
-            stem.strip_suffix(".gguf").map_or(stem.clone(), str::to_owned)
+impl Entry {
+    /// What tells these files from others: their digest, and of the user's own files that of their
+    /// places, lengths and times, since reading them all takes long. Reads the disk.
+    pub(crate) fn digest(&self) -> Sha256Digest {
+        let Installed { path, files, digest, .. } = &self.installed;
+        if let Some(digest) = digest {
+            return *digest;
         }
-        name => name.to_string(),
+        let mut told = path.display().to_string();
+        for file in files {
+            let at = if path.is_dir() { path.join(&file.path) } else { path.clone() };
+            let changed = at.metadata().and_then(|metadata| metadata.modified()).ok();
+            let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let nanos = changed.unwrap_or_default().as_nanos();
+            told.push_str(&format!("\n{} {} {nanos}", file.path, file.bytes));
+        }
+        Sha256Digest::of(told.as_bytes())
     }
+}
+
+/// Models and what clients call them. Of files or folders of one name, as every export calls them,
+/// the names begin with as many folders as tell them apart; one that was named twice is one.
+fn told_apart(names: Vec<ModelName>) -> Vec<(String, ModelName)> {
+    let mut served: Vec<(String, ModelName)> = Vec::new();
+    for name in names {
+        if !served.iter().any(|(_, known)| *known == name) {
+            served.push((id_of(&name, 0), name));
+        }
+    }
+    for folders in 1..=FOLDERS {
+        let ids: Vec<String> = served.iter().map(|(id, _)| id.to_lowercase()).collect();
+        let shared = |id: &str| ids.iter().filter(|other| **other == id.to_lowercase()).count() > 1;
+        for (id, name) in &mut served {
+            if shared(id) {
+                *id = id_of(name, folders);
+            }
+        }
+    }
+    served
+}
+
+/// What clients call a model: its name, or the file's without ending and with so many folders.
+fn id_of(name: &ModelName, folders: usize) -> String {
+    let ModelName::Path(path) = name else { return name.to_string() };
+    let whole = if folders > 0 { std::path::absolute(path).ok() } else { None };
+    let parts = whole.as_ref().unwrap_or(path).components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    let parts: Vec<String> = parts.collect();
+    let last = parts.get(parts.len().saturating_sub(folders + 1)..).unwrap_or_default();
+    let id = if last.is_empty() { "model".to_owned() } else { last.join("/") };
+    id.strip_suffix(".gguf").map_or(id.clone(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -123,8 +199,23 @@ mod tests {
     #[test]
     fn a_file_is_called_by_its_name_alone() {
         for (name, id) in [("/a/b/model.Q4_0.gguf", "model.Q4_0"), ("./folder", "folder")] {
-            assert_eq!(id_of(&ModelName::Path(name.into())), id);
+            assert_eq!(id_of(&ModelName::Path(name.into()), 0), id);
         }
-        assert_eq!(id_of(&ModelName::parse("smollm2").unwrap()), "smollm2");
+        assert_eq!(id_of(&ModelName::parse("smollm2").unwrap(), 0), "smollm2");
+    }
+
+    #[test]
+    fn models_of_one_name_are_told_apart_by_their_folders() {
+        for (paths, ids) in [
+            (&["/q4/model.gguf", "/q8/model.gguf"][..], &["q4/model", "q8/model"][..]),
+            (&["/a/cpu-int4", "/b/CPU-int4", "/c/x"], &["a/cpu-int4", "b/CPU-int4", "x"]),
+            (&["/a/v1/m", "/b/v1/m", "/b/v2/m"], &["a/v1/m", "b/v1/m", "v2/m"]),
+            (&["/a/m", "/a/m"], &["m"]),
+            (&["/m", "/a/m"], &["m", "a/m"]),
+        ] {
+            let names = paths.iter().map(|path| ModelName::Path(path.into())).collect();
+            let served: Vec<String> = told_apart(names).into_iter().map(|(id, _)| id).collect();
+            assert_eq!(served, ids);
+        }
     }
 }

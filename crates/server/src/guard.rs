@@ -91,7 +91,7 @@ pub(crate) async fn door(
     next: Next,
 ) -> Response {
     let counted = app.metrics.request(facts.path);
-    let checked = check_page(facts.access, request.headers())
+    let checked = check_page(&facts, request.headers())
         .and_then(|()| check_key(&app.options, facts.access, request.headers()));
     let response = match checked {
         Ok(()) => next.run(request).await,
@@ -101,12 +101,18 @@ pub(crate) async fn door(
 }
 
 /// Browsers say where a request comes from even where there is no Origin, as for images: other
-/// pages can ask for nothing that way.
-fn check_page(access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
+/// pages can ask for nothing that way. Mails and chats have links, too, which no page opens: routes
+/// that change something and take no body are out of every browser's reach. (Other programs, as
+/// Node, send a `Sec-Fetch-Mode` alone.)
+fn check_page(facts: &Facts, headers: &HeaderMap) -> Result<(), ApiError> {
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     let elsewhere = matches!(site, Some(b"cross-site" | b"same-site"));
-    if access != Access::Open && elsewhere && !headers.contains_key(header::ORIGIN) {
+    if facts.access != Access::Open && elsewhere && !headers.contains_key(header::ORIGIN) {
         return Err(ApiError::new(Kind::Forbidden, "web pages of other origins may not ask"));
+    }
+    let link = facts.method == "get" && site.is_some();
+    if facts.access == Access::Admin && link {
+        return Err(ApiError::new(Kind::Forbidden, "browsers may not ask for this"));
     }
     Ok(())
 }

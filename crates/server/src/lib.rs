@@ -18,6 +18,7 @@ mod app;
 mod ask;
 mod blocks;
 mod body;
+mod card;
 mod catalog;
 mod client;
 mod dialect;
@@ -43,6 +44,7 @@ mod route;
 mod routes;
 mod shape;
 mod slots;
+mod thinking;
 
 pub use limits::Limits;
 pub use listen::{Server, Stopper};

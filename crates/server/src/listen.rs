@@ -239,15 +239,11 @@ fn cors(origins: &[String]) -> CorsLayer {
         true => AllowOrigin::any(),
         false => AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())),
     };
-    let headers = [
-        header::AUTHORIZATION,
-        header::CONTENT_TYPE,
-        HeaderName::from_static("x-api-key"),
-        HeaderName::from_static("anthropic-version"),
-        HeaderName::from_static("anthropic-beta"),
-    ];
+    // Official clients send headers of their own, as `x-stainless-…`: what a page that may ask
+    // wants to send, it may.
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods(AllowMethods::list([Method::GET, Method::POST, Method::DELETE]))
-        .allow_headers(AllowHeaders::list(headers))
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
 }

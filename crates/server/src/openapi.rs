@@ -101,6 +101,7 @@ fn responses(facts: &Facts) -> Value {
         Gives::Text(types) => {
             content.extend(types.iter().map(|kind| ((*kind).to_owned(), text())));
         }
+        Gives::Never => return all,
         Gives::Unsaid | Gives::Nothing => {}
     }
     content.extend(facts.streams.map(|form| {

@@ -16,6 +16,8 @@ pub(crate) struct Prepared {
     /// What reads the answers: thinking, and calls of tools.
     pub(crate) reasoning: Option<Reasoning>,
     pub(crate) tools: Option<&'static ToolFormat>,
+    /// Whether an answer ends with its first call.
+    pub(crate) one_call: bool,
     /// The prompts' tokens.
     pub(crate) prompts: Vec<Vec<u32>>,
 }
@@ -51,11 +53,7 @@ impl Prepared {
 /// # Errors
 /// Whatever is wrong with the request.
 pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
-    let read = match &ask.prompt {
-        Prompt::Chat(chat) => read_chat(resident, chat)?,
-        Prompt::Plain(sources) => read_plain(resident, sources)?,
-        Prompt::Gaps { before, after } => read_gaps(resident, before, after)?,
-    };
+    let read = read(resident, &ask.prompt)?;
     let context = resident.model().context();
     for prompt in &read.prompts {
         if prompt.len() >= context {
@@ -80,7 +78,25 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
     };
     let choices = |prompt| (0..ask.choices).map(move |choice| request(prompt, choice));
     let requests = read.prompts.iter().flat_map(choices).collect();
-    Ok(Prepared { requests, reasoning: read.reasoning, tools: read.tools, prompts: read.prompts })
+    let one_call = matches!(&ask.prompt, Prompt::Chat(chat) if !chat.parallel);
+    let Read { prompts, reasoning, tools, .. } = read;
+    Ok(Prepared { requests, reasoning, tools, one_call, prompts })
+}
+
+/// Tokens of the prompts, whether or not they fit. Nothing is compiled for them.
+///
+/// # Errors
+/// Whatever is wrong with them.
+pub(crate) fn prompts(resident: &Resident, ask: &Ask) -> Result<Vec<Vec<u32>>> {
+    Ok(read(resident, &ask.prompt)?.prompts)
+}
+
+fn read(resident: &Resident, prompt: &Prompt) -> Result<Read> {
+    match prompt {
+        Prompt::Chat(chat) => read_chat(resident, chat),
+        Prompt::Plain(sources) => read_plain(resident, sources),
+        Prompt::Gaps { before, after } => read_gaps(resident, before, after),
+    }
 }
 
 /// Tokens of plain prompts. Whoever writes a whole prompt writes the model's special tokens in it;

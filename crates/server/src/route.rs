@@ -54,6 +54,8 @@ pub(crate) enum Gives {
     Text(&'static [&'static str]),
     /// An empty body.
     Nothing,
+    /// All never goes well: it says what to do instead.
+    Never,
 }
 
 /// What is true of a route, its handler aside.

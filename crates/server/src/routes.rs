@@ -4,7 +4,7 @@ use crate::dialect::Dialect::{self, Anthropic, Lemonade, Ollama, OpenAi};
 use crate::reply::Form::{Events, Lines};
 use crate::route::Access::{Admin, Open};
 use crate::route::Base::{Api, Root, V1};
-use crate::route::Gives::{Nothing, Text};
+use crate::route::Gives::{Never, Nothing, Text};
 use crate::route::{Facts, Route};
 use crate::{anthropic, lemonade, ollama, openai, openapi, page};
 use std::sync::LazyLock;
@@ -53,6 +53,14 @@ pub(crate) fn routes() -> Vec<Route> {
             .takes::<ollama::embed::Request>().of(Ollama).like(ollama::embed::example),
         Route::post((Api, "/embeddings", "Embeds a text"), ollama::embed::old)
             .takes::<ollama::embed::Old>().of(Ollama).like(ollama::embed::old_example),
+        Route::post((Api, "/create", "Refused: models are made of files"), ollama::refused::create)
+            .of(Ollama).only(Admin).gives(Never),
+        Route::post((Api, "/copy", "Refused: a model has one name"), ollama::refused::copy)
+            .of(Ollama).only(Admin).gives(Never),
+        Route::post((Api, "/push", "Refused: models are fetched only"), ollama::refused::push)
+            .of(Ollama).only(Admin).gives(Never),
+        Route::post((Api, "/blobs/{*digest}", "Refused: models are made of files"), ollama::refused::create)
+            .of(Ollama).only(Admin).gives(Never),
         Route::get((Api, "/version", "The version"), ollama::models::version).of(Ollama).only(Open)
             .like(ollama::models::version_example),
         // Lemonade
@@ -69,7 +77,8 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get((V1, "/params", "Parameters that were set"), lemonade::params::get).of(Lemonade)
             .like(lemonade::params::example),
         Route::post((V1, "/params", "Sets parameters"), lemonade::params::set)
-            .takes::<lemonade::params::Request>().of(Lemonade).like(lemonade::params::example),
+            .takes::<lemonade::params::Request>().of(Lemonade).only(Admin)
+            .like(lemonade::params::example),
         Route::post((V1, "/load", "Loads a model"), lemonade::models::load)
             .takes::<lemonade::models::Load>().of(Lemonade).only(Admin)
             .like(lemonade::models::load_example),
@@ -144,10 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_which_models_there_are_is_for_administrators() {
+    fn whatever_changes_things_for_everybody_is_for_administrators() {
+        let models = ["/load", "/unload", "/pull", "/delete", "/create", "/copy", "/push"];
         for route in routes() {
             let word = |word: &&str| route.facts.path.ends_with(*word);
-            let changes = ["/load", "/unload", "/pull", "/delete", "/halt"].iter().any(word);
+            let changes = models.iter().chain(&["/halt"]).any(word)
+                || route.facts.path.starts_with("/blobs")
+                || (route.facts.method == "post" && route.facts.path == "/params");
             assert_eq!(changes, route.facts.access == Admin, "{:?}", route.facts);
         }
     }

@@ -10,12 +10,17 @@
 //! | `{"|": [x, y]}` | such or such |
 //! | `null` | anything |
 
-use schemars::Schema;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 /// The schema of a request's field that looks like `example`.
 pub(crate) fn field(example: &Value) -> Schema {
     Schema::try_from(like(example)).unwrap_or_default()
+}
+
+/// The schema of a field that is refused: it can be left out only.
+pub(crate) fn refused(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "null"})
 }
 
 /// The schema of whatever looks like `example`.

@@ -27,6 +27,12 @@ assert final.stop_reason == whole.stop_reason
 counted = client.messages.count_tokens(**{k: ASK[k] for k in ("model", "system", "messages")})
 read = whole.usage.input_tokens + whole.usage.cache_read_input_tokens
 assert counted.input_tokens == read, (counted, whole.usage)
+# Clients count in order to make it fit.
+long = [{"role": "user", "content": "x " * 20000}]
+assert client.messages.count_tokens(model=model, messages=long).input_tokens > 20000
+thinking = {"type": "enabled", "budget_tokens": 1024}
+with client.messages.stream(**ASK | {"thinking": thinking}) as stream:
+    assert stream.get_final_message().content
 stopped = client.messages.create(**ASK | {"stop_sequences": ["Paris"]})
 assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "Paris")
 
@@ -56,6 +62,15 @@ with client.messages.stream(
 ) as stream:
     streamed = stream.get_final_message()
 assert any(block.type == "tool_use" for block in streamed.content)
+
+# A call that is cut is none.
+cut = ASK | {"max_tokens": 12, "tools": [tool], "tool_choice": {"type": "any"}}
+whole = client.messages.create(**cut)
+assert whole.stop_reason == "max_tokens", whole
+with client.messages.stream(**cut) as stream:
+    streamed = stream.get_final_message()
+for message in [whole, streamed]:
+    assert all(block.type != "tool_use" for block in message.content), message
 
 kinds = [event.type for event in client.messages.create(**ASK, stream=True)]
 assert kinds[:2] == ["message_start", "content_block_start"], kinds

@@ -33,9 +33,14 @@ assert "".join(part.response for part in again) == raw.response
 formed = client.chat(model=model, messages=QUESTION, format=SCHEMA, options={"num_predict": 100})
 assert set(json.loads(formed.message.content)) == {"city"}, formed
 
-assert model in [listed.model for listed in client.list().models]
-assert model in [running.model for running in client.ps().models]
-assert client.show(model).template
+# Names have a tag, and digests can be cut: other clients take both for granted.
+for known in [client.list().models, client.ps().models]:
+    (one,) = [one for one in known if one.model == model + ":latest"]
+    assert len(one.digest) == 64 and one.details.family == "llama", one
+    assert one.details.parameter_size.startswith("13") and one.details.quantization_level, one
+shown = client.show(model)
+assert shown.template and shown.modelinfo["llama.context_length"] > 0
+assert shown.capabilities[0] == "completion"
 try:
     client.chat(model="absent", messages=QUESTION)
 except ollama.ResponseError as error:
@@ -73,6 +78,20 @@ assert first.message.content == second.message.content
 stopped = client.chat(model=model, messages=QUESTION, options={"stop": ["Paris"]})
 assert "Paris" not in stopped.message.content and stopped.done_reason == "stop"
 assert client.generate(model=model, prompt="Hi", keep_alive="5m", options=short).response
+
+# Thinking has levels; what is not done here is said.
+assert client.chat(model=model, messages=QUESTION, think="low", options=short).message.content
+for status, call in [
+    (400, lambda: client.generate(model=model, prompt="Hi", context=[1, 2])),
+    (501, lambda: client.copy(model, "mine")),
+    (501, lambda: client.create("mine", from_=model)),
+]:
+    try:
+        call()
+    except ollama.ResponseError as error:
+        assert error.status_code == status and error.error, error
+    else:
+        raise AssertionError("it is done")
 
 vectors = client.embed(model=model, input=["A cat sleeps.", "Shares fell."]).embeddings
 assert len(vectors) == 2 and vectors[0] != vectors[1]

@@ -145,6 +145,21 @@ def texts_are_embedded():
     assert plain[0].embedding != plain[1].embedding
 
 
+def what_the_server_does_not_do_it_says():
+    assert chat(reasoning_effort="none").choices
+    for call in [
+        lambda: chat(reasoning_effort="boundless"),
+        lambda: client.responses.create(model=model, input="Hi", tools=[{"type": "web_search"}]),
+        lambda: client.responses.create(model=model, input="Hi", conversation="conv_1"),
+    ]:
+        try:
+            call()
+        except openai.BadRequestError as error:
+            assert error.param, error
+        else:
+            raise AssertionError("it is taken")
+
+
 def models_are_listed():
     assert model in [m.id for m in client.models.list()]
     assert client.models.retrieve(model).id == model
@@ -195,6 +210,7 @@ for check in [
     an_answer_goes_on_where_it_ends,
     responses_stream,
     texts_are_embedded,
+    what_the_server_does_not_do_it_says,
     models_are_listed,
     errors_have_their_classes,
     lambda: asyncio.run(many_at_once()),

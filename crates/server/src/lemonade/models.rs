@@ -41,11 +41,30 @@ pub(crate) struct Named {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Pull {
+    /// What it is to be called: its checkpoint, and nothing else.
     pub(crate) model_name: Option<String>,
     pub(crate) model: Option<String>,
     pub(crate) checkpoint: Option<String>,
     /// Whether progress streams.
     pub(crate) stream: Option<bool>,
+}
+
+impl Pull {
+    /// What to fetch: a model is called by its checkpoint, and by no second name.
+    fn asked(&self) -> Result<String> {
+        let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let (name, checkpoint) = (given(&self.model_name), given(&self.checkpoint));
+        if let (Some(name), Some(checkpoint)) = (&name, &checkpoint)
+            && name != checkpoint
+        {
+            let message = format!(
+                "a model is called by its checkpoint here: leave model_name out, and ask for \
+                 {checkpoint:?}"
+            );
+            return Err(ApiError::field("model_name", message));
+        }
+        required(checkpoint.or(name).or_else(|| given(&self.model)))
+    }
 }
 
 /// What a model that is loaded looks like.
@@ -117,8 +136,7 @@ pub(crate) async fn unload(
 
 /// Fetches a model.
 pub(crate) async fn pull(State(app): State<Arc<App>>, Json(pull): Json<Pull>) -> Result<Response> {
-    let asked = required(pull.checkpoint.or(pull.model_name).or(pull.model))?;
-    let name = app.catalog.pullable(&asked)?;
+    let name = app.catalog.pullable(&pull.asked()?)?;
     if !pull.stream.unwrap_or(false) {
         let installed = pulling::pull(&app, name).await?;
         let message = format!("Installed model: {}", installed.name);

@@ -4,12 +4,13 @@ use super::{Tuning, format, lets_go, merge, timestamp_now, totals, totals_exampl
 use crate::answers::{Choice, Happening};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Prompt};
-use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
+use crate::blocks::{Block, BlockKind, Blocks, Change, sound_blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
 use crate::openai::or_default;
 use crate::reply::{Form, Frame, Wording, stream};
+use crate::thinking::{of_level, switch};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -39,7 +40,8 @@ pub(crate) struct Request {
     /// Functions that the answer may call.
     #[schemars(schema_with = "crate::openai::tools_schema")]
     pub(crate) tools: Option<Vec<Value>>,
-    /// Whether a model that thinks does so.
+    /// Whether a model that thinks does so, or how much.
+    #[schemars(schema_with = "super::think_schema")]
     pub(crate) think: Option<Value>,
     /// 0 lets the model go afterwards.
     pub(crate) keep_alive: Option<Value>,
@@ -83,14 +85,13 @@ impl Said {
     }
 }
 
-/// Whether thinking is on, as templates know it.
-pub(super) fn thinking(think: Option<&Value>) -> Map<String, Value> {
-    let on = match think {
-        Some(Value::Bool(on)) => Some(*on),
-        Some(Value::String(level)) => Some(level != "none"),
-        _ => None,
-    };
-    on.map(|on| ("enable_thinking".to_owned(), Value::Bool(on))).into_iter().collect()
+/// Whether thinking is on, or how much, as templates know it.
+pub(super) fn thinking(think: Option<&Value>) -> Result<Map<String, Value>> {
+    match think {
+        None => Ok(Map::new()),
+        Some(Value::Bool(on)) => Ok(switch(*on)),
+        Some(level) => of_level(level, "think"),
+    }
 }
 
 /// What an answer looks like.
@@ -120,7 +121,7 @@ pub(crate) async fn create(
         messages: messages.map(|(index, said)| said.message(index)).collect::<Result<_>>()?,
         tools: request.tools.unwrap_or_default(),
         parallel: true,
-        variables: thinking(request.think.as_ref()),
+        variables: thinking(request.think.as_ref())?,
         ..Chat::default()
     };
     let ask = Ask {
@@ -164,23 +165,26 @@ pub(super) fn loaded(app: &App, name: &str, goes: bool, own: Value) -> Response 
 
 /// A message with everything that an answer said.
 fn whole(choice: &Choice) -> Value {
-    let mut message = json!({"role": "assistant", "content": choice.text});
-    if !choice.reasoning.is_empty() {
-        message["thinking"] = choice.reasoning.clone().into();
+    let mut message = json!({"role": "assistant", "content": ""});
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for block in sound_blocks(choice) {
+        match block.kind {
+            BlockKind::Text => text.push_str(&block.text),
+            BlockKind::Reasoning => message["thinking"] = block.text.into(),
+            BlockKind::Call { .. } => calls.extend(call(&block)),
+        }
     }
-    let all = blocks(choice);
-    let calls: Vec<Value> = all.iter().filter_map(call).collect();
+    message["content"] = text.into();
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
     message
 }
 
-/// A call that is complete.
+/// A call that is whole.
 fn call(block: &Block) -> Option<Value> {
     let BlockKind::Call { id, name } = &block.kind else { return None };
-    let arguments: Value = serde_json::from_str(&block.text).unwrap_or_else(|_| json!({}));
-    Some(json!({"id": id, "function": {"name": name, "arguments": arguments}}))
+    Some(json!({"id": id, "function": {"name": name, "arguments": block.arguments()?}}))
 }
 
 fn line(name: &str, message: Value) -> Value {
@@ -204,8 +208,12 @@ impl Lines {
             Change::More(Block { kind: BlockKind::Reasoning, text, .. }) => {
                 json!({"role": "assistant", "content": "", "thinking": text})
             }
-            Change::Close(block) => {
-                json!({"role": "assistant", "content": "", "tool_calls": [call(&block)?]})
+            Change::Close(block) if matches!(block.kind, BlockKind::Call { .. }) => {
+                let block = block.sound(self.blocks.is_cut())?;
+                match call(&block) {
+                    Some(call) => json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+                    None => json!({"role": "assistant", "content": block.text}),
+                }
             }
             _ => return None,
         };
@@ -228,5 +236,36 @@ impl Wording for Lines {
 
     fn failed(&mut self, error: &ApiError) -> Vec<Frame> {
         vec![Frame::data(&Dialect::Ollama.error(error))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::{Delta, End, Reason};
+
+    /// Lines of an answer that is one call with these arguments.
+    fn lines(arguments: &str, reason: Reason) -> Vec<String> {
+        let (begin, loading) = (Instant::now(), Duration::ZERO);
+        let mut lines = Lines { name: "m".into(), begin, loading, blocks: Blocks::default() };
+        let delta = |delta| Happening::Delta { choice: 0, delta, logprobs: Vec::new() };
+        let (usage, timings) = Default::default();
+        let end = End { reason, usage, thought: 0, timings };
+        let all = [
+            delta(Delta::Call { index: 0, id: "1".into(), name: "f".into() }),
+            delta(Delta::Arguments { index: 0, text: arguments.into() }),
+            Happening::End { choice: 0, end },
+        ];
+        let frames = all.into_iter().flat_map(|happening| lines.happened(happening));
+        frames.map(|frame| format!("{frame:?}")).collect()
+    }
+
+    #[test]
+    fn a_call_that_is_cut_is_left_out_and_a_broken_one_is_text() {
+        let whole = lines("{\"a\": 1}", Reason::ToolCalls).concat();
+        assert!(whole.contains("tool_calls"), "{whole}");
+        let broken = lines("{\"a\": 1", Reason::ToolCalls).concat();
+        assert!(!broken.contains("tool_calls") && broken.contains("arguments"), "{broken}");
+        assert!(lines("{\"a\": 1", Reason::Length).is_empty());
     }
 }

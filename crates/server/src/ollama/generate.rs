@@ -47,7 +47,11 @@ pub(crate) struct Request {
     /// How tokens are chosen.
     #[serde(deserialize_with = "or_default")]
     pub(crate) options: Tuning,
-    /// Whether a model that thinks does so.
+    /// Refused: the server keeps no conversations.
+    #[schemars(schema_with = "crate::shape::refused")]
+    pub(crate) context: Option<Vec<i64>>,
+    /// Whether a model that thinks does so, or how much.
+    #[schemars(schema_with = "super::think_schema")]
     pub(crate) think: Option<Value>,
     /// 0 lets the model go afterwards.
     pub(crate) keep_alive: Option<Value>,
@@ -59,6 +63,10 @@ impl Request {
             ("template", self.template.as_ref().is_some_and(|text| !text.is_empty())),
             ("images", self.images.as_ref().is_some_and(|images| !images.is_empty())),
         ];
+        if self.context.as_ref().is_some_and(|context| !context.is_empty()) {
+            let message = "the server keeps no conversations: send all messages to /api/chat";
+            return Err(ApiError::field("context", message));
+        }
         match refused.iter().find(|(_, given)| *given) {
             Some((field, _)) => {
                 Err(ApiError::field(*field, format!("{field} is not supported: leave it out")))
@@ -67,18 +75,18 @@ impl Request {
         }
     }
 
-    fn prompt(self) -> Prompt {
+    fn prompt(self) -> Result<Prompt> {
         if let Some(after) = self.suffix.filter(|text| !text.is_empty()) {
-            return Prompt::Gaps { before: vec![self.prompt], after };
+            return Ok(Prompt::Gaps { before: vec![self.prompt], after });
         }
         if self.raw.unwrap_or(false) {
-            return Prompt::Plain(vec![Source::Text(self.prompt)]);
+            return Ok(Prompt::Plain(vec![Source::Text(self.prompt)]));
         }
         let system = self.system.filter(|text| !text.is_empty());
         let system = system.map(|text| Message::new("system", text));
         let messages = system.into_iter().chain([Message::new("user", self.prompt)]).collect();
-        let variables = thinking(self.think.as_ref());
-        Prompt::Chat(Box::new(Chat { messages, variables, ..Chat::default() }))
+        let variables = thinking(self.think.as_ref())?;
+        Ok(Prompt::Chat(Box::new(Chat { messages, variables, ..Chat::default() })))
     }
 }
 
@@ -108,7 +116,7 @@ pub(crate) async fn create(
         stop: OneOrMany::list(request.options.stop.clone()),
         choices: 1,
         format: format(request.format.as_ref())?,
-        prompt: request.prompt(),
+        prompt: request.prompt()?,
         ..Ask::default()
     };
     let mut answers = app.answer_with(lease, ask).await?;

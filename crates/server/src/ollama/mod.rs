@@ -4,12 +4,14 @@ pub(crate) mod chat;
 pub(crate) mod embed;
 pub(crate) mod generate;
 pub(crate) mod models;
+pub(crate) mod refused;
 
 use crate::answers::{End, Reason};
 use crate::ask::{Format, Knobs};
 use crate::error::{ApiError, Result};
 use crate::openai::OneOrMany;
 use crate::shape::field;
+use crate::thinking::LEVELS;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,7 +37,7 @@ pub(crate) struct Tuning {
     #[schemars(range(min = -100, max = 100))]
     pub(crate) frequency_penalty: Option<f32>,
     pub(crate) stop: Option<OneOrMany>,
-    /// Most tokens of the answer; -1: until the context is full.
+    /// Most tokens of the answer; 0 and less: until the context is full.
     pub(crate) num_predict: Option<i64>,
 }
 
@@ -55,13 +57,18 @@ impl Tuning {
     }
 
     fn max_tokens(&self) -> Option<usize> {
-        self.num_predict.and_then(|most| usize::try_from(most).ok())
+        self.num_predict.and_then(|most| usize::try_from(most).ok()).filter(|most| *most > 0)
     }
 }
 
 /// What the form of an answer looks like.
 pub(crate) fn format_schema(_: &mut SchemaGenerator) -> Schema {
     field(&json!({"|": ["json", {}]}))
+}
+
+/// What is said of thinking.
+fn think_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"|": [true, LEVELS]}))
 }
 
 /// The form of an answer: `json`, or a schema.
@@ -152,6 +159,16 @@ mod tests {
             (Value::Null, false),
         ] {
             assert_eq!(lets_go(Some(&value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn only_a_number_of_tokens_ends_an_answer() {
+        for (most, expected) in
+            [(Some(3), Some(3)), (Some(0), None), (Some(-1), None), (None, None)]
+        {
+            let tuning = Tuning { num_predict: most, ..Tuning::default() };
+            assert_eq!(tuning.max_tokens(), expected);
         }
     }
 

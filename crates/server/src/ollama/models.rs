@@ -3,7 +3,7 @@
 use super::timestamp;
 use crate::app::App;
 use crate::body::Json;
-use crate::catalog::Entry;
+use crate::catalog::{Catalog, Entry};
 use crate::error::{ApiError, Result};
 use crate::pulling::{self, Arrival};
 use crate::reply::{Form, Frame, channel};
@@ -16,6 +16,12 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tangor_engine::Text;
 use tangor_engine::plan::model::formats::Limits;
+use tangor_engine::text::Reasoning;
+use tangor_store::Sha256Digest;
+
+/// The Ollama whose answers these are. Clients refuse older ones, as Visual Studio Code those
+/// before 0.6.4, and many compare whole numbers between dots: any other word breaks them.
+const VERSION: &str = "0.11.0";
 
 /// A model by name.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -87,33 +93,46 @@ pub(crate) fn pull_example() -> Value {
 
 /// What the version looks like.
 pub(crate) fn version_example() -> Value {
-    json!({"version": ""})
+    json!({"version": "", "tangor": ""})
 }
 
 /// Every model on this machine.
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Result<axum::Json<Value>> {
-    let entries = app.blocking(|app| app.catalog.list()).await?;
-    let models: Vec<Value> = entries.iter().map(describe).collect();
-    Ok(axum::Json(json!({"models": models})))
+    let list = |app: &Arc<App>| {
+        let entries = app.catalog.list()?;
+        Ok(entries.iter().map(|entry| describe(&app.catalog, entry)).collect::<Vec<_>>())
+    };
+    Ok(axum::Json(json!({"models": app.blocking(list).await?})))
 }
 
-fn describe(entry: &Entry) -> Value {
+/// A model as Ollama lists it. Reads the disk.
+fn describe(catalog: &Catalog, entry: &Entry) -> Value {
     let installed = &entry.installed;
-    let digest = installed.digest.map(|digest| digest.to_string()).unwrap_or_default();
+    let name = tagged(&entry.id);
     json!({
-        "name": entry.id,
-        "model": entry.id,
+        "name": name,
+        "model": name,
         "modified_at": timestamp(installed.pulled_at.unwrap_or(0), 0),
         "size": installed.bytes,
-        "digest": digest,
-        "details": {
-            "parent_model": "",
-            "format": format(entry),
-            "family": "",
-            "families": null,
-            "parameter_size": "",
-            "quantization_level": "",
-        },
+        "digest": entry.digest().to_string(),
+        "details": details(catalog, entry),
+    })
+}
+
+/// A name with its tag, which clients take for granted: they look for models with it.
+fn tagged(id: &str) -> String {
+    if id.contains(':') { id.to_owned() } else { format!("{id}:latest") }
+}
+
+fn details(catalog: &Catalog, entry: &Entry) -> Value {
+    let card = catalog.card(entry);
+    json!({
+        "parent_model": "",
+        "format": format(entry),
+        "family": card.family,
+        "families": [card.family],
+        "parameter_size": card.size(),
+        "quantization_level": card.quantization,
     })
 }
 
@@ -128,20 +147,23 @@ fn format(entry: &Entry) -> &'static str {
 }
 
 /// The models in memory.
-pub(crate) async fn running(State(app): State<Arc<App>>) -> axum::Json<Value> {
+pub(crate) async fn running(State(app): State<Arc<App>>) -> Result<axum::Json<Value>> {
     /// Models stay until others need the room: far away, for clients that expect a moment.
     const NEVER: u64 = 4_102_444_800;
-    let models = app.residents.list().into_iter().map(|listed| {
-        let resident = listed.resident;
-        let entry = Entry { id: resident.id.clone(), installed: resident.installed.clone() };
-        let mut value = describe(&entry);
-        value["size"] = resident.memory().into();
-        value["size_vram"] = 0.into();
-        value["expires_at"] = timestamp(NEVER, 0).into();
-        value["context_length"] = resident.model().context().into();
-        value
-    });
-    axum::Json(json!({"models": models.collect::<Vec<_>>()}))
+    let list = |app: &Arc<App>| {
+        let models = app.residents.list().into_iter().map(|listed| {
+            let resident = listed.resident;
+            let entry = Entry { id: resident.id.clone(), installed: resident.installed.clone() };
+            let mut value = describe(&app.catalog, &entry);
+            value["size"] = resident.memory().into();
+            value["size_vram"] = 0.into();
+            value["expires_at"] = timestamp(NEVER, 0).into();
+            value["context_length"] = resident.model().context().into();
+            value
+        });
+        Ok(models.collect::<Vec<_>>())
+    };
+    Ok(axum::Json(json!({"models": app.blocking(list).await?})))
 }
 
 /// Describes a model.
@@ -150,48 +172,57 @@ pub(crate) async fn show(
     Json(named): Json<Named>,
 ) -> Result<axum::Json<Value>> {
     let name = named.name()?;
-    let (entry, template) = app
-        .blocking(move |app| {
-            let entry = app.catalog.find(&name)?;
-            let template = template(app, &entry)?;
-            Ok((entry, template))
-        })
-        .await?;
-    let resident = app.in_memory(&entry.id);
-    let tools = template.as_deref().is_some_and(|source| source.contains("tools"));
-    let mut capabilities = vec!["completion"];
-    capabilities.extend(tools.then_some("tools"));
-    let info = resident.as_ref().map(|resident| {
-        let hyper = resident.model().hyper();
-        json!({
-            "general.architecture": "tangor",
-            "tangor.context_length": resident.model().context(),
-            "tangor.block_count": hyper.layers,
-            "tangor.embedding_length": hyper.hidden,
-            "tangor.attention.head_count": hyper.heads,
-            "tangor.attention.head_count_kv": hyper.kv_heads,
-            "tangor.vocab_size": hyper.vocab,
-        })
+    let shown = app.blocking(move |app| {
+        let entry = app.catalog.find(&name)?;
+        let (text, card) = (text(app, &entry)?, app.catalog.card(&entry));
+        let resident = app.in_memory(&entry.id);
+        let context = resident.map_or(card.context, |resident| resident.model().context());
+        let fills = fills_gaps(&text);
+        Ok(json!({
+            "modelfile": format!("FROM {}", entry.id),
+            "parameters": "",
+            "template": template(&text, fills),
+            "details": details(&app.catalog, &entry),
+            "model_info": card.metadata(&entry.id, context),
+            "capabilities": capabilities(&text, fills),
+            "modified_at": timestamp(entry.installed.pulled_at.unwrap_or(0), 0),
+        }))
     });
-    Ok(axum::Json(json!({
-        "modelfile": format!("FROM {}", entry.id),
-        "parameters": "",
-        "template": template.unwrap_or_default(),
-        "details": describe(&entry)["details"],
-        "model_info": info.unwrap_or_else(|| json!({})),
-        "capabilities": capabilities,
-        "modified_at": timestamp(entry.installed.pulled_at.unwrap_or(0), 0),
-    })))
+    Ok(axum::Json(shown.await?))
 }
 
-/// A model's template, which is read from its files unless it is in memory.
-fn template(app: &App, entry: &Entry) -> Result<Option<String>> {
-    let source = |text: &Text| text.template.as_ref().map(|template| template.source().to_owned());
+/// What a model says about text, which is read from its files unless it is in memory.
+fn text(app: &App, entry: &Entry) -> Result<Text> {
     if let Some(resident) = app.in_memory(&entry.id) {
-        return Ok(source(resident.model().text()));
+        return Ok(resident.model().text().clone());
     }
     let checkpoint = app.catalog.store().open_checkpoint(&entry.installed, &Limits::default())?;
-    Ok(source(&Text::of(&checkpoint)?))
+    Ok(Text::of(&checkpoint)?)
+}
+
+/// Whether a model was made to fill gaps.
+fn fills_gaps(text: &Text) -> bool {
+    let infill = text.tokenizer.as_ref().map(|tokenizer| tokenizer.infill("", ""));
+    matches!(infill, Some(Ok(Some(_))))
+}
+
+/// A model's template. Clients look in it for Ollama's word for what stands behind a gap.
+fn template(text: &Text, fills_gaps: bool) -> String {
+    let source = text.template.as_ref().map(|template| template.source()).unwrap_or_default();
+    let gaps = if fills_gaps { "{#- gaps: .Prompt, .Suffix -#}" } else { "" };
+    format!("{source}{gaps}")
+}
+
+/// What a model can do, in Ollama's words.
+fn capabilities(text: &Text, fills_gaps: bool) -> Vec<&'static str> {
+    let source = text.template.as_ref().map(|template| template.source()).unwrap_or_default();
+    let can = [
+        ("completion", true),
+        ("tools", source.contains("tools")),
+        ("thinking", Reasoning::of(source, "").is_some()),
+        ("insert", fills_gaps),
+    ];
+    can.into_iter().filter(|(_, can)| *can).map(|(word, _)| word).collect()
 }
 
 /// Fetches a model.
@@ -205,13 +236,24 @@ pub(crate) async fn pull(State(app): State<Arc<App>>, Json(pull): Json<Pull>) ->
     let (frames, response) = channel(&app, Form::Lines);
     pulling::stream(&app, name, frames, |arrival| match arrival {
         Arrival::Begun => Frame::data(&json!({"status": "pulling manifest"})),
-        Arrival::More { file, done, total } => Frame::data(&json!({
-            "status": format!("pulling {file}"), "digest": file, "total": total, "completed": done,
-        })),
+        Arrival::More { file, done, total } => Frame::data(&progress(file, done, total)),
         Arrival::Complete => Frame::data(&json!({"status": "success"})),
         Arrival::Failed(error) => Frame::data(&crate::dialect::Dialect::Ollama.error(error)),
     });
     Ok(response)
+}
+
+/// How far a file is. Clients cut pieces out of its digest, by which they tell files apart: that of
+/// its name does, and is known from the beginning.
+fn progress(file: &str, done: u64, total: Option<u64>) -> Value {
+    let digest = format!("sha256:{}", Sha256Digest::of(file.as_bytes()));
+    let mut word = json!({"status": format!("pulling {file}"), "digest": digest});
+    // Their whole is a number, and unknown where it is missing.
+    if let Some(total) = total {
+        word["total"] = total.into();
+    }
+    word["completed"] = done.into();
+    word
 }
 
 /// Removes a model.
@@ -223,7 +265,58 @@ pub(crate) async fn delete(
     Ok(StatusCode::OK)
 }
 
-/// The version, in Ollama's shape.
+/// The version that clients of Ollama may count on, and whose it is.
 pub(crate) async fn version() -> axum::Json<Value> {
-    axum::Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+    axum::Json(json!({"version": VERSION, "tangor": env!("CARGO_PKG_VERSION")}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tangor_engine::text::{ChatTemplate, GgufVocab, Tokenizer};
+
+    fn text(specials: &[&str], template: &str) -> Text {
+        let mut vocab = GgufVocab { model: "gpt2".into(), ..GgufVocab::default() };
+        let plain = ["a", "b", "ab"];
+        vocab.tokens = plain.iter().chain(specials).map(|text| (*text).to_owned()).collect();
+        vocab.merges = vec!["a b".into()];
+        vocab.token_types = [vec![1; plain.len()], vec![3; specials.len()]].concat();
+        let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
+        let template = ChatTemplate::new(template, &tokenizer).unwrap();
+        Text {
+            tokenizer: Some(Arc::new(tokenizer)),
+            template: Some(Arc::new(template)),
+            template_error: None,
+        }
+    }
+
+    #[test]
+    fn what_a_model_can_do_is_told_in_words_that_clients_look_for() {
+        let plain = text(&[], "{{ messages }}");
+        assert_eq!(capabilities(&plain, fills_gaps(&plain)), ["completion"]);
+        assert_eq!(template(&plain, fills_gaps(&plain)), "{{ messages }}");
+        let gaps = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+        let able = text(&gaps, "{{ tools }}<think></think>");
+        let fills = fills_gaps(&able);
+        assert_eq!(capabilities(&able, fills), ["completion", "tools", "thinking", "insert"]);
+        assert!(template(&able, fills).contains(".Suffix"));
+    }
+
+    #[test]
+    fn progress_has_a_digest_that_can_be_cut_and_no_whole_that_is_unknown() {
+        let known = progress("model.gguf", 5, Some(10));
+        let digest = known["digest"].as_str().unwrap();
+        assert_eq!((&digest[..7], digest.len()), ("sha256:", 7 + 64));
+        assert_eq!((&known["completed"], &known["total"]), (&json!(5), &json!(10)));
+        let unknown = progress("other.gguf", 5, None);
+        assert_ne!(unknown["digest"], known["digest"]);
+        assert_eq!(unknown.get("total"), None);
+    }
+
+    #[test]
+    fn every_name_has_a_tag() {
+        for (id, name) in [("smollm2", "smollm2:latest"), ("a/b:c.gguf", "a/b:c.gguf")] {
+            assert_eq!(tagged(id), name);
+        }
+    }
 }

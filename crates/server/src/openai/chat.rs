@@ -3,12 +3,13 @@
 use super::{Head, OneOrMany, chat_logprobs, closing, finish_reason, sampled, timings, usage};
 use crate::answers::{Delta, End, Happening, TokenLogprobs, new_id};
 use crate::app::App;
-use crate::ask::{Ask, Chat, Prompt, ToolChoice};
+use crate::ask::{Ask, Chat, Prompt, ToolChoice, hosted, only_functions};
 use crate::body::Json;
 use crate::dialect::Dialect;
 use crate::error::{ApiError, Result};
 use crate::reply::{Form, Frame, Wording, stream};
 use crate::residents::now;
+use crate::thinking::of_level;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -44,6 +45,12 @@ sampled! {
         pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
         /// Whether a model that thinks does so; for templates that can tell it.
         pub(crate) enable_thinking: Option<bool>,
+        /// How much it thinks, for templates that know levels; `none`: not at all.
+        #[schemars(schema_with = "crate::thinking::level_schema")]
+        pub(crate) reasoning_effort: Option<Value>,
+        /// Refused: the server searches nothing.
+        #[schemars(schema_with = "crate::shape::refused")]
+        pub(crate) web_search_options: Option<Value>,
     }
 }
 
@@ -58,7 +65,13 @@ impl Request {
                 return Err(ApiError::field("top_logprobs", message));
             }
         };
-        let mut variables = self.chat_template_kwargs.unwrap_or_default();
+        if self.web_search_options.is_some() {
+            return Err(hosted("web_search_options", "web_search"));
+        }
+        only_functions(self.tools.as_deref(), "function")?;
+        let effort = self.reasoning_effort.unwrap_or_default();
+        let mut variables = of_level(&effort, "reasoning_effort")?;
+        variables.extend(self.chat_template_kwargs.unwrap_or_default());
         if let Some(thinking) = self.enable_thinking {
             variables.insert("enable_thinking".into(), thinking.into());
         }

@@ -4,7 +4,7 @@ use super::OneOrMany;
 use super::chat::tool_choice;
 use crate::answers::{End, Happening, Reason, new_id};
 use crate::app::App;
-use crate::ask::{Ask, Chat, Knobs, Prompt};
+use crate::ask::{Ask, Chat, Knobs, Prompt, only_functions};
 use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
 use crate::body::Json;
 use crate::dialect::Dialect;
@@ -12,6 +12,7 @@ use crate::error::{ApiError, Result};
 use crate::reply::{Form, Frame, Wording, stream};
 use crate::residents::now;
 use crate::shape::field;
+use crate::thinking::{LEVELS, of_level};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -50,6 +51,7 @@ pub(crate) struct Request {
     /// Whether the answer streams.
     pub(crate) stream: Option<bool>,
     /// Functions that the answer may call.
+    #[schemars(schema_with = "tools_schema")]
     pub(crate) tools: Option<Vec<Value>>,
     /// `auto`, `none`, `required`, or one of the tools.
     #[schemars(schema_with = "super::tool_choice_schema")]
@@ -63,8 +65,15 @@ pub(crate) struct Request {
     pub(crate) user: Option<String>,
     /// The same, by its newer name.
     pub(crate) safety_identifier: Option<String>,
+    /// How much a model thinks, for templates that know levels; `none`: not at all.
+    #[schemars(schema_with = "reasoning_schema")]
+    pub(crate) reasoning: Option<Value>,
     /// Refused: the server keeps no answers.
+    #[schemars(schema_with = "crate::shape::refused")]
     pub(crate) previous_response_id: Option<String>,
+    /// Refused: the server keeps no conversations.
+    #[schemars(schema_with = "crate::shape::refused")]
+    pub(crate) conversation: Option<Value>,
     /// Returned as it is.
     #[schemars(schema_with = "metadata_schema")]
     pub(crate) metadata: Option<Value>,
@@ -75,6 +84,16 @@ fn text_schema(_: &mut SchemaGenerator) -> Schema {
     field(&json!({"format?": {"|": [
         {"type": "text|json_object"}, {"type": "json_schema", "name?": "", "schema": {}},
     ]}}))
+}
+
+/// What tools look like.
+fn tools_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!([{"type": "function", "name": "", "description?": "", "parameters?": {}}]))
+}
+
+/// What is said of thinking.
+fn reasoning_schema(_: &mut SchemaGenerator) -> Schema {
+    field(&json!({"effort?": LEVELS, "summary?": ""}))
 }
 
 /// What is returned as it is.
@@ -92,9 +111,13 @@ pub(crate) enum Input {
 
 impl Request {
     fn ask(&self) -> Result<Ask> {
-        if self.previous_response_id.is_some() {
+        let kept = [
+            ("previous_response_id", self.previous_response_id.is_some()),
+            ("conversation", self.conversation.is_some()),
+        ];
+        if let Some((field, _)) = kept.iter().find(|(_, given)| *given) {
             let message = "the server keeps no answers: send the conversation as input";
-            return Err(ApiError::field("previous_response_id", message));
+            return Err(ApiError::field(*field, message));
         }
         let mut messages: Vec<Message> =
             self.instructions.iter().map(|text| Message::new("system", text)).collect();
@@ -107,13 +130,14 @@ impl Request {
                 }
             }
         }
-        let tools = self.tools.iter().flatten().filter(|tool| tool["type"] != "web_search");
+        only_functions(self.tools.as_deref(), "function")?;
+        let effort = self.reasoning.as_ref().map(|reasoning| &reasoning["effort"]);
         let chat = Chat {
             messages,
-            tools: tools.map(nested).collect(),
+            tools: self.tools.iter().flatten().map(nested).collect(),
             tool_choice: tool_choice(self.tool_choice.as_ref())?,
             parallel: self.parallel_tool_calls.unwrap_or(true),
-            ..Chat::default()
+            variables: of_level(effort.unwrap_or(&Value::Null), "reasoning.effort")?,
         };
         Ok(Ask {
             model: self.model.clone(),

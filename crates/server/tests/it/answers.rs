@@ -325,6 +325,11 @@ fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
     assert!(ollama["error"].as_str().unwrap().contains("128"));
     let anthropic = error("/v1/messages", json!({"messages": said(&long), "max_tokens": 1}));
     assert_eq!(anthropic["error"]["type"], "invalid_request_error");
+    // Clients count in order to make it fit.
+    let ask = json!({"messages": said(&long), "tools": [{"name": "f", "input_schema": {}}],
+                     "tool_choice": {"type": "tool", "name": "f"}});
+    let counted = server.post("/v1/messages/count_tokens", ask).json();
+    assert!(counted["input_tokens"].as_u64() > Some(218), "{counted}");
 }
 
 #[test]
@@ -363,16 +368,18 @@ fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
     }
 }
 
+/// Adds this to the end of the model's template.
+fn template_ends(options: &mut tangor_server::Options, end: &str) {
+    let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
+    let file = folder.join("tokenizer_config.json");
+    let mut config: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    config["chat_template"] = (config["chat_template"].as_str().unwrap().to_owned() + end).into();
+    std::fs::write(&file, config.to_string()).unwrap();
+}
+
 #[test]
 fn tokens_of_thinking_are_counted() {
-    let thinks = |options: &mut tangor_server::Options| {
-        let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
-        let file = folder.join("tokenizer_config.json");
-        let mut config: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
-        let template = config["chat_template"].as_str().unwrap().to_owned() + "<think>";
-        config["chat_template"] = template.into();
-        std::fs::write(&file, config.to_string()).unwrap();
-    };
+    let thinks = |options: &mut tangor_server::Options| template_ends(options, "<think>");
     let server = Running::new(thinks);
     let ask = json!({"messages": said("Hi"), "max_tokens": 10, "ignore_eos": true});
     let body = server.post("/v1/chat/completions", ask).json();
@@ -416,4 +423,188 @@ fn a_model_without_tokens_for_gaps_says_so() {
     let tokens = json!({"prompt": [1, 2], "suffix": "return x"});
     let reply = server.post("/v1/completions", tokens);
     assert_eq!(reply.any_json()["error"]["param"], "suffix", "{}", reply.text);
+}
+
+#[test]
+fn anthropics_clients_see_thinking_only_if_they_ask_for_it() {
+    let ask = json!({"messages": said("Hi"), "max_tokens": 6});
+    let with = |thinking: Value| {
+        let mut ask = ask.clone();
+        ask["thinking"] = thinking;
+        ask
+    };
+    let enabled = json!({"type": "enabled", "budget_tokens": 1024});
+    // As Qwen's do it: what is not refused is on.
+    let wished = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}";
+    let server = Running::new(|options| template_ends(options, wished));
+    for silent in [Value::Null, json!({"type": "disabled"})] {
+        let body = server.post("/v1/messages", with(silent)).json();
+        assert_eq!(body["content"][0]["type"], "text", "{body}");
+        assert_ne!(body["content"][0]["text"], "");
+    }
+    let body = server.post("/v1/messages", with(enabled.clone())).json();
+    assert_eq!(body["content"][0]["type"], "thinking", "{body}");
+    assert_ne!(body["content"][0]["signature"], "");
+    let mut streamed = with(enabled.clone());
+    streamed["stream"] = true.into();
+    let events = server.post("/v1/messages", streamed).events();
+    let deltas: Vec<&str> =
+        events.iter().filter_map(|(_, event)| event["delta"]["type"].as_str()).collect();
+    assert_eq!((deltas[0], deltas.last()), ("thinking_delta", Some(&"signature_delta")));
+    // What a model thinks although nobody asked is left out.
+    let server = Running::new(|options| template_ends(options, "<think>"));
+    let body = server.post("/v1/messages", ask.clone()).json();
+    assert_eq!(body["content"], json!([{"type": "text", "text": ""}]));
+    let mut streamed = ask.clone();
+    streamed["stream"] = true.into();
+    let reply = server.post("/v1/messages", streamed);
+    assert!(!reply.text.contains("thinking"), "{}", reply.text);
+}
+
+#[test]
+fn a_call_that_is_cut_is_never_handed_out() {
+    let server = Running::new(|_| {});
+    let schema = json!({
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+        "required": ["city"],
+        "additionalProperties": false,
+    });
+    let (mut calls, mut cut) = (0, 0);
+    for max_tokens in (20..80).step_by(5) {
+        let mut ask = json!({
+            "messages": said("?"), "max_tokens": max_tokens, "tool_choice": {"type": "any"},
+            "tools": [{"name": "f", "input_schema": schema}],
+        });
+        let body = server.post("/v1/messages", ask.clone()).json();
+        let content = body["content"].as_array().unwrap();
+        let whole: Vec<&Value> =
+            content.iter().filter(|block| block["type"] == "tool_use").collect();
+        whole.iter().for_each(|call| assert!(call["input"]["city"].is_string(), "{body}"));
+        calls += whole.len();
+        cut += usize::from(whole.is_empty() && body["stop_reason"] == "max_tokens");
+        ask["stream"] = true.into();
+        let events = server.post("/v1/messages", ask).events();
+        let starts = events.iter().filter(|(_, e)| e["content_block"]["type"] == "tool_use");
+        assert_eq!(starts.count(), whole.len(), "{events:?}");
+        let inputs = events.iter().filter_map(|(_, e)| e["delta"]["partial_json"].as_str());
+        let inputs: Vec<Value> = inputs.map(|input| input.parse().unwrap()).collect();
+        let expected: Vec<&Value> = whole.iter().map(|call| &call["input"]).collect();
+        assert_eq!(inputs.iter().collect::<Vec<_>>(), expected);
+    }
+    assert!(calls > 0 && cut > 0, "{calls} calls, {cut} cut");
+}
+
+#[test]
+fn an_answer_that_may_call_once_ends_with_its_first_call() {
+    let server = Running::new(|_| {});
+    let call =
+        |name: &str| format!(r#"<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>"#);
+    let written = call("f") + "\n" + &call("g");
+    let grammar = format!("start: {}", json!(written));
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let mut ask = json!({
+        "messages": said("?"), "tools": [tool("f"), tool("g")], "max_tokens": 300,
+        "response_format": {"type": "grammar", "grammar": grammar},
+    });
+    let called = |ask: &Value| {
+        let body = server.post("/v1/chat/completions", ask.clone()).json();
+        let choice = body["choices"][0].clone();
+        assert_eq!(choice["finish_reason"], "tool_calls", "{body}");
+        let calls = choice["message"]["tool_calls"].as_array().unwrap().len();
+        (calls, body["usage"]["completion_tokens"].as_u64().unwrap())
+    };
+    let (both, all) = called(&ask);
+    ask["parallel_tool_calls"] = false.into();
+    let (one, fewer) = called(&ask);
+    assert_eq!((both, one), (2, 1));
+    // The second one is not even written to its end.
+    assert!(fewer <= all, "{fewer} of {all}");
+    ask["stream"] = true.into();
+    let events = server.post("/v1/chat/completions", ask).events();
+    let names = events.iter().filter_map(|(_, event)| {
+        event["choices"][0]["delta"]["tool_calls"][0]["function"]["name"].as_str()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["f"]);
+    let finish = events.iter().find_map(|(_, e)| e["choices"][0]["finish_reason"].as_str());
+    assert_eq!(finish, Some("tool_calls"));
+}
+
+#[test]
+fn how_much_a_model_thinks_reaches_its_template_in_every_dialect() {
+    let told = "{{ enable_thinking }}/{{ reasoning_effort }}/";
+    let server = Running::new(|options| template_ends(options, told));
+    let tokens = |path: &str, extra: Value| {
+        let mut ask = json!({
+            "messages": said("Hi"), "max_tokens": 1, "stream": false, "prompt": "Hi",
+            "options": {"num_predict": 1},
+        });
+        if path == "/v1/responses" {
+            ask = json!({"input": "Hi", "max_output_tokens": 1});
+        }
+        ask.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let body = server.post(path, ask).json();
+        let counts = [
+            &body["usage"]["prompt_tokens"],
+            &body["usage"]["input_tokens"],
+            &body["prompt_eval_count"],
+        ];
+        counts.into_iter().find_map(Value::as_u64).unwrap() as usize
+    };
+    let bare = "user: Hi\nassistant: ".len();
+    for (path, extra, written) in [
+        ("/v1/chat/completions", json!({}), "//"),
+        ("/v1/chat/completions", json!({"reasoning_effort": "none"}), "False//"),
+        ("/v1/chat/completions", json!({"reasoning_effort": "low"}), "True/low/"),
+        (
+            "/v1/chat/completions",
+            json!({"reasoning_effort": "low", "enable_thinking": false}),
+            "False/low/",
+        ),
+        ("/v1/responses", json!({"reasoning": {"effort": "none"}}), "False//"),
+        ("/v1/responses", json!({"reasoning": {"effort": "medium"}}), "True/medium/"),
+        ("/api/chat", json!({"think": true}), "True//"),
+        ("/api/chat", json!({"think": "low"}), "True/low/"),
+        ("/api/generate", json!({"think": "high"}), "True/high/"),
+    ] {
+        assert_eq!(tokens(path, extra.clone()), bare + written.len(), "{path} {extra}");
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_by_name() {
+    let server = Running::new(|_| {});
+    let hosted = |kind: &str| json!([{"type": kind, "name": kind}]);
+    for (path, field, value) in [
+        ("/v1/chat/completions", "reasoning_effort", json!("lots")),
+        ("/v1/chat/completions", "tools", hosted("web_search")),
+        ("/v1/chat/completions", "web_search_options", json!({})),
+        ("/v1/responses", "reasoning.effort", json!("lots")),
+        ("/v1/responses", "tools", hosted("web_search")),
+        ("/v1/responses", "tools", hosted("code_interpreter")),
+        ("/v1/responses", "conversation", json!("conv_1")),
+        ("/v1/responses", "previous_response_id", json!("resp_1")),
+        ("/v1/messages", "tools", hosted("web_search_20250305")),
+        ("/api/chat", "think", json!(3)),
+        ("/api/generate", "context", json!([1, 2, 3])),
+    ] {
+        let mut ask = json!({
+            "messages": said("Hi"), "input": "Hi", "prompt": "Hi", "max_tokens": 1,
+            "max_output_tokens": 1, "options": {"num_predict": 1}, "stream": false,
+        });
+        assert_eq!(server.post(path, ask.clone()).status, 200, "{path}");
+        match field.split_once('.') {
+            Some((field, inner)) => ask[field] = json!({inner: value}),
+            None => ask[field] = value.clone(),
+        }
+        let reply = server.post(path, ask);
+        assert_eq!(reply.status, 400, "{path} {field} = {value}: {}", reply.text);
+        let error = reply.any_json()["error"].clone();
+        let param = error["param"].as_str().map(|param| param == field);
+        assert!(param.unwrap_or(true), "{error}");
+    }
+    // As Ollama has it, no tokens at all are as many as there is room for.
+    let ask = json!({"messages": said("Hi"), "stream": false, "options": {"num_predict": 0}});
+    let body = server.post("/api/chat", ask).json();
+    assert!(body["eval_count"].as_u64() > Some(1), "{body}");
 }

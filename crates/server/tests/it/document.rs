@@ -166,6 +166,7 @@ fn errors_look_as_the_document_says() {
             let schema = &operation["responses"]["4XX"]["content"]["application/json"]["schema"];
             let mut wire = Wire::new(&server.base);
             let at = path.replace("{id}", "a%ff").replace("{file}", "absent");
+            let at = at.replace("{digest}", "sha256:0");
             for (host, status) in [("localhost", 400..502), ("evil.example", 403..404)] {
                 let body = "{\"model\": \"nobody\", \"temperature\": [1]";
                 let reply = wire.ask(&method.to_uppercase(), &at, &[("host", host)], body);

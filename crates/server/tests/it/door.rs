@@ -87,6 +87,12 @@ fn other_names_and_other_pages_are_refused() {
         let headers = [("sec-fetch-site", "cross-site")];
         assert_eq!(server.get_with(path, &headers).status, 403);
     }
+    // A link that a mail or a chat opened is no page's, and ends nothing either.
+    for site in ["none", "same-origin"] {
+        let headers = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
+        assert_eq!(server.get_with("/api/v1/halt", &headers).status, 403, "{site}");
+        assert_eq!(server.get_with("/v1/models", &headers).status, 200, "{site}");
+    }
     let headers = [
         ("origin", own.as_str()),
         ("host", &own["http://".len()..]),
@@ -94,6 +100,36 @@ fn other_names_and_other_pages_are_refused() {
     ];
     let reply = server.post_with("/v1/chat/completions", &headers[..2], "{\"messages\": 1}");
     assert!(reply.any_json()["error"]["param"] == "messages", "{}", reply.text);
+}
+
+#[test]
+fn pages_that_may_ask_may_send_what_official_clients_send_and_read_when_to_ask_again() {
+    let server = Running::new(|options| options.origins = vec!["https://chat.example".into()]);
+    let wanted = "x-stainless-os,anthropic-dangerous-direct-browser-access,authorization";
+    for (origin, allowed) in [("https://chat.example", true), ("https://evil.example", false)] {
+        let headers = [
+            ("host", "localhost"),
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", wanted),
+        ];
+        let reply = Wire::new(&server.base).ask("OPTIONS", "/v1/messages", &headers, "");
+        let told = reply.header("access-control-allow-headers");
+        assert_eq!(told, allowed.then_some(wanted), "{origin}");
+    }
+    let reply = server.get_with("/v1/models", &[("origin", "https://chat.example")]);
+    let readable = reply.header("access-control-expose-headers").unwrap_or_default();
+    assert!(readable.contains("retry-after") && readable.contains("x-request-id"), "{readable}");
+}
+
+#[test]
+fn what_this_server_never_does_says_so() {
+    let server = Running::new(|_| {});
+    for path in ["/api/create", "/api/copy", "/api/push", "/api/blobs/sha256:00"] {
+        let reply = server.post(path, json!({"model": "mine", "from": "tiny"}));
+        assert_eq!(reply.status, 501, "{path}: {}", reply.text);
+        assert!(reply.any_json()["error"].as_str().unwrap().contains("server"), "{path}");
+    }
 }
 
 #[test]

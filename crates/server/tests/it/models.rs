@@ -15,14 +15,61 @@ fn models_are_listed_by_name_in_every_dialect() {
     assert_eq!(ids, ["tiny", "other"]);
     assert_eq!(server.get("/api/v1/models/other").json()["object"], "model");
     assert_eq!(server.get("/v1/models/absent").status, 404);
-    assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "tiny");
     let ask = json!({"model": "tiny", "messages": said("Hi"), "max_tokens": 1});
     server.post("/v1/chat/completions", ask).json();
     let show = server.post("/api/show", json!({"model": "tiny"})).json();
     assert!(show["template"].as_str().unwrap().contains("assistant"));
-    assert_eq!(show["model_info"]["tangor.context_length"], CONTEXT);
+    assert_eq!(show["model_info"]["llama.context_length"], CONTEXT);
     let everything = openai.to_string() + &show.to_string();
     assert!(!everything.contains(&*server.folder.path().to_string_lossy()), "a path is told");
+}
+
+#[test]
+fn clients_of_ollama_find_what_they_look_for() {
+    let server = Running::with(&["tiny", "other"], OnOracle::default(), |_| {});
+    wait_until(|| server.get("/health").status == 200);
+    server.post("/v1/unload", json!({})).json();
+    let tags = server.get("/api/tags").json();
+    server.post("/api/generate", json!({"model": "tiny"})).json();
+    let running = server.get("/api/ps").json();
+    for model in [&tags["models"][0], &running["models"][0]] {
+        // They look for a name with its tag, and cut pieces out of digests.
+        assert_eq!((&model["name"], &model["model"]), (&json!("tiny:latest"), &model["name"]));
+        let digest = model["digest"].as_str().unwrap();
+        assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let details = &model["details"];
+        assert_eq!(
+            (&details["family"], &details["families"]),
+            (&json!("llama"), &json!(["llama"]))
+        );
+        assert_eq!(details["quantization_level"], "BF16");
+        assert!(details["parameter_size"].as_str().unwrap().ends_with('K'), "{details}");
+    }
+    assert_ne!(tags["models"][0]["digest"], tags["models"][1]["digest"]);
+    assert_eq!(tags["models"][0]["digest"], running["models"][0]["digest"]);
+    // How much a model reads is told before it is loaded, too.
+    let show = server.post("/api/show", json!({"model": "other:latest"})).json();
+    let info = &show["model_info"];
+    assert_eq!(info["llama.context_length"], CONTEXT, "{show}");
+    assert!(info["llama.block_count"].as_u64() > Some(0));
+    assert_eq!(info["general.basename"], "other");
+    assert_eq!(show["capabilities"], json!(["completion"]));
+    let version = server.get("/api/version").json();
+    let numbers = version["version"].as_str().unwrap().split('.').map(str::parse::<u32>);
+    assert!(numbers.collect::<Result<Vec<_>, _>>().unwrap() >= vec![0, 6, 4], "{version}");
+    assert_eq!(version["tangor"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_file_that_changed_has_another_digest() {
+    let server = Running::new(|_| {});
+    let digest = || server.get("/api/tags").json()["models"][0]["digest"].clone();
+    let before = digest();
+    assert_eq!(before, digest());
+    let file = server.folder.path().join("tiny").join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + " ").unwrap();
+    assert_ne!(before, digest());
 }
 
 #[test]
@@ -57,6 +104,21 @@ fn the_model_unused_for_longest_makes_room_and_a_pinned_one_stays() {
     assert_eq!(server.post("/v1/unload", json!({"model_name": "c"})).status, 200);
     assert_eq!(server.post("/v1/unload", json!({"model_name": "c"})).status, 404);
     assert_eq!(ask("b"), 200);
+}
+
+#[test]
+fn models_of_one_name_are_both_served() {
+    let names = ["q4/model", "q8/model"];
+    let server = Running::with(&names, OnOracle::default(), |_| {});
+    let list = server.get("/v1/models").json();
+    let ids: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, names);
+    for name in names {
+        let ask = json!({"model": name, "messages": said("Hi"), "max_tokens": 1});
+        assert_eq!(server.post("/v1/chat/completions", ask).json()["model"], name);
+        assert_eq!(server.get(&format!("/v1/models/{name}")).json()["id"], name);
+    }
 }
 
 #[test]
@@ -394,6 +456,13 @@ fn fetching_and_removing_what_cannot_be_says_so() {
         assert_eq!(server.post(path, json!({"model": "never-heard-of"})).status, 400);
         assert_eq!(server.post(path, json!({})).status, 400);
     }
+    // A name of the client's own would lead nowhere afterwards.
+    let named = json!({"model_name": "user.mine", "checkpoint": "smollm2"});
+    let reply = server.post("/v1/pull", named);
+    assert_eq!(reply.status, 400, "{}", reply.text);
+    assert_eq!(reply.any_json()["error"]["param"], "model_name");
+    let same = json!({"model_name": "smollm2", "checkpoint": "smollm2"});
+    assert!(server.post("/v1/pull", same).text.contains("offline"));
     let lines = server.post("/api/pull", json!({"model": "smollm2"})).lines();
     assert!(lines.last().unwrap()["error"].as_str().unwrap().contains("offline"));
     let events = server.post("/v1/pull", json!({"model_name": "smollm2", "stream": true})).events();
@@ -446,4 +515,18 @@ fn counters_and_parameters_are_read_back() {
     let asked = server.post("/v1/chat/completions", same).json();
     assert_eq!(warm["choices"][0]["message"], asked["choices"][0]["message"]);
     assert_eq!(server.post("/v1/params", json!({"colour": 1})).status, 400);
+    // What no request may say, no request gets from here.
+    for (name, value) in [
+        ("temperature", json!(1e300)),
+        ("temperature", json!("hot")),
+        ("top_p", json!(2)),
+        ("repeat_penalty", json!(0)),
+        ("seed", json!(0.5)),
+        ("top_k", json!(1e30)),
+    ] {
+        let reply = server.post("/v1/params", json!({"min_p": 0.5, name: value}));
+        assert_eq!(reply.status, 400, "{name} = {value}");
+        assert_eq!(reply.any_json()["error"]["param"], name);
+    }
+    assert_eq!(server.get("/v1/params").json()["params"], json!({}));
 }
