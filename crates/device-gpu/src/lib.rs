@@ -7,7 +7,9 @@
 //!
 //! Every sum is cut along the inner dimension alone (blocks of 128 inputs of a linear, pages of
 //! keys in attention), and its parts are added in order, so that a row's result does not depend on
-//! what else is in the batch.
+//! what else is in the batch. Activations in 8 bits are multiplied as the numbers that they stand
+//! for, or, where the adapter has an instruction for it, as integers: exact within 32 inputs, which
+//! are then scaled. A device does one or the other, for one row and for many.
 
 #![forbid(unsafe_code)]
 

@@ -16,7 +16,7 @@ use wgpu::BufferUsages;
 /// Rows of a tile.
 pub(crate) const TILE: usize = 64;
 /// Inputs of a chunk.
-const CHUNK: usize = 32;
+pub(crate) const CHUNK: usize = 32;
 
 /// Rows of a matrix.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    /// Whether weights are codes with scales, which can be multiplied as integers.
+    pub(crate) fn has_codes(&self) -> bool {
+        self.bits <= 8
+    }
+
     pub(crate) fn constants(&self) -> Constants {
         vec![
             ("BITS", self.bits),
