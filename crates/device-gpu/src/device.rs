@@ -6,15 +6,14 @@ use crate::error::GpuError;
 use crate::kv::GpuKv;
 use crate::limits::dot_cost_of;
 use crate::memory::{Bindings, Memory};
-use crate::pack::Packed;
 use crate::profile::Profile;
-use crate::program::{Compiler, Program, refuses};
+use crate::program::{self, Compiler, Program, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
-use std::collections::HashMap;
+use crate::weights::Weights;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tangor_device::model::{Graph, WeightId};
+use tangor_device::model::Graph;
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
     Segment,
@@ -253,8 +252,7 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
-        let program = self.compile(segment, options, &mut HashMap::new(), progress)?;
-        let mut all = self.runnables(std::slice::from_ref(segment), options, vec![program])?;
+        let mut all = self.prepare_all(std::slice::from_ref(segment), options, progress)?;
         all.pop().ok_or_else(|| DeviceError::Batch { why: "there is no segment".into() })
     }
 
@@ -264,16 +262,15 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
-        #[allow(clippy::cast_precision_loss)]
-        let count = segments.len() as f32;
-        let mut packed = HashMap::new();
-        let compile = |(index, segment)| {
-            #[allow(clippy::cast_precision_loss)]
-            let mut report = |share: f32| progress((index as f32 + share) / count);
-            self.compile(segment, options, &mut packed, &mut report)
-        };
-        let programs = segments.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
-        self.runnables(segments, options, programs)
+        self.context.check()?;
+        segments.iter().try_for_each(program::check)?;
+        let mut weights = Weights::load(segments, &self.context, progress)?;
+        let compile =
+            |segment| Compiler::new(segment, options, &self.context, &mut weights).compile();
+        let programs = segments.iter().map(compile).collect::<Result<_, _>>()?;
+        let all = self.runnables(segments, options, programs)?;
+        progress(1.0);
+        Ok(all)
     }
 
     fn health(&self) -> Health {
@@ -282,18 +279,6 @@ impl Device for GpuDevice {
 }
 
 impl GpuDevice {
-    /// Packs a segment; weights that are in `packed` are not packed again.
-    fn compile(
-        &self,
-        segment: &Segment<'_>,
-        options: Prepare,
-        packed: &mut HashMap<WeightId, Arc<Packed>>,
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<Program, DeviceError> {
-        self.context.check()?;
-        Compiler::new(segment, options, &self.context, packed).compile(progress)
-    }
-
     /// Programs of segments with the memory in which they take turns.
     fn runnables(
         &self,

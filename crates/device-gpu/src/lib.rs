@@ -1,7 +1,7 @@
 //! The graphics processor as a device, by wgpu: Vulkan, Direct3D 12 or Metal.
 //!
-//! [`GpuDevice`] packs a segment's weights once (`pack`) into a form that few and many rows read
-//! alike, turns its nodes into a list of dispatches over reused buffers (`program`), and runs that
+//! [`GpuDevice`] packs a segment's weights once (`pack`, `weights`) into a form that few and many
+//! rows read alike, or finds them packed (`kept`), turns its nodes into a list of dispatches over reused buffers (`program`), and runs that
 //! over batches with one upload, one submission and one wait (`run`). Kernels are texts in WGSL
 //! (`shaders`), put together from pieces (`shader`); they need nothing that an adapter might lack.
 //!
@@ -17,6 +17,7 @@ mod adapter;
 mod context;
 mod device;
 mod error;
+mod kept;
 mod kv;
 pub mod limits;
 mod memory;
@@ -26,6 +27,7 @@ mod program;
 mod run;
 mod shader;
 mod tiles;
+mod weights;
 
 pub use adapter::{AdapterChoice, AdapterFacts, AdapterKind, adapters};
 pub use device::{GpuDevice, GpuOptions};

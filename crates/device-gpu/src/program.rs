@@ -4,6 +4,7 @@
 use crate::context::{Abilities, Block, Context, NAME};
 use crate::pack::{CHUNK, Form, Packed, TILE};
 use crate::shader::{self, Constants, Kernel};
+use crate::weights::Weights;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -144,6 +145,18 @@ pub(crate) fn refuses(graph: &Graph, node: &Node) -> Option<String> {
     }
 }
 
+/// Whether this device can run a segment.
+///
+/// # Errors
+/// [`DeviceError::Refused`] with the first node that it cannot.
+pub(crate) fn check(segment: &Segment<'_>) -> Result<(), DeviceError> {
+    let refused = |node: &Node| Some((node.name.clone(), refuses(segment.graph, node)?));
+    match segment.graph.nodes[segment.nodes.clone()].iter().find_map(refused) {
+        Some((node, why)) => Err(DeviceError::Refused { device: NAME.to_owned(), node, why }),
+        None => Ok(()),
+    }
+}
+
 /// Compiles a segment.
 pub(crate) struct Compiler<'a> {
     segment: &'a Segment<'a>,
@@ -155,8 +168,7 @@ pub(crate) struct Compiler<'a> {
     rounded: HashMap<(ValueId, bool), Place>,
     slots: Vec<(usize, usize)>,
     free: Vec<usize>,
-    /// By the segments before it, too.
-    packed: &'a mut HashMap<WeightId, Arc<Packed>>,
+    weights: &'a mut Weights,
     vectors: HashMap<WeightId, Arc<Block>>,
     bytes: u64,
     queries: usize,
@@ -167,7 +179,7 @@ impl<'a> Compiler<'a> {
         segment: &'a Segment<'a>,
         options: Prepare,
         context: &'a Arc<Context>,
-        packed: &'a mut HashMap<WeightId, Arc<Packed>>,
+        weights: &'a mut Weights,
     ) -> Self {
         Self {
             segment,
@@ -178,27 +190,20 @@ impl<'a> Compiler<'a> {
             rounded: HashMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            packed,
+            weights,
             vectors: HashMap::new(),
             bytes: 0,
             queries: 0,
         }
     }
 
-    pub(crate) fn compile(mut self, progress: &mut dyn FnMut(f32)) -> Result<Program, DeviceError> {
-        let graph = self.segment.graph;
-        let nodes = &graph.nodes[self.segment.nodes.clone()];
-        let total: usize = nodes.iter().map(|node| size_of(graph, &node.op)).sum();
+    pub(crate) fn compile(mut self) -> Result<Program, DeviceError> {
+        let nodes = &self.segment.graph.nodes[self.segment.nodes.clone()];
         let (last, last_rounded) = self.last_uses(nodes);
         for &id in &self.segment.inputs {
             self.place(id);
         }
-        let mut done = 0;
         for (index, node) in nodes.iter().enumerate() {
-            if let Some(why) = refuses(graph, node) {
-                let (device, node) = (NAME.to_owned(), node.name.clone());
-                return Err(DeviceError::Refused { device, node, why });
-            }
             for &id in &node.outputs {
                 self.place(id);
             }
@@ -214,9 +219,6 @@ impl<'a> Compiler<'a> {
                 free.extend(over.then_some(place.slot));
                 !over
             });
-            done += size_of(graph, &node.op);
-            #[allow(clippy::cast_precision_loss)]
-            progress(if total == 0 { 1.0 } else { done as f32 / total as f32 });
         }
         let at = |ids: &[ValueId]| -> Result<Vec<Place>, DeviceError> {
             let place = |id: &ValueId| self.places.get(id).copied();
@@ -325,14 +327,11 @@ impl<'a> Compiler<'a> {
         Ok(Operand::Block(block))
     }
 
-    fn pack(&mut self, id: WeightId) -> Result<Arc<Packed>, DeviceError> {
-        if let Some(packed) = self.packed.get(&id) {
-            return Ok(Arc::clone(packed));
-        }
-        let packed = Arc::new(Packed::new(self.segment.graph.weight(id), self.context)?);
-        self.bytes += packed.bytes();
-        self.packed.insert(id, Arc::clone(&packed));
-        Ok(packed)
+    fn packed(&mut self, id: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        self.bytes += self.weights.count(id);
+        self.weights.get(id).ok_or_else(|| DeviceError::Batch {
+            why: format!("weight {} is read by a node of no segment", id.0),
+        })
     }
 
     fn push(
@@ -380,7 +379,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn embed(&mut self, table: WeightId, y: Place) -> Result<(), DeviceError> {
-        let packed = self.pack(table)?;
+        let packed = self.packed(table)?;
         for (index, part) in packed.parts.iter().enumerate() {
             let [chunks, ..] = part.shape;
             let (first, rows) = (part.rows.start, part.rows.len());
@@ -475,7 +474,7 @@ impl<'a> Compiler<'a> {
         y: Place,
     ) -> Result<(), DeviceError> {
         let rounds = self.rounds(op);
-        let packed = self.pack(weight)?;
+        let packed = self.packed(weight)?;
         let bias_at = bias.map(|bias| self.vector(bias)).transpose()?;
         let Abilities { inputs, integer_dots, .. } = self.context.abilities;
         for (index, part) in packed.parts.iter().enumerate() {
@@ -602,11 +601,4 @@ fn word(x: usize) -> u32 {
 
 fn tokens(rows: Rows) -> u32 {
     u32::from(rows == Rows::Tokens)
-}
-
-/// Elements of an operation's weight: what its packing costs.
-fn size_of(graph: &Graph, op: &Op) -> usize {
-    let (Op::Linear { weight: id, .. } | Op::Embed { table: id }) = op else { return 0 };
-    let weight = graph.weight(*id);
-    weight.rows() * weight.cols()
 }
