@@ -269,6 +269,8 @@ impl Device for GpuDevice {
             |segment| Compiler::new(segment, options, &self.context, &mut weights).compile();
         let programs = segments.iter().map(compile).collect::<Result<_, _>>()?;
         let all = self.runnables(segments, options, programs)?;
+        // From here on the adapter has a copy of everything.
+        segments.iter().try_for_each(Segment::check_weights)?;
         progress(1.0);
         Ok(all)
     }

@@ -1,9 +1,10 @@
 //! The graphics processor as a device, by wgpu: Vulkan, Direct3D 12 or Metal.
 //!
 //! [`GpuDevice`] packs a segment's weights once (`pack`, `weights`) into a form that few and many
-//! rows read alike, or finds them packed (`kept`), turns its nodes into a list of dispatches over reused buffers (`program`), and runs that
-//! over batches with one upload, one submission and one wait (`run`). Kernels are texts in WGSL
-//! (`shaders`), put together from pieces (`shader`); they need nothing that an adapter might lack.
+//! rows read alike, or finds them packed (`kept`), turns its nodes into a list of dispatches over
+//! reused buffers (`program`), and runs that over batches with one upload, one submission and one
+//! wait (`run`). Kernels are texts in WGSL (`shaders`), put together from pieces (`shader`); they
+//! need nothing that an adapter might lack.
 //!
 //! Every sum is cut along the inner dimension alone (blocks of 128 inputs of a linear, pages of
 //! keys in attention), and its parts are added in order, so that a row's result does not depend on

@@ -20,7 +20,7 @@ impl Weights {
     /// Packs what the segments read, or finds it packed.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`], or if the device is lost.
+    /// [`DeviceError::OutOfMemory`], [`DeviceError::WeightsChanged`], or if the device is lost.
     pub(crate) fn load(
         segments: &[Segment<'_>],
         context: &Arc<Context>,
@@ -37,7 +37,7 @@ impl Weights {
             Some(found) => found,
             None => {
                 let keeper = Keeper::new(first, &ids, key.as_ref());
-                pack(first.graph, &ids, (keeper, context), progress)?
+                pack(first, &ids, (keeper, context), progress)?
             }
         };
         let packed = ids.into_iter().zip(all.into_iter().map(Arc::new)).collect();
@@ -59,11 +59,12 @@ impl Weights {
 
 /// Packs weights in order.
 fn pack(
-    graph: &Graph,
+    segment: &Segment<'_>,
     ids: &[WeightId],
     (mut keeper, context): (Keeper, &Arc<Context>),
     progress: &mut dyn FnMut(f32),
 ) -> Result<Vec<Packed>, DeviceError> {
+    let graph = segment.graph;
     let size = |id: WeightId| graph.weight(id).rows() * graph.weight(id).cols();
     let total: usize = ids.iter().map(|&id| size(id)).sum();
     let (mut all, mut done) = (Vec::with_capacity(ids.len()), 0);
@@ -75,6 +76,7 @@ fn pack(
         #[allow(clippy::cast_precision_loss)]
         progress(done as f32 / total as f32);
     }
+    segment.check_weights()?;
     keeper.finish();
     Ok(all)
 }

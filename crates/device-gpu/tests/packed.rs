@@ -237,6 +237,9 @@ fn starts_at_the_same_time_do_not_mind_each_other() {
 #[cfg(unix)]
 mod lost {
     use super::*;
+    use tangor_device::DeviceError;
+    use tangor_device::model::WeightId;
+    use tangor_device::model::ir::NamedWeight;
     use tangor_device::tensor::{MapGuard, map_file};
 
     /// A guard of a file that was lost.
@@ -271,5 +274,31 @@ mod lost {
         let (graph, bits, cache) = warm(LAYOUTS[0]);
         assert_eq!(logits(&graph, Some(&Lost(cache.clone()))), bits);
         assert_eq!(cache.counts(), counts(1, 1, 2, 1));
+    }
+
+    #[test]
+    fn weights_that_are_lost_while_they_are_packed_end_in_an_error_and_are_not_kept() {
+        for norm in [false, true] {
+            let mut graph = tiny::random("llama", LAYOUTS[0], 3);
+            let vector = |named: &NamedWeight| named.weight.rows() == 1;
+            let gain = graph.weights.iter().position(vector).map(WeightId).expect("a norm");
+            let file = tempfile::tempfile().expect("a file");
+            let lost = if norm { gain } else { tiny::table(&graph) };
+            tiny::map_weight(&mut graph, lost, &file);
+            let cache = Memory::default();
+            let segment = Segment { packed: Some(&cache), ..Segment::whole(&graph) };
+            let options = Prepare { activations: Activations::Int8, context: 64, max_rows: 8 };
+            let prepare = || {
+                let prepare = |device: &GpuDevice| device.prepare(&segment, options, &mut |_| {});
+                DEVICE.with(prepare).map(|_| ())
+            };
+            if norm {
+                // Packed and kept; what is not packed is lost at the second start.
+                assert_eq!(prepare(), Ok(()));
+            }
+            file.set_len(0).expect("truncated");
+            assert_eq!(prepare(), Err(DeviceError::WeightsChanged));
+            assert_eq!(cache.counts().written, usize::from(norm));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Packed matrices that were kept: their forms in words, and the way back from words and bytes.
 //!
 //! What comes from a cache is foreign. A form is compared with what the weight itself says, and the
-//! bytes have to be exactly as many as that form takes, so that kernels find everything whatever the
-//! bytes are.
+//! bytes have to be exactly as many as that form takes, so that kernels find everything whatever
+//! the bytes are.
 
 use super::{Outline, Packed, Part, Scales, TILE, cuts, pack_tile, scale_words, suits};
 use crate::context::Context;
