@@ -97,7 +97,10 @@ impl CpuDevice {
         options: Prepare,
         weights: &mut Weights,
     ) -> Result<Program, DeviceError> {
-        Compiler { segment, options, device: &self.descriptor.name }.compile(weights)
+        let program = Compiler { segment, options, device: &self.descriptor.name };
+        let program = program.compile(weights)?;
+        segment.check_weights()?;
+        Ok(program)
     }
 
     /// A program with the memory of its runs.

@@ -210,6 +210,7 @@ impl Run<'_> {
                     }
                 });
                 self.round(memory, place);
+                table.check()?;
             }
             Action::Linear(linear) => {
                 let (from, to) = (&step.reads[0], &step.writes[0]);

@@ -55,6 +55,16 @@ impl Table {
             Self::Packed(weight) => weight.row_f32(row, out),
         }
     }
+
+    /// Whether all that was read of it was there; the guard of packed weights is the program's.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Stored(weight) => {
+                weight.check_unchanged().map_err(|_| DeviceError::WeightsChanged)
+            }
+            Self::Packed(_) => Ok(()),
+        }
+    }
 }
 
 /// A value and where it is.

@@ -24,7 +24,8 @@ impl Weights {
     /// Packs what the segments read, or finds it packed.
     ///
     /// # Errors
-    /// [`DeviceError::Refused`] for a layout without a kernel, [`DeviceError::OutOfMemory`].
+    /// [`DeviceError::Refused`] for a layout without a kernel, [`DeviceError::OutOfMemory`],
+    /// [`DeviceError::WeightsChanged`].
     pub(crate) fn pack(
         segments: &[Segment<'_>],
         pool: &Pool,
@@ -55,6 +56,7 @@ impl Weights {
             #[allow(clippy::cast_precision_loss)]
             progress(done as f32 / total as f32);
         }
+        first.check_weights()?;
         keeper.finish();
         Ok(weights)
     }

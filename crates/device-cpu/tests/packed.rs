@@ -2,84 +2,15 @@
 //! what was kept is packed again.
 #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use tangor_device::model::Graph;
-use tangor_device::tensor::{Bytes, DType, Layout, MapGuard, Offset};
+use tangor_device::tensor::{DType, Layout, Offset};
 use tangor_device::{
     Activations, KvType, PackedBytes, PackedCache, PackedKey, PackedWriter, Segment,
 };
 use tangor_device_cpu::{CpuDevice, CpuOptions};
 use tangor_testkit::drive::Driver;
+use tangor_testkit::kept::{Counts, Memory, aligned};
 use tangor_testkit::tiny;
-
-/// Index and data by key, and how often something was asked for in vain, kept, or discarded.
-#[derive(Debug, Default)]
-struct Kept {
-    entries: HashMap<String, (String, Vec<u8>)>,
-    missed: usize,
-    written: usize,
-    discarded: usize,
-}
-
-/// A cache in memory.
-#[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<Kept>>);
-
-#[derive(Debug)]
-struct Writer {
-    to: Memory,
-    key: String,
-    data: Vec<u8>,
-    /// Bytes that there is room for.
-    room: usize,
-}
-
-/// Bytes from a cache line on, and `shift` bytes further.
-fn aligned(bytes: &[u8], shift: usize) -> Bytes {
-    let mut longer = vec![0; bytes.len() + 128];
-    let start = longer.as_ptr().align_offset(64) + shift;
-    longer[start..start + bytes.len()].copy_from_slice(bytes);
-    Bytes::from(longer).slice(start..start + bytes.len())
-}
-
-fn text(key: &PackedKey) -> String {
-    format!("{}\n{}", key.model, key.form)
-}
-
-impl PackedCache for Memory {
-    fn find(&self, key: &PackedKey) -> Option<PackedBytes> {
-        let mut kept = self.0.lock().unwrap();
-        let found = kept.entries.get(&text(key)).cloned();
-        kept.missed += usize::from(found.is_none());
-        let (index, data) = found?;
-        Some(PackedBytes { index, data: aligned(&data, 0), guard: MapGuard::default() })
-    }
-
-    fn create(&self, key: &PackedKey, bytes: u64) -> Option<Box<dyn PackedWriter>> {
-        let room = usize::try_from(bytes).unwrap() * 3;
-        Some(Box::new(Writer { to: self.clone(), key: text(key), data: Vec::new(), room }))
-    }
-
-    fn discard(&self, key: &PackedKey) {
-        let mut kept = self.0.lock().unwrap();
-        kept.entries.remove(&text(key));
-        kept.discarded += 1;
-    }
-}
-
-impl PackedWriter for Writer {
-    fn write(&mut self, bytes: &[u8]) -> bool {
-        self.data.extend_from_slice(bytes);
-        self.data.len() <= self.room
-    }
-
-    fn finish(self: Box<Self>, index: String) {
-        let mut kept = self.to.0.lock().unwrap();
-        kept.entries.insert(self.key, (index, self.data));
-        kept.written += 1;
-    }
-}
 
 fn device() -> CpuDevice {
     CpuDevice::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
@@ -115,8 +46,8 @@ fn weights_that_are_found_give_the_same_bits() {
             let cache = Memory::default();
             assert_eq!(logits(&graph, Some(&cache)), plain, "{arch} {layout:?}, cold");
             assert_eq!(logits(&graph, Some(&cache)), plain, "{arch} {layout:?}, warm");
-            let kept = cache.0.lock().unwrap();
-            assert_eq!((kept.missed, kept.written, kept.discarded), (1, 1, 0));
+            let found = Counts { found: 1, missed: 1, written: 1, discarded: 0 };
+            assert_eq!(cache.counts(), found);
         }
     }
 }
@@ -136,11 +67,11 @@ fn models_and_forms_are_told_apart() {
             assert_eq!(logits(graph, Some(&cache)), logits(graph, None), "round {round}");
         }
     }
-    assert_eq!(cache.0.lock().unwrap().written, graphs.len());
+    assert_eq!(cache.counts().written, graphs.len());
     let mut nameless = graphs[0].clone();
     nameless.identity = None;
     assert_eq!(logits(&nameless, Some(&cache)), logits(&graphs[0], None));
-    assert_eq!(cache.0.lock().unwrap().written, graphs.len(), "nothing tells what it is");
+    assert_eq!(cache.counts().written, graphs.len(), "nothing tells what it is");
 }
 
 #[test]
@@ -149,10 +80,10 @@ fn k_quants_are_found_again_and_no_other_form_of_them_is_believed() {
     let cache = Memory::default();
     let plain = logits(&graph, None);
     let replaced = |from: &str, to: &str| {
-        for (index, _) in cache.0.lock().unwrap().entries.values_mut() {
+        cache.change(|index, _| {
             assert!(index.contains(from), "{index}");
             *index = index.replacen(from, to, 1);
-        }
+        });
     };
     for round in ["cold", "warm"] {
         assert_eq!(logits(&graph, Some(&cache)), plain, "{round}");
@@ -162,7 +93,7 @@ fn k_quants_are_found_again_and_no_other_form_of_them_is_believed() {
     {
         replaced(from, to);
         assert_eq!(logits(&graph, Some(&cache)), plain, "{to}");
-        let kept = cache.0.lock().unwrap();
+        let kept = cache.counts();
         assert_eq!((kept.discarded, kept.written), (written - 1, written), "{to}");
     }
 }
@@ -178,11 +109,9 @@ fn warm(layout: Layout) -> (Graph, Vec<u32>, Memory) {
 /// Changes what the cache holds; the graph must then be packed again and compute the same.
 fn attack(what: &str, layout: Layout, change: impl Fn(&mut String, &mut Vec<u8>)) {
     let (graph, bits, cache) = warm(layout);
-    for (index, data) in cache.0.lock().unwrap().entries.values_mut() {
-        change(index, data);
-    }
+    cache.change(change);
     assert_eq!(logits(&graph, Some(&cache)), bits, "{what}");
-    let kept = cache.0.lock().unwrap();
+    let kept = cache.counts();
     assert_eq!((kept.discarded, kept.written), (1, 2), "{what}");
 }
 
@@ -206,9 +135,7 @@ fn an_index_that_does_not_fit_the_model_is_not_believed() {
             ("dense", "codes f16 zero 8"),
         ] {
             let (_, _, cache) = warm(layout);
-            let has =
-                cache.0.lock().unwrap().entries.values().any(|(index, _)| index.contains(from));
-            if has {
+            if cache.indices().iter().any(|index| index.contains(from)) {
                 attack(&format!("{from:?} -> {to:?}"), layout, |index, _| {
                     *index = index.replacen(from, to, 1);
                 });
@@ -256,27 +183,15 @@ fn bytes_that_start_between_cache_lines_are_not_used() {
     }
     let (graph, bits, cache) = warm(layouts()[0]);
     assert_eq!(logits(&graph, Some(&Shifted(cache.clone()))), bits);
-    assert_eq!(cache.0.lock().unwrap().discarded, 1);
+    assert_eq!(cache.counts().discarded, 1);
 }
 
 #[test]
 fn a_cache_that_fails_is_done_without() {
-    #[derive(Debug)]
-    struct Full(Memory);
-    impl PackedCache for Full {
-        fn find(&self, _: &PackedKey) -> Option<PackedBytes> {
-            None
-        }
-        fn create(&self, key: &PackedKey, _: u64) -> Option<Box<dyn PackedWriter>> {
-            let (to, key, data) = (self.0.clone(), text(key), Vec::new());
-            Some(Box::new(Writer { to, key, data, room: 5000 }))
-        }
-        fn discard(&self, _: &PackedKey) {}
-    }
     let graph = tiny::random("llama", layouts()[0], 5);
-    let full = Full(Memory::default());
+    let full = Memory::with_room(5000);
     assert_eq!(logits(&graph, Some(&full)), logits(&graph, None));
-    assert_eq!(full.0.0.lock().unwrap().written, 0, "half of it is nothing");
+    assert_eq!(full.counts().written, 0, "half of it is nothing");
 }
 
 /// Files that change while they are mapped.
@@ -286,7 +201,7 @@ mod lost {
     use std::fs::File;
     use std::io::Write;
     use tangor_device::tensor::map_file;
-    use tangor_device::{Batch, Device, DeviceError, KvSpec, Prepare, Span};
+    use tangor_device::{Device, DeviceError, Prepare};
 
     /// Weights in a file, as the store has them.
     #[derive(Debug)]
@@ -305,30 +220,47 @@ mod lost {
         fn discard(&self, _: &PackedKey) {}
     }
 
+    /// What runs of a segment say before and after files were lost.
+    fn runs(segment: &Segment<'_>, lose: impl FnOnce()) -> [Result<(), DeviceError>; 2] {
+        let mut driver = Driver::of(&device(), segment, Activations::Int8, KvType::F16);
+        let mut sequence = driver.sequence(40);
+        let mut run = || driver.try_feed_for(&mut [(&mut sequence, &TOKENS)], &[19]).map(|_| ());
+        let before = run();
+        lose();
+        [before, run()]
+    }
+
     #[test]
     fn weights_that_are_lost_while_they_are_in_use_end_in_an_error() {
         let (graph, _, cache) = warm(layouts()[0]);
         let disk = OnDisk(cache, tempfile::tempfile().unwrap());
-        let device = device();
         let segment = Segment { packed: Some(&disk), ..Segment::whole(&graph) };
+        let ran = runs(&segment, || disk.1.set_len(0).unwrap());
+        assert_eq!(ran, [Ok(()), Err(DeviceError::WeightsChanged)]);
+    }
+
+    #[test]
+    fn a_table_that_is_lost_while_it_is_in_use_ends_in_an_error() {
+        let mut graph = tiny::random("llama", layouts()[0], 5);
+        let (table, file) = (tiny::table(&graph), tempfile::tempfile().unwrap());
+        tiny::map_weight(&mut graph, table, &file);
+        let ran = runs(&Segment::whole(&graph), || file.set_len(0).unwrap());
+        assert_eq!(ran, [Ok(()), Err(DeviceError::WeightsChanged)]);
+    }
+
+    #[test]
+    fn weights_that_are_lost_while_they_are_packed_are_not_kept() {
+        let mut graph = tiny::random("llama", layouts()[0], 5);
+        let (table, file) = (tiny::table(&graph), tempfile::tempfile().unwrap());
+        tiny::map_weight(&mut graph, table, &file);
+        let mut row = vec![0.0; graph.weight(table).cols()];
+        file.set_len(0).unwrap();
+        graph.weight(table).row_f32(0, &mut row);
+        let cache = Memory::default();
+        let segment = Segment { packed: Some(&cache), ..Segment::whole(&graph) };
         let options = Prepare { activations: Activations::Int8, context: 64, max_rows: 64 };
-        let mut runnable = device.prepare(&segment, options, &mut |_| {}).unwrap();
-        let hyper = &graph.hyper;
-        let mut kv = device
-            .kv_cache(&KvSpec {
-                layers: hyper.layers,
-                kv_heads: hyper.kv_heads,
-                head_dim: hyper.head_dim,
-                page_tokens: 32,
-                pages: 1,
-                dtype: KvType::F16,
-            })
-            .unwrap();
-        let spans = [Span { rows: 0..20, start: 0, pages: &[0], rope: graph.rope.variant(20) }];
-        let batch = Batch { tokens: &TOKENS, spans: &spans, logit_rows: &[19] };
-        let mut run = || runnable.run(&batch, kv.as_mut(), &[], &mut [Vec::new()]);
-        assert_eq!(run(), Ok(()));
-        disk.1.set_len(0).unwrap();
-        assert_eq!(run(), Err(DeviceError::WeightsChanged));
+        let prepared = device().prepare(&segment, options, &mut |_| {});
+        assert_eq!(prepared.err(), Some(DeviceError::WeightsChanged));
+        assert_eq!(cache.counts().written, 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Runs a GGUF file on a graphics adapter and says how fast that is: for a look at a new adapter.
 //!
-//! `cargo run --release -p tangor-device-gpu --example speed -- MODEL.gguf [ROWS] [f32] [profile]`
+//! `cargo run --release -p tangor-device-gpu --example speed -- MODEL.gguf [ROWS] [f32] [profile]
+//! [dots | nodots]`
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program to look at")]
 
 use std::time::Instant;
@@ -18,13 +19,17 @@ fn main() {
     for adapter in adapters() {
         println!("{adapter}\n{adapter:?}");
     }
-    let options = GpuOptions { profile: has("profile"), ..GpuOptions::default() };
+    let integer_dots = has("dots").then_some(true).or(has("nodots").then_some(false));
+    let profile = has("profile");
+    let options = GpuOptions { profile, integer_dots, ..GpuOptions::default() };
     let device = GpuDevice::open(&options).expect("an adapter");
     println!(
-        "limits: {:.3e} ops/s, {:.3e} bytes/s, {:.1e} s per run",
+        "limits: {:.3e} ops/s, {:.3e} bytes/s, {:.1e} s per run, dots at {:.2}: {}",
         limits::matrix_ops_per_s(&device).expect("a measurement"),
         limits::read_bytes_per_s(&device).expect("a measurement"),
         limits::seconds_per_run(&device).expect("a measurement"),
+        limits::dot_cost(&device).expect("a measurement"),
+        device.uses_integer_dots(),
     );
     let bytes = std::fs::read(path).expect("the file");
     let source = MemorySource::new("model").with("model.gguf", bytes);

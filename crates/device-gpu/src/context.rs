@@ -37,6 +37,8 @@ impl Reports {
 pub(crate) struct Abilities {
     pub(crate) inputs: Inputs,
     pub(crate) timestamps: bool,
+    /// Whether rounded inputs are multiplied with codes as integers.
+    pub(crate) integer_dots: bool,
     /// Workgroups of one linear that split its inputs among groups of 64 lanes: more than that many
     /// do not.
     pub(crate) split_below: u32,

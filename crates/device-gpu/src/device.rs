@@ -4,16 +4,16 @@ use crate::adapter::{self, AdapterChoice, AdapterFacts, AdapterKind};
 use crate::context::{Abilities, Context, NAME, lock};
 use crate::error::GpuError;
 use crate::kv::GpuKv;
+use crate::limits::dot_cost_of;
 use crate::memory::{Bindings, Memory};
-use crate::pack::Packed;
 use crate::profile::Profile;
-use crate::program::{Compiler, Program, refuses};
+use crate::program::{self, Compiler, Program, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
-use std::collections::HashMap;
+use crate::weights::Weights;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tangor_device::model::{Graph, WeightId};
+use tangor_device::model::Graph;
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
     Segment,
@@ -38,6 +38,9 @@ pub struct GpuOptions {
     /// Fewest workgroups for which a linear does not share its inputs among groups of lanes;
     /// `None`: what suits the adapter. Results do not depend on it.
     pub split_below: Option<u32>,
+    /// Whether linears multiply rounded activations and codes as integers, four at a time; `None`:
+    /// where the adapter has an instruction for it. Results depend on it, within their rounding.
+    pub integer_dots: Option<bool>,
     /// Whether to time every kernel, which makes runs slower; see [`GpuDevice::take_profile`].
     pub profile: bool,
 }
@@ -51,6 +54,7 @@ impl Default for GpuOptions {
             time_limit: Duration::from_secs(60),
             subgroups: true,
             split_below: None,
+            integer_dots: None,
             profile: false,
         }
     }
@@ -58,6 +62,10 @@ impl Default for GpuOptions {
 
 /// Workgroups below which a linear leaves processors idle.
 const SPLIT_BELOW: u32 = 256;
+
+/// What four products of integers may take for integers to be worth it, in times of one of `f32`.
+/// An instruction takes about as long as one, and doing without it many times as long.
+const DOT_COST: f64 = 2.0;
 
 /// A graphics processor.
 #[derive(Debug)]
@@ -95,24 +103,20 @@ impl GpuDevice {
         let driver = |why: String| GpuError::Driver { adapter: facts.name.clone(), why };
         let opened = opened.map_err(|error| driver(error.to_string()))?;
         let software = facts.kind == AdapterKind::Software;
-        let mut abilities = Abilities {
+        let plain = Abilities {
             inputs: Inputs::Plain,
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
+            integer_dots: options.integer_dots.unwrap_or(false),
             split_below: options.split_below.unwrap_or(if software { 0 } else { SPLIT_BELOW }),
         };
         let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
         let weights = options.max_weight_bytes.map_or(largest, |bytes| bytes.min(largest));
         let memory = options.memory_bytes.unwrap_or_else(|| memory_bytes(&facts));
         let sizes = ([largest, weights, memory], options.time_limit);
-        let tries_subgroups = features.contains(Features::SUBGROUP)
-            && facts.subgroup_lanes.1 <= 64
-            && facts.subgroup_lanes.0 > 1;
-        let context = Context::new(opened.clone(), facts.clone(), abilities, sizes);
-        let mut context = Arc::new(context);
-        if tries_subgroups && probe(&context).map_err(|error| driver(error.to_string()))? {
-            let eight = software && facts.subgroup_lanes.0 >= 8;
-            abilities.inputs = if eight { Inputs::Broadcast } else { Inputs::Subgroup };
-            context = Arc::new(Context::new(opened, facts.clone(), abilities, sizes));
+        let mut context = Arc::new(Context::new(opened.clone(), facts.clone(), plain, sizes));
+        let found = abilities(&context, options, features).map_err(|e| driver(e.to_string()))?;
+        if found != plain {
+            context = Arc::new(Context::new(opened, facts.clone(), found, sizes));
         }
         let descriptor = Descriptor {
             name: NAME.into(),
@@ -122,7 +126,7 @@ impl GpuDevice {
             // Packed weights and KV have a form of their own: they are not shared.
             host_memory: false,
         };
-        let profile = (options.profile && abilities.timestamps).then(Arc::default);
+        let profile = (options.profile && found.timestamps).then(Arc::default);
         Ok(Self { descriptor, context, profile })
     }
 
@@ -136,6 +140,12 @@ impl GpuDevice {
     #[must_use]
     pub fn uses_subgroups(&self) -> bool {
         self.context.abilities.inputs != Inputs::Plain
+    }
+
+    /// Whether linears multiply rounded activations and codes as integers.
+    #[must_use]
+    pub fn uses_integer_dots(&self) -> bool {
+        self.context.abilities.integer_dots
     }
 
     /// Bytes that all its buffers take now.
@@ -161,6 +171,29 @@ impl GpuDevice {
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
     }
+}
+
+/// What kernels will use, found out with a context that uses little of it. Software is not tried:
+/// it has no such instructions, and its times depend on what else the processor does.
+fn abilities(
+    context: &Arc<Context>,
+    options: &GpuOptions,
+    features: Features,
+) -> Result<Abilities, DeviceError> {
+    let facts = &context.facts;
+    let software = facts.kind == AdapterKind::Software;
+    let (fewest, most) = facts.subgroup_lanes;
+    let tries_subgroups = features.contains(Features::SUBGROUP) && most <= 64 && fewest > 1;
+    let inputs = match tries_subgroups && probe(context)? {
+        true if software && fewest >= 8 => Inputs::Broadcast,
+        true => Inputs::Subgroup,
+        false => Inputs::Plain,
+    };
+    let integer_dots = match options.integer_dots {
+        Some(wanted) => wanted,
+        None => facts.integer_dot && !software && dot_cost_of(context)? < DOT_COST,
+    };
+    Ok(Abilities { inputs, integer_dots, ..context.abilities })
 }
 
 /// Whether all lanes of a subgroup are in the same 64 lanes of a workgroup.
@@ -219,8 +252,7 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
-        let program = self.compile(segment, options, &mut HashMap::new(), progress)?;
-        let mut all = self.runnables(std::slice::from_ref(segment), options, vec![program])?;
+        let mut all = self.prepare_all(std::slice::from_ref(segment), options, progress)?;
         all.pop().ok_or_else(|| DeviceError::Batch { why: "there is no segment".into() })
     }
 
@@ -230,16 +262,17 @@ impl Device for GpuDevice {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Vec<Box<dyn Runnable>>, DeviceError> {
-        #[allow(clippy::cast_precision_loss)]
-        let count = segments.len() as f32;
-        let mut packed = HashMap::new();
-        let compile = |(index, segment)| {
-            #[allow(clippy::cast_precision_loss)]
-            let mut report = |share: f32| progress((index as f32 + share) / count);
-            self.compile(segment, options, &mut packed, &mut report)
-        };
-        let programs = segments.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
-        self.runnables(segments, options, programs)
+        self.context.check()?;
+        segments.iter().try_for_each(program::check)?;
+        let mut weights = Weights::load(segments, &self.context, progress)?;
+        let compile =
+            |segment| Compiler::new(segment, options, &self.context, &mut weights).compile();
+        let programs = segments.iter().map(compile).collect::<Result<_, _>>()?;
+        let all = self.runnables(segments, options, programs)?;
+        // From here on the adapter has a copy of everything.
+        segments.iter().try_for_each(Segment::check_weights)?;
+        progress(1.0);
+        Ok(all)
     }
 
     fn health(&self) -> Health {
@@ -248,18 +281,6 @@ impl Device for GpuDevice {
 }
 
 impl GpuDevice {
-    /// Packs a segment; weights that are in `packed` are not packed again.
-    fn compile(
-        &self,
-        segment: &Segment<'_>,
-        options: Prepare,
-        packed: &mut HashMap<WeightId, Arc<Packed>>,
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<Program, DeviceError> {
-        self.context.check()?;
-        Compiler::new(segment, options, &self.context, packed).compile(progress)
-    }
-
     /// Programs of segments with the memory in which they take turns.
     fn runnables(
         &self,

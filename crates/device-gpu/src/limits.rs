@@ -31,6 +31,28 @@ pub fn matrix_ops_per_s(device: &GpuDevice) -> Result<f64, DeviceError> {
     Ok(2.0 * f64::from(groups) * 64.0 * f64::from(rounds) * f64::from(CHAINS) / seconds)
 }
 
+/// How long multiplying and adding four integers of 8 bits takes, in times of what one `f32` takes:
+/// about 1 where there is an instruction for it.
+///
+/// # Errors
+/// If the device is lost or full.
+pub fn dot_cost(device: &GpuDevice) -> Result<f64, DeviceError> {
+    dot_cost_of(device.context())
+}
+
+pub(crate) fn dot_cost_of(context: &Arc<Context>) -> Result<f64, DeviceError> {
+    let groups = 256;
+    let data = context.constant("activations", &[0.5_f32; 128], BufferUsages::STORAGE)?;
+    let out = context.block("activations", u64::from(groups) * 256, BufferUsages::STORAGE, None)?;
+    // Enough work that the time of a submission does not hide the difference.
+    let constants = vec![("ROUNDS", 8192), ("CHAINS", CHAINS)];
+    let seconds = |kernel: &'static Kernel| {
+        let group = context.bind(kernel, &[&data.buffer, &out.buffer]);
+        best_of(3, context, (kernel, constants.clone()), &group, groups)
+    };
+    Ok(seconds(&shader::DOTS)? / seconds(&shader::COMPUTE)?)
+}
+
 /// Bytes per second that kernels read from memory: the best of a few passes over 128 MiB.
 ///
 /// # Errors

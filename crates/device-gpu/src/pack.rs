@@ -3,6 +3,8 @@
 //! A matrix becomes one part, or several: where its layout changes, and where a part would be
 //! larger than a buffer may be.
 
+pub(crate) mod kept;
+
 use crate::context::{Block, Context};
 use crate::shader::Constants;
 use half::{bf16, f16};
@@ -16,7 +18,7 @@ use wgpu::BufferUsages;
 /// Rows of a tile.
 pub(crate) const TILE: usize = 64;
 /// Inputs of a chunk.
-const CHUNK: usize = 32;
+pub(crate) const CHUNK: usize = 32;
 
 /// Rows of a matrix.
 #[derive(Debug)]
@@ -49,6 +51,11 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    /// Whether weights are codes with scales, which can be multiplied as integers.
+    pub(crate) fn has_codes(&self) -> bool {
+        self.bits <= 8
+    }
+
     pub(crate) fn constants(&self) -> Constants {
         vec![
             ("BITS", self.bits),
@@ -67,29 +74,40 @@ fn word(x: usize) -> u32 {
 }
 
 impl Packed {
-    /// Packs a matrix; `what` names it if there is no room.
-    pub(crate) fn new(weight: &Weight, context: &Arc<Context>) -> Result<Self, DeviceError> {
-        let mut parts = Vec::new();
-        for rows in same_layout(weight, 0..weight.rows()) {
-            let layout = weight.slice_rows(rows.clone()).ok().and_then(|w| w.layout());
-            let (layout, _) = canonical(layout, weight.cols());
-            // Half of the limit, since scales may be as large as codes.
-            let tile = TILE * weight.cols().next_multiple_of(CHUNK) * layout.bits as usize / 8;
-            let tiles = (context.max_weights / (2 * tile as u64)).max(1);
-            let step = usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(TILE);
-            let mut first = rows.start;
-            while first < rows.end {
-                let end = first.saturating_add(step).min(rows.end);
-                parts.push(Part::new(weight, first..end, context)?);
-                first = end;
-            }
-        }
-        Ok(Self { parts, cols: weight.cols() })
+    /// Packs a matrix; `keep` hears its bytes, part by part, codes before scales.
+    pub(crate) fn new(
+        weight: &Weight,
+        context: &Arc<Context>,
+        keep: &mut dyn FnMut(&[u8]),
+    ) -> Result<Self, DeviceError> {
+        let part = |rows| Part::new(weight, rows, context, keep);
+        let parts = cuts(weight, context.max_weights).into_iter().map(part);
+        Ok(Self { parts: parts.collect::<Result<_, _>>()?, cols: weight.cols() })
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.codes.bytes() + part.scales.bytes()).sum()
     }
+}
+
+/// Rows of the parts of a matrix: of one layout each, and no more than buffers may have.
+pub(crate) fn cuts(weight: &Weight, max_weights: u64) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    for rows in same_layout(weight, 0..weight.rows()) {
+        let layout = weight.slice_rows(rows.clone()).ok().and_then(|w| w.layout());
+        let (form, _) = canonical(layout, weight.cols());
+        // Half of the limit, since scales may be as large as codes.
+        let tile = TILE * weight.cols().next_multiple_of(CHUNK) * form.bits as usize / 8;
+        let tiles = (max_weights / (2 * tile as u64)).max(1);
+        let step = usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(TILE);
+        let mut first = rows.start;
+        while first < rows.end {
+            let end = first.saturating_add(step).min(rows.end);
+            parts.push(first..end);
+            first = end;
+        }
+    }
+    parts
 }
 
 /// Runs of rows that have one layout.
@@ -143,41 +161,105 @@ struct Scales {
     units: Vec<Units>,
 }
 
+/// What is known of a part before its weights are read; of its form, all but how scales are stored.
+#[derive(Clone, Copy, Debug)]
+struct Outline {
+    form: Form,
+    rows: usize,
+    chunks: usize,
+    /// Groups of a row; 0 where weights are not quantised.
+    groups: usize,
+    /// Blocks of a row whose scales have common factors.
+    blocks: Option<usize>,
+}
+
+impl Outline {
+    fn of(slice: &Weight) -> Self {
+        let cols = slice.cols();
+        let (form, quantised) = canonical(slice.layout(), cols);
+        Self {
+            form,
+            rows: slice.rows(),
+            chunks: cols.div_ceil(CHUNK),
+            groups: if quantised { cols.div_ceil(form.group as usize) } else { 0 },
+            blocks: slice.factored().map(|block| cols.div_ceil(block)).filter(|_| quantised),
+        }
+    }
+
+    /// The same with scales stored in another way; `None` if weights of that layout cannot be.
+    fn with(mut self, meta: u32, zero: u32) -> Option<Self> {
+        let same_zero = !self.form.min && zero <= 255;
+        let possible = match meta {
+            _ if self.groups == 0 => meta == self.form.meta && zero == 0,
+            0 => same_zero,
+            1 | 2 => zero == 0,
+            3 => self.blocks.is_some() && (same_zero || zero == 0),
+            _ => false,
+        };
+        if let (3, Some(blocks)) = (meta, self.blocks) {
+            self.form.block = word(self.groups / blocks) * self.form.group;
+        }
+        (self.form.meta, self.form.zero) = (meta, zero);
+        possible.then_some(self)
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    fn codes_bytes(&self) -> usize {
+        self.tiles() * TILE * self.chunks * CHUNK * self.form.bits as usize / 8
+    }
+
+    /// Words of scales: those in front of factors, and all.
+    fn scale_words(&self) -> (usize, usize) {
+        let lanes = self.tiles() * TILE;
+        let per_row = match self.form.meta {
+            _ if self.groups == 0 => return (1, 1),
+            1 => self.groups,
+            2 => 2 * self.groups,
+            _ => self.groups.div_ceil(2),
+        };
+        let factors = if self.form.meta == 3 { 2 * self.blocks.unwrap_or(0) } else { 0 };
+        (lanes * per_row, lanes * (per_row + factors))
+    }
+
+    /// `Packed` of `weights.wgsl`.
+    fn shape(&self) -> [u32; 4] {
+        let factors_at = if self.form.meta == 3 { self.scale_words().0 } else { 0 };
+        [self.chunks, self.groups, factors_at, self.blocks.unwrap_or(0)].map(word)
+    }
+}
+
 impl Part {
     fn new(
         weight: &Weight,
         rows: Range<usize>,
         context: &Arc<Context>,
+        keep: &mut dyn FnMut(&[u8]),
     ) -> Result<Self, DeviceError> {
-        let cols = weight.cols();
         let slice = weight.slice_rows(rows.clone()).map_err(|error| context.broken(&error))?;
-        let (mut form, quantised) = canonical(slice.layout(), cols);
-        let chunks = cols.div_ceil(CHUNK);
-        let tiles = rows.len().div_ceil(TILE);
-        let groups = if quantised { cols.div_ceil(form.group as usize) } else { 0 };
-        let blocks = slice.factored().map(|block| cols.div_ceil(block));
+        let outline = Outline::of(&slice);
         let mut scales = Scales::default();
         let codes = context.block(
             "weights",
-            (tiles * TILE * chunks * CHUNK * form.bits as usize / 8) as u64,
+            outline.codes_bytes() as u64,
             BufferUsages::STORAGE,
             Some(&mut |put| {
-                for tile in 0..tiles {
-                    let last = ((tile + 1) * TILE).min(rows.len());
-                    put(&pack_tile(
-                        &slice,
-                        tile * TILE..last,
-                        (&form, groups),
-                        blocks,
-                        &mut scales,
-                    ));
-                    weight.release_rows(rows.start + tile * TILE..rows.start + last);
+                for tile in 0..outline.tiles() {
+                    let tile = tile * TILE..((tile + 1) * TILE).min(rows.len());
+                    let bytes = pack_tile(&slice, tile.clone(), &outline, &mut scales);
+                    put(&bytes);
+                    keep(&bytes);
+                    weight.release_rows(rows.start + tile.start..rows.start + tile.end);
                 }
             }),
         )?;
-        let (words, factors_at) = pack_scales(&mut form, &scales, (rows.len(), groups), blocks);
+        let outline = settled(outline, &scales);
+        let words = scale_words(&outline, &scales);
+        keep(bytemuck::cast_slice(&words));
         let words = context.constant("weights", &words, BufferUsages::STORAGE)?;
-        let shape = [word(chunks), word(groups), word(factors_at), word(blocks.unwrap_or(0))];
+        let (form, shape) = (outline.form, outline.shape());
         Ok(Self { rows, codes: Arc::new(codes), scales: Arc::new(words), form, shape })
     }
 }
@@ -186,12 +268,10 @@ impl Part {
 fn pack_tile(
     slice: &Weight,
     rows: Range<usize>,
-    (form, groups): (&Form, usize),
-    blocks: Option<usize>,
+    outline: &Outline,
     scales: &mut Scales,
 ) -> Vec<u8> {
-    let cols = slice.cols();
-    let chunks = cols.div_ceil(CHUNK);
+    let (cols, &Outline { form, chunks, groups, blocks, .. }) = (slice.cols(), outline);
     // Bytes of a row's chunk, in vectors of 16.
     let vectors = form.bits as usize / 4;
     let mut out = vec![0; TILE * chunks * vectors * 16];
@@ -216,7 +296,7 @@ fn pack_tile(
         } else {
             slice.row_f32(index, &mut floats);
         }
-        row_bytes(form, &row, &floats, &mut bytes);
+        row_bytes(&form, &row, &floats, &mut bytes);
         for (at, vector) in bytes.chunks_exact(16).enumerate() {
             let to = (at * TILE + lane) * 16;
             out[to..to + 16].copy_from_slice(vector);
@@ -261,73 +341,74 @@ fn is_half(x: f32) -> bool {
     x.to_bits() == 0 || (half.is_normal() && half.to_f32().to_bits() == x.to_bits())
 }
 
-/// Scales in the shortest form that keeps them, and where factors begin.
-fn pack_scales(
-    form: &mut Form,
-    scales: &Scales,
-    (rows, groups): (usize, usize),
-    blocks: Option<usize>,
-) -> (Vec<u32>, usize) {
-    if groups == 0 {
-        return (vec![0], 0);
+/// Whether scales can be had in the outline's form.
+fn suits(outline: &Outline, scales: &Scales) -> bool {
+    #[allow(clippy::cast_precision_loss, reason = "zero points are at most 255")]
+    let zero = (outline.form.zero as f32).to_bits();
+    let same_zero = || scales.groups.iter().all(|g| g.offset.to_bits() == zero);
+    match outline.form.meta {
+        0 => same_zero() && scales.groups.iter().all(|g| is_half(g.scale)),
+        1 => scales.groups.iter().all(|g| is_half(g.scale) && is_half(g.offset)),
+        3 => outline.form.min || same_zero(),
+        _ => true,
     }
+}
+
+/// The outline with the shortest form that keeps its scales.
+fn settled(outline: Outline, scales: &Scales) -> Outline {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let zero = scales.groups.first().map_or(0, |g| g.offset as u32);
+    let zero = if outline.form.min { 0 } else { zero };
+    let forms = [(3, zero), (0, zero), (1, 0)].into_iter();
+    let mut forms = forms.filter_map(|(meta, zero)| outline.with(meta, zero));
+    forms.find(|outline| suits(outline, scales)).unwrap_or(outline)
+}
+
+/// Scales in the outline's form, of all its rows.
+fn scale_words(outline: &Outline, scales: &Scales) -> Vec<u32> {
+    let &Outline { form, rows, groups, blocks, .. } = outline;
+    if groups == 0 {
+        return vec![0];
+    }
+    let inside = |row: usize, index: usize| row < rows && index < groups;
     let group = |row: usize, index: usize| {
-        if row < rows && index < groups {
-            scales.groups[row * groups + index]
-        } else {
-            Group::default()
-        }
+        if inside(row, index) { scales.groups[row * groups + index] } else { Group::default() }
     };
     let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
-    let zero = scales.groups.first().map_or(0.0, |g| g.offset);
-    let same_zero = !form.min
-        && zero.fract() == 0.0
-        && scales.groups.iter().all(|g| g.offset.to_bits() == zero.to_bits());
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    if same_zero {
-        form.zero = zero as u32;
-    }
     let pairs = groups.div_ceil(2);
-    if let (Some(blocks), true) = (blocks, same_zero || form.min) {
-        form.meta = 3;
-        form.block = word(groups / blocks) * form.group;
-        let unit = |row: usize, index: usize| {
-            let inside = row < rows && index < groups;
-            let u = if inside { scales.units[row * groups + index] } else { Units::default() };
-            u32::from(u.scale.cast_unsigned()) | (u32::from(u.min.cast_unsigned()) << 8)
-        };
-        let mut words =
-            tiled(rows, pairs, |row, at| unit(row, 2 * at) | (unit(row, 2 * at + 1) << 16));
-        let factors_at = words.len();
-        words.extend(tiled(rows, 2 * blocks, |row, at| {
-            let inside = row < rows;
-            let f = if inside { scales.factors[row * blocks + at / 2] } else { Factors::default() };
-            let f = if at % 2 == 0 { f.scale } else { f.min };
-            f.to_f32().to_bits()
-        }));
-        return (words, factors_at);
-    }
-    if same_zero && scales.groups.iter().all(|g| is_half(g.scale)) {
-        form.meta = 0;
-        let scale = |row, at| half(group(row, at).scale);
-        let words =
-            tiled(rows, pairs, |row, at| scale(row, 2 * at) | (scale(row, 2 * at + 1) << 16));
-        return (words, 0);
-    }
-    if scales.groups.iter().all(|g| is_half(g.scale) && is_half(g.offset)) {
-        form.meta = 1;
-        let words = tiled(rows, groups, |row, at| {
+    match form.meta {
+        0 => {
+            let scale = |row, at| half(group(row, at).scale);
+            tiled(rows, pairs, |row, at| scale(row, 2 * at) | (scale(row, 2 * at + 1) << 16))
+        }
+        1 => tiled(rows, groups, |row, at| {
             let g = group(row, at);
             half(g.scale) | (half(g.offset) << 16)
-        });
-        return (words, 0);
+        }),
+        3 => {
+            let unit = |row: usize, index: usize| {
+                let there = inside(row, index);
+                let u = if there { scales.units[row * groups + index] } else { Units::default() };
+                u32::from(u.scale.cast_unsigned()) | (u32::from(u.min.cast_unsigned()) << 8)
+            };
+            let blocks = blocks.unwrap_or(0);
+            let factor = |row: usize, at: usize| {
+                let there = row < rows;
+                let f =
+                    if there { scales.factors[row * blocks + at / 2] } else { Factors::default() };
+                let f = if at.is_multiple_of(2) { f.scale } else { f.min };
+                f.to_f32().to_bits()
+            };
+            let mut words =
+                tiled(rows, pairs, |row, at| unit(row, 2 * at) | (unit(row, 2 * at + 1) << 16));
+            words.extend(tiled(rows, 2 * blocks, factor));
+            words
+        }
+        _ => tiled(rows, 2 * groups, |row, at| {
+            let g = group(row, at / 2);
+            if at % 2 == 0 { g.scale } else { g.offset }.to_bits()
+        }),
     }
-    form.meta = 2;
-    let words = tiled(rows, 2 * groups, |row, at| {
-        let g = group(row, at / 2);
-        if at % 2 == 0 { g.scale } else { g.offset }.to_bits()
-    });
-    (words, 0)
 }
 
 /// Words in the order (tile, index, row of the tile).

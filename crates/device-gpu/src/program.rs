@@ -1,9 +1,10 @@
 //! A segment as a list of dispatches: kernels with their constants, shapes and buffers, and a slot
 //! of memory for every value. Values that are never needed at the same time share a slot.
 
-use crate::context::{Block, Context, NAME};
-use crate::pack::{Form, Packed, TILE};
+use crate::context::{Abilities, Block, Context, NAME};
+use crate::pack::{CHUNK, Form, Packed, TILE};
 use crate::shader::{self, Constants, Kernel};
+use crate::weights::Weights;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use wgpu::BufferUsages;
 
 /// Groups of a row that are rounded at the most.
 pub(crate) const MOST_GROUPS: usize = 1024;
+/// Words of a chunk of digits.
+const DIGITS: usize = 20;
 /// Elements of a head at the most.
 const MOST_HEAD: usize = 256;
 /// Query heads that read one key head at the most.
@@ -45,8 +48,8 @@ pub(crate) enum Operand {
 /// How much a kernel does, and which constants it has.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// `tiles` times 64 outputs of all rows.
-    Linear { form: Form, tail: bool, tiles: u32, rows: Rows },
+    /// `tiles` times 64 outputs of all rows; of digits where these are what it reads.
+    Linear { form: Form, tail: bool, digits: bool, tiles: u32, rows: Rows },
     /// `across` workgroups for every row.
     Rows { constants: Constants, across: u32, rows: Rows },
     /// Rotation; its constants depend on the cache.
@@ -142,6 +145,18 @@ pub(crate) fn refuses(graph: &Graph, node: &Node) -> Option<String> {
     }
 }
 
+/// Whether this device can run a segment.
+///
+/// # Errors
+/// [`DeviceError::Refused`] with the first node that it cannot.
+pub(crate) fn check(segment: &Segment<'_>) -> Result<(), DeviceError> {
+    let refused = |node: &Node| Some((node.name.clone(), refuses(segment.graph, node)?));
+    match segment.graph.nodes[segment.nodes.clone()].iter().find_map(refused) {
+        Some((node, why)) => Err(DeviceError::Refused { device: NAME.to_owned(), node, why }),
+        None => Ok(()),
+    }
+}
+
 /// Compiles a segment.
 pub(crate) struct Compiler<'a> {
     segment: &'a Segment<'a>,
@@ -149,12 +164,11 @@ pub(crate) struct Compiler<'a> {
     context: &'a Arc<Context>,
     steps: Vec<Step>,
     places: HashMap<ValueId, Place>,
-    /// Values rounded to 8 bits.
-    rounded: HashMap<ValueId, Place>,
+    /// Values rounded to 8 bits, as digits or as the numbers that these stand for.
+    rounded: HashMap<(ValueId, bool), Place>,
     slots: Vec<(usize, usize)>,
     free: Vec<usize>,
-    /// By the segments before it, too.
-    packed: &'a mut HashMap<WeightId, Arc<Packed>>,
+    weights: &'a mut Weights,
     vectors: HashMap<WeightId, Arc<Block>>,
     bytes: u64,
     queries: usize,
@@ -165,7 +179,7 @@ impl<'a> Compiler<'a> {
         segment: &'a Segment<'a>,
         options: Prepare,
         context: &'a Arc<Context>,
-        packed: &'a mut HashMap<WeightId, Arc<Packed>>,
+        weights: &'a mut Weights,
     ) -> Self {
         Self {
             segment,
@@ -176,27 +190,20 @@ impl<'a> Compiler<'a> {
             rounded: HashMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            packed,
+            weights,
             vectors: HashMap::new(),
             bytes: 0,
             queries: 0,
         }
     }
 
-    pub(crate) fn compile(mut self, progress: &mut dyn FnMut(f32)) -> Result<Program, DeviceError> {
-        let graph = self.segment.graph;
-        let nodes = &graph.nodes[self.segment.nodes.clone()];
-        let total: usize = nodes.iter().map(|node| size_of(graph, &node.op)).sum();
+    pub(crate) fn compile(mut self) -> Result<Program, DeviceError> {
+        let nodes = &self.segment.graph.nodes[self.segment.nodes.clone()];
         let (last, last_rounded) = self.last_uses(nodes);
         for &id in &self.segment.inputs {
             self.place(id);
         }
-        let mut done = 0;
         for (index, node) in nodes.iter().enumerate() {
-            if let Some(why) = refuses(graph, node) {
-                let (device, node) = (NAME.to_owned(), node.name.clone());
-                return Err(DeviceError::Refused { device, node, why });
-            }
             for &id in &node.outputs {
                 self.place(id);
             }
@@ -207,14 +214,11 @@ impl<'a> Compiler<'a> {
                 free.extend(over.then_some(place.slot));
                 !over
             });
-            self.rounded.retain(|id, place| {
+            self.rounded.retain(|(id, _), place| {
                 let over = last_rounded.get(id).is_none_or(|&last| last <= index);
                 free.extend(over.then_some(place.slot));
                 !over
             });
-            done += size_of(graph, &node.op);
-            #[allow(clippy::cast_precision_loss)]
-            progress(if total == 0 { 1.0 } else { done as f32 / total as f32 });
         }
         let at = |ids: &[ValueId]| -> Result<Vec<Place>, DeviceError> {
             let place = |id: &ValueId| self.places.get(id).copied();
@@ -260,10 +264,9 @@ impl<'a> Compiler<'a> {
 
     /// A slot for a new value: the smallest free one with room for it, or else the largest, which
     /// grows. In whatever order slots became free, the same one is taken.
-    fn slot(&mut self, id: ValueId) -> Place {
-        let value = self.segment.graph.value(id);
-        let needed = stride(value.width);
-        let room = |(tokens, logits): (usize, usize)| match value.rows {
+    fn slot(&mut self, width: usize, rows: Rows) -> Place {
+        let needed = stride(width);
+        let room = |(tokens, logits): (usize, usize)| match rows {
             Rows::Tokens => tokens,
             Rows::Logits => logits,
         };
@@ -279,13 +282,14 @@ impl<'a> Compiler<'a> {
             }
         };
         let (tokens, logits) = &mut self.slots[slot];
-        let most = if value.rows == Rows::Tokens { tokens } else { logits };
+        let most = if rows == Rows::Tokens { tokens } else { logits };
         *most = (*most).max(needed);
-        Place { slot, width: value.width, rows: value.rows }
+        Place { slot, width, rows }
     }
 
     fn place(&mut self, id: ValueId) {
-        let place = self.slot(id);
+        let value = self.segment.graph.value(id);
+        let place = self.slot(value.width, value.rows);
         self.places.insert(id, place);
     }
 
@@ -323,14 +327,11 @@ impl<'a> Compiler<'a> {
         Ok(Operand::Block(block))
     }
 
-    fn pack(&mut self, id: WeightId) -> Result<Arc<Packed>, DeviceError> {
-        if let Some(packed) = self.packed.get(&id) {
-            return Ok(Arc::clone(packed));
-        }
-        let packed = Arc::new(Packed::new(self.segment.graph.weight(id), self.context)?);
-        self.bytes += packed.bytes();
-        self.packed.insert(id, Arc::clone(&packed));
-        Ok(packed)
+    fn packed(&mut self, id: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        self.bytes += self.weights.count(id);
+        self.weights.get(id).ok_or_else(|| DeviceError::Batch {
+            why: format!("weight {} is read by a node of no segment", id.0),
+        })
     }
 
     fn push(
@@ -378,7 +379,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn embed(&mut self, table: WeightId, y: Place) -> Result<(), DeviceError> {
-        let packed = self.pack(table)?;
+        let packed = self.packed(table)?;
         for (index, part) in packed.parts.iter().enumerate() {
             let [chunks, ..] = part.shape;
             let (first, rows) = (part.rows.start, part.rows.len());
@@ -436,12 +437,14 @@ impl<'a> Compiler<'a> {
     }
 
     /// The value as quantised linears read it.
-    fn round(&mut self, id: ValueId) -> Result<Place, DeviceError> {
-        if let Some(&place) = self.rounded.get(&id) {
+    fn round(&mut self, id: ValueId, digits: bool) -> Result<Place, DeviceError> {
+        if let Some(&place) = self.rounded.get(&(id, digits)) {
             return Ok(place);
         }
-        let (from, to) = (self.at(id)?, self.slot(id));
-        self.rounded.insert(id, to);
+        let from = self.at(id)?;
+        let width = if digits { from.width.div_ceil(CHUNK) * DIGITS } else { from.width };
+        let to = self.slot(width, from.rows);
+        self.rounded.insert((id, digits), to);
         let len = group_before(self.segment.graph, id).unwrap_or(GROUP);
         let groups = from.width.div_ceil(len);
         let mut words = [from.width, len, groups, from.stride()].map(word).to_vec();
@@ -452,7 +455,11 @@ impl<'a> Compiler<'a> {
             Operand::Value(from.slot),
             Operand::Value(to.slot),
         ];
-        let constants = vec![("MOST_GROUPS", word(groups.next_multiple_of(64)))];
+        let constants = vec![
+            ("MOST_GROUPS", word(groups.next_multiple_of(64))),
+            ("DIGITS", u32::from(digits)),
+            ("WORDS", word(CHUNK / 4)),
+        ];
         let work = Work::Rows { constants, across: 1, rows: from.rows };
         self.push("round", &shader::ROUND, operands, work);
         Ok(to)
@@ -466,13 +473,13 @@ impl<'a> Compiler<'a> {
         bias: Option<WeightId>,
         y: Place,
     ) -> Result<(), DeviceError> {
-        let x = if self.rounds(op) { self.round(x)? } else { self.at(x)? };
-        let packed = self.pack(weight)?;
-        let bias_at = match bias {
-            Some(bias) => self.vector(bias)?,
-            None => Operand::Value(x.slot),
-        };
+        let rounds = self.rounds(op);
+        let packed = self.packed(weight)?;
+        let bias_at = bias.map(|bias| self.vector(bias)).transpose()?;
+        let Abilities { inputs, integer_dots, .. } = self.context.abilities;
         for (index, part) in packed.parts.iter().enumerate() {
+            let digits = rounds && integer_dots && part.form.has_codes();
+            let x = if rounds { self.round(x, digits)? } else { self.at(x)? };
             let mut words = part.shape.to_vec();
             let rows = part.rows.len();
             words
@@ -484,17 +491,17 @@ impl<'a> Compiler<'a> {
                 Operand::Block(part_block(&packed, index, true)),
                 Operand::Block(part_block(&packed, index, false)),
                 Operand::Value(x.slot),
-                bias_at.clone(),
+                bias_at.clone().unwrap_or(Operand::Value(x.slot)),
                 Operand::Value(y.slot),
             ];
             let work = Work::Linear {
                 form: part.form,
-                tail: !packed.cols.is_multiple_of(32),
+                tail: !packed.cols.is_multiple_of(CHUNK),
+                digits,
                 tiles: word(rows.div_ceil(TILE)),
                 rows: y.rows,
             };
-            let kernel = &shader::LINEAR[self.context.abilities.inputs as usize];
-            self.push("linear", kernel, operands, work);
+            self.push("linear", inputs.linear(digits), operands, work);
         }
         Ok(())
     }
@@ -594,11 +601,4 @@ fn word(x: usize) -> u32 {
 
 fn tokens(rows: Rows) -> u32 {
     u32::from(rows == Rows::Tokens)
-}
-
-/// Elements of an operation's weight: what its packing costs.
-fn size_of(graph: &Graph, op: &Op) -> usize {
-    let (Op::Linear { weight: id, .. } | Op::Embed { table: id }) = op else { return 0 };
-    let weight = graph.weight(*id);
-    weight.rows() * weight.cols()
 }

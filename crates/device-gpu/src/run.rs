@@ -234,8 +234,8 @@ impl GpuRunnable {
                 Work::Rows { constants, .. } => {
                     self.context.pipeline(step.kernel, constants.clone())?;
                 }
-                Work::Linear { form, tail, tiles, .. } => {
-                    let inputs = self.context.abilities.inputs;
+                Work::Linear { form, tail, digits, tiles, .. } => {
+                    let inputs = self.inputs(*digits);
                     for rows in [1, most] {
                         let below = self.context.abilities.split_below;
                         let shape = linear_shape(rows, *tiles, below);
@@ -247,6 +247,12 @@ impl GpuRunnable {
             }
         }
         Ok(())
+    }
+
+    /// How lanes come by the inputs of a linear: digits are few, and each lane reads them.
+    fn inputs(&self, digits: bool) -> Inputs {
+        let inputs = self.context.abilities.inputs;
+        if digits && inputs == Inputs::Broadcast { Inputs::Subgroup } else { inputs }
     }
 
     /// Pipelines and sizes of all steps; `None` for those that have nothing to do.
@@ -269,9 +275,9 @@ impl GpuRunnable {
             Work::Rows { constants, across, rows } => {
                 (constants.clone(), [*across, Memory::rows_of(upload, *rows), 1])
             }
-            Work::Linear { form, tail, tiles, rows } => {
+            Work::Linear { form, tail, digits, tiles, rows } => {
                 let rows = Memory::rows_of(upload, *rows);
-                let inputs = self.context.abilities.inputs;
+                let inputs = self.inputs(*digits);
                 let (m, split) = linear_shape(rows, *tiles, self.context.abilities.split_below);
                 let constants = linear_constants(&form.constants(), *tail, (m, split), inputs);
                 (constants, [*tiles, rows.div_ceil(m), 1])

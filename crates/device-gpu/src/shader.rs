@@ -23,8 +23,10 @@ const WEIGHTS: &str = include_str!("shaders/weights.wgsl");
 const CACHE: &str = include_str!("shaders/cache.wgsl");
 const FOLD: &str = include_str!("shaders/fold.wgsl");
 const SPLIT_PLAIN: &str = include_str!("shaders/split_plain.wgsl");
+const INPUTS_VALUES: &str = include_str!("shaders/inputs_values.wgsl");
 const INPUTS_PLAIN: &str = include_str!("shaders/inputs_plain.wgsl");
 const INPUTS_BROADCAST: &str = include_str!("shaders/inputs_broadcast.wgsl");
+const INPUTS_DIGITS: &str = include_str!("shaders/inputs_digits.wgsl");
 const SPLIT_SUBGROUP: &str = include_str!("shaders/split_subgroup.wgsl");
 
 macro_rules! kernel {
@@ -47,6 +49,7 @@ kernel!(MERGE, "merge", "uurrw", [RUN, MATH, FOLD]);
 kernel!(PROBE, "probe", "w", []);
 kernel!(STREAM, "stream", "rw", []);
 kernel!(COMPUTE, "compute", "rw", []);
+kernel!(DOTS, "dots", "rw", []);
 
 macro_rules! linear {
     ($($piece:expr),*) => {
@@ -59,11 +62,15 @@ macro_rules! linear {
 }
 
 /// `linear.wgsl`, by [`Inputs`].
-pub(crate) static LINEAR: [Kernel; 3] = [
-    linear!(SPLIT_PLAIN, INPUTS_PLAIN),
-    linear!(SPLIT_SUBGROUP, INPUTS_PLAIN),
-    linear!(SPLIT_SUBGROUP, INPUTS_BROADCAST),
+static LINEAR: [Kernel; 3] = [
+    linear!(SPLIT_PLAIN, INPUTS_VALUES, INPUTS_PLAIN),
+    linear!(SPLIT_SUBGROUP, INPUTS_VALUES, INPUTS_PLAIN),
+    linear!(SPLIT_SUBGROUP, INPUTS_VALUES, INPUTS_BROADCAST),
 ];
+
+/// `linear.wgsl` over digits, by whether there are subgroups.
+static LINEAR_OF_DIGITS: [Kernel; 2] =
+    [linear!(SPLIT_PLAIN, INPUTS_DIGITS), linear!(SPLIT_SUBGROUP, INPUTS_DIGITS)];
 
 /// How lanes come by the inputs of a linear, which all of them need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +81,17 @@ pub(crate) enum Inputs {
     Subgroup,
     /// Each reads some and hands them to its subgroup.
     Broadcast,
+}
+
+impl Inputs {
+    /// The kernel of a linear, over `digits` or over values.
+    pub(crate) fn linear(self, digits: bool) -> &'static Kernel {
+        if digits {
+            &LINEAR_OF_DIGITS[usize::from(self != Self::Plain)]
+        } else {
+            &LINEAR[self as usize]
+        }
+    }
 }
 
 /// Constants of a kernel, by name.

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 use tangor_device::{Device, conformance};
-use tangor_device_gpu::{GpuDevice, GpuOptions};
+use tangor_device_gpu::{GpuDevice, GpuOptions, limits};
 use tangor_testkit::page;
 
 /// A device; without an adapter the message says what to install.
@@ -60,17 +60,38 @@ fn conforms_without_subgroups() {
 }
 
 #[test]
+fn conforms_with_integer_dots() {
+    let options = GpuOptions { integer_dots: Some(true), ..Default::default() };
+    assert!(device(&options).uses_integer_dots());
+    conforms(&options);
+}
+
+#[test]
+fn software_multiplies_integers_only_when_told_to() {
+    assert!(!device(&GpuOptions::default()).uses_integer_dots());
+    assert!(limits::dot_cost(&device(&GpuOptions::default())).expect("a measurement") > 0.0);
+}
+
+#[test]
 fn all_ways_give_the_same_bits() {
     let bits = |options: &GpuOptions| conformance::bits(&device(options)).expect("logits");
-    let want = bits(&GpuOptions::default());
-    for (subgroups, split_below, max_weight_bytes) in [
-        (true, Some(u32::MAX), None),
-        (false, Some(u32::MAX), None),
-        (false, Some(0), Some(16 << 10)),
-    ] {
-        let options = GpuOptions { subgroups, split_below, max_weight_bytes, ..Default::default() };
-        let got = bits(&options);
-        let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same && got.len() == want.len(), "{options:?}");
+    for integer_dots in [Some(false), Some(true)] {
+        let want = bits(&GpuOptions { integer_dots, ..Default::default() });
+        for (subgroups, split_below, max_weight_bytes) in [
+            (true, Some(u32::MAX), None),
+            (false, Some(u32::MAX), None),
+            (false, Some(0), Some(16 << 10)),
+        ] {
+            let options = GpuOptions {
+                subgroups,
+                split_below,
+                max_weight_bytes,
+                integer_dots,
+                ..Default::default()
+            };
+            let got = bits(&options);
+            let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same && got.len() == want.len(), "{options:?}");
+        }
     }
 }

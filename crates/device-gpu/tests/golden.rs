@@ -10,7 +10,12 @@ use tangor_testkit::drive::{self, Driver};
 use tangor_testkit::tiny;
 
 fn device() -> GpuDevice {
-    GpuDevice::open(&GpuOptions::default()).unwrap_or_else(|error| panic!("{error}"))
+    open(None)
+}
+
+fn open(integer_dots: Option<bool>) -> GpuDevice {
+    let options = GpuOptions { integer_dots, ..GpuOptions::default() };
+    GpuDevice::open(&options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -43,7 +48,7 @@ fn k_quants_give_the_logits_of_the_oracle() {
 #[test]
 fn rows_do_not_depend_on_chunks_or_neighbours() {
     let tokens: Vec<u32> = (0..70).map(|i| i * 89 % 256).collect();
-    let device = device();
+    let devices = [open(Some(false)), open(Some(true))];
     for (arch, layout, mode) in [
         ("mistral", Layout::Dense(DType::F16), (Activations::F32, KvType::F32)),
         (
@@ -63,6 +68,30 @@ fn rows_do_not_depend_on_chunks_or_neighbours() {
         ),
     ] {
         let graph = tiny::random(arch, layout, 3);
-        drive::check_row_independence(&device, &graph, &tokens, mode);
+        for device in &devices {
+            drive::check_row_independence(device, &graph, &tokens, mode);
+        }
+    }
+}
+
+/// Both compute with the same integers; one adds them up before they are scaled.
+#[test]
+fn integer_dots_change_logits_in_their_last_digits() {
+    let tokens: Vec<u32> = (0..40).map(|i| i * 89 % 256).collect();
+    let layout = |bits, group, offset| Layout::Quant { bits, group, offset };
+    for (seed, layout) in [
+        (1, layout(4, 32, Offset::Zero)),
+        (2, layout(4, 128, Offset::Min)),
+        (3, layout(8, 16, Offset::Zero)),
+        (4, layout(8, 64, Offset::Min)),
+    ] {
+        let graph = tiny::random("llama", layout, seed);
+        let [want, got] = [false, true].map(|integer_dots| {
+            let device = open(Some(integer_dots));
+            Driver::new(&device, &graph, Activations::Int8, KvType::F32).chunked(&tokens, 17)
+        });
+        let scale = want.iter().fold(0_f32, |most, x| most.max(x.abs()));
+        let off = want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+        assert!(off < 1e-2 * scale && got != want, "{layout:?}: {off:e} of {scale}");
     }
 }

@@ -62,7 +62,14 @@ fn rows() -> Vec<Vec<f32>> {
 
 #[test]
 fn rows_are_rounded_bit_for_bit() {
-    let device = GpuDevice::open(&GpuOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    for integer_dots in [Some(false), Some(true)] {
+        let options = GpuOptions { integer_dots, ..GpuOptions::default() };
+        let device = GpuDevice::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        check_rounding(&device);
+    }
+}
+
+fn check_rounding(device: &GpuDevice) {
     let graph = graph();
     let segment = Segment {
         graph: &graph,

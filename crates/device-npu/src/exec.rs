@@ -156,6 +156,7 @@ impl NpuRunnable {
                 for (out, &token) in out.chunks_mut(table.cols()).zip(batch.tokens) {
                     table.row_f32(token as usize, out);
                 }
+                table.check_unchanged().map_err(|_| DeviceError::WeightsChanged)?;
                 Ok(out)
             }
             Op::SelectRows => {

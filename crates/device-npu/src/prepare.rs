@@ -44,11 +44,14 @@ impl Compiler<'_> {
     ) -> Result<NpuRunnable, DeviceError> {
         let key = self.key();
         let steps = match key.as_ref().and_then(|key| self.kept(key)) {
-            Some(steps) => steps,
-            None => self.compile_afresh(key.as_ref(), progress)?,
+            Some(steps) => Ok(steps),
+            None => self.compile_afresh(key.as_ref(), progress),
         };
+        // What a file lost was read as zeros, of which a provider may say anything.
+        self.segment.check_weights()?;
+        let runnable = NpuRunnable::new(Arc::clone(self.core), self.segment, steps?);
         progress(1.0);
-        Ok(NpuRunnable::new(Arc::clone(self.core), self.segment, steps))
+        Ok(runnable)
     }
 
     fn compile_afresh(
@@ -67,6 +70,7 @@ impl Compiler<'_> {
             cutter.cut(run, progress)?;
         }
         cutter.steps.extend((next..self.segment.nodes.end).map(Step::Host));
+        self.segment.check_weights()?;
         if let Some(keeper) = cutter.keeper {
             keeper.finish();
         }

@@ -15,6 +15,7 @@ use std::fmt;
 use std::ops::Range;
 use tangor_model::rope::Variant;
 use tangor_model::{Graph, ValueId};
+use tangor_tensor::Weight;
 
 /// Kinds of processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +159,18 @@ impl<'a> Segment<'a> {
             outputs: vec![graph.logits],
             packed: None,
         }
+    }
+
+    /// Whether all that was read of the graph's weights was there. A device asks when it has packed
+    /// them, before it hands them to a cache and before it says that it is prepared: what a mapped
+    /// file lost meanwhile was read as zeros.
+    ///
+    /// # Errors
+    /// [`DeviceError::WeightsChanged`].
+    pub fn check_weights(&self) -> Result<(), DeviceError> {
+        let mut weights = self.graph.weights.iter().map(|named| &named.weight);
+        let checked = weights.try_for_each(Weight::check_unchanged);
+        checked.map_err(|_| DeviceError::WeightsChanged)
     }
 }
 
@@ -349,7 +362,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`DeviceError::Refused`] for an operation or layout that it lacks: a device never
-    /// approximates silently. [`DeviceError::OutOfMemory`].
+    /// approximates silently. [`DeviceError::OutOfMemory`]. [`DeviceError::WeightsChanged`] if a
+    /// file lost part of them meanwhile.
     fn prepare(
         &self,
         segment: &Segment<'_>,

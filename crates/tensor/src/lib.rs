@@ -16,7 +16,9 @@ mod weight;
 
 pub use crate::bytes::{ByteLenError, byte_len, checked_product};
 pub use crate::dtype::DType;
-pub use crate::map::{FileChanged, MapGuard, map_file, map_file_in_large_pages, release};
+pub use crate::map::{
+    FileChanged, MapGuard, check_mapped, map_file, map_file_in_large_pages, release,
+};
 pub use crate::stamp::Stamp;
 pub use crate::weight::{Group, Layout, Offset, RowOrder, Scales, Weight, WeightError, Zeros};
 pub use ::bytes::Bytes;

@@ -68,6 +68,15 @@ pub fn release(bytes: &[u8]) {
     sys::release(bytes);
 }
 
+/// Fails once any page of the map that `bytes` lie in could not be read; bytes that are not of a
+/// map never do.
+///
+/// # Errors
+/// As [`MapGuard::check`], for who has bytes and no guard.
+pub fn check_mapped(bytes: &[u8]) -> Result<(), FileChanged> {
+    if sys::changed(bytes) { Err(FileChanged) } else { Ok(()) }
+}
+
 /// What keeps a map alive.
 struct Mapped {
     map: memmap2::Mmap,
@@ -153,6 +162,10 @@ mod sys {
     }
 
     pub(super) fn release(_bytes: &[u8]) {}
+
+    pub(super) fn changed(_bytes: &[u8]) -> bool {
+        false
+    }
 }
 
 #[cfg(unix)]
@@ -281,6 +294,14 @@ mod sys {
             let page = page_bytes();
             give_back(from & !(page - 1), to.next_multiple_of(page).min(start + len));
         }
+    }
+
+    /// Whether a page of the map was lost that bytes lie in.
+    pub(super) fn changed(bytes: &[u8]) -> bool {
+        let at = bytes.as_ptr().addr();
+        // A map that is borrowed keeps its slot.
+        let slot = TABLE[..USED.load(SeqCst)].iter().find(|slot| slot.covers(at).is_some());
+        slot.is_some_and(|slot| slot.changed.load(SeqCst))
     }
 
     /// Drops the pages `from..to` of a live map; `from` is where a page starts.
@@ -436,6 +457,8 @@ mod tests {
         assert!(bytes[1 << 17..].iter().all(|&byte| byte == 0), "lost pages read as zeros");
         assert!(bytes[..1 << 16].iter().all(|&byte| byte == 7), "kept pages stay");
         assert_eq!(guard.check(), Err(FileChanged));
+        assert_eq!(check_mapped(&bytes[1 << 15..1 << 16]), Err(FileChanged), "all of the file");
+        assert_eq!(check_mapped(&other).and(check_mapped(&[7; 9])), Ok(()));
         assert!(other.iter().all(|&byte| byte == 9));
         assert_eq!(other_guard.check(), Ok(()), "another file is not blamed");
         assert_eq!(MapGuard::join([&other_guard, &guard]).check(), Err(FileChanged));

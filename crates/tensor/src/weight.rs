@@ -1,7 +1,7 @@
 //! A weight matrix, whatever its file stored it as.
 
 use crate::quant::{BlockFormat, Factors, Units};
-use crate::{DType, byte_len, checked_product, release};
+use crate::{DType, FileChanged, byte_len, check_mapped, checked_product, release};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -376,6 +376,18 @@ impl Weight {
         }
     }
 
+    /// Whether all that was read of it was there: where it lies in mapped files, what is lost reads
+    /// as zeros.
+    ///
+    /// # Errors
+    /// [`FileChanged`] once any page of those files could not be read.
+    pub fn check_unchanged(&self) -> Result<(), FileChanged> {
+        self.parts
+            .iter()
+            .flat_map(|part| part.stored.bytes())
+            .try_for_each(|bytes| check_mapped(bytes))
+    }
+
     /// One row as `f32`. For quantised weights each element is computed as its [`Layout`] says, in
     /// `f32`, with one rounding per operation.
     ///
@@ -549,6 +561,21 @@ impl Stored {
                 groups * (group * usize::from(*bits) / 8 + scales.dtype.size()) + zeros
             }
         }
+    }
+
+    /// Everything that it consists of.
+    fn bytes(&self) -> impl Iterator<Item = &Bytes> {
+        let (first, scales, zeros) = match self {
+            Self::Dense { bytes, .. } | Self::Blocks { bytes, .. } => (bytes, None, None),
+            Self::Grouped { codes, scales, zeros, .. } => {
+                let zeros = match zeros {
+                    Zeros::Middle => None,
+                    Zeros::Packed(bytes) | Zeros::Float(_, bytes) => Some(bytes),
+                };
+                (codes, Some(&scales.bytes), zeros)
+            }
+        };
+        [Some(first), scales, zeros].into_iter().flatten()
     }
 
     /// Reordered rows lie in the same heads, whose other rows are read soon before or after.

@@ -2,7 +2,8 @@
 #![allow(clippy::expect_used, reason = "a device that fails has to stop its test")]
 
 use tangor_device::{
-    Activations, Batch, Device, KvCache, KvSpec, KvType, PageId, Prepare, Runnable, Segment, Span,
+    Activations, Batch, Device, DeviceError, KvCache, KvSpec, KvType, PageId, Prepare, Runnable,
+    Segment, Span,
 };
 use tangor_model::Graph;
 use tangor_model::rope::Variant;
@@ -106,6 +107,18 @@ impl Driver {
         parts: &mut [(&mut Sequence, &[u32])],
         logit_rows: &[usize],
     ) -> Vec<f32> {
+        self.try_feed_for(parts, logit_rows).expect("the device runs the batch")
+    }
+
+    /// As [`Driver::feed_for`], where the device may fail.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn try_feed_for(
+        &mut self,
+        parts: &mut [(&mut Sequence, &[u32])],
+        logit_rows: &[usize],
+    ) -> Result<Vec<f32>, DeviceError> {
         let mut tokens = Vec::new();
         let mut spans = Vec::new();
         for (sequence, fed) in parts.iter() {
@@ -116,14 +129,12 @@ impl Driver {
         }
         let batch = Batch { tokens: &tokens, spans: &spans, logit_rows };
         let mut outputs = [Vec::new()];
-        self.runnable
-            .run(&batch, self.kv.as_mut(), &[], &mut outputs)
-            .expect("the device runs the batch");
+        self.runnable.run(&batch, self.kv.as_mut(), &[], &mut outputs)?;
         for (sequence, fed) in parts.iter_mut() {
             sequence.cached += fed.len();
         }
         let [logits] = outputs;
-        logits
+        Ok(logits)
     }
 
     /// Logits of all tokens of one new sequence, fed in chunks of `chunk` tokens.

@@ -1,8 +1,9 @@
 //! What tests of several crates share: tiny models with known answers, and what to ask of
-//! every device that runs them; and devices that fail.
+//! every device that runs them; devices that fail, and a cache that counts.
 #![forbid(unsafe_code)]
 
 pub mod drive;
 pub mod faulty;
+pub mod kept;
 pub mod page;
 pub mod tiny;

@@ -5,10 +5,13 @@
 #![allow(clippy::expect_used, reason = "a broken fixture has to stop the test that needs it")]
 
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tangor_model::formats::{Checkpoint, HfConfig, Limits, MemorySource};
-use tangor_model::tensor::Layout;
-use tangor_model::{Config, Graph, Mixture, import, shapes};
+use tangor_model::ir::Node;
+use tangor_model::tensor::{DType, Layout, Weight, map_file};
+use tangor_model::{Config, Graph, Mixture, Op, WeightId, import, shapes};
 
 /// The recorded models: an architecture and what is particular about it.
 pub static RECORDED: &[&str] = &[
@@ -202,4 +205,35 @@ fn config(name: &str) -> Value {
 fn file(name: &str, file: &str) -> Vec<u8> {
     let path = folder(name).join(file);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Puts a weight's rows, in `f32`, into a file that is mapped from then on.
+///
+/// # Panics
+/// If the file cannot be written or mapped.
+pub fn map_weight(graph: &mut Graph, id: WeightId, mut file: &File) {
+    let weight = graph.weight(id);
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut row = vec![0.0_f32; cols];
+    for index in 0..rows {
+        weight.row_f32(index, &mut row);
+        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        file.write_all(&bytes).expect("room for a weight");
+    }
+    let (bytes, _) = map_file(file).expect("a map");
+    graph.weights[id.0].weight =
+        Weight::dense(DType::F32, rows, cols, bytes).expect("a weight of that shape");
+}
+
+/// The table of a graph's tokens.
+///
+/// # Panics
+/// If it has none.
+#[must_use]
+pub fn table(graph: &Graph) -> WeightId {
+    let table = |node: &Node| match node.op {
+        Op::Embed { table } => Some(table),
+        _ => None,
+    };
+    graph.nodes.iter().find_map(table).expect("a table")
 }

@@ -8,7 +8,7 @@ struct Shape {
     // Inputs and outputs.
     k: u32,
     n: u32,
-    // Vectors of four in a row of x, elements in a row of y.
+    // Vectors in a row of x, elements in a row of y.
     x_stride: u32,
     y_stride: u32,
     // Column of y of the first output; the same of the bias.
@@ -21,25 +21,10 @@ struct Shape {
 }
 
 @group(0) @binding(1) var<uniform> shape: Shape;
-@group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 var<workgroup> parts: array<f32, SHARED>;
-
-// Four inputs, zeros after the last one.
-fn four(at: u32, first: u32) -> vec4<f32> {
-    let v = x[at];
-    if TAIL == 0u {
-        return v;
-    }
-    let inside = vec4(first, first + 1u, first + 2u, first + 3u) < vec4(shape.k);
-    return select(vec4(0.0), v, inside);
-}
-
-fn add4(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
-    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
-}
 
 fn put(row: u32, n: u32, sum: f32) {
     if row < rows_of(shape.tokens) && n < shape.n {
@@ -77,7 +62,7 @@ fn main(
         let end = min(block * 4u + 4u, shape.packed.chunks);
         @M var part$ = 0.0;
         for (var chunk = block * 4u; chunk < end; chunk++) {
-            let w = chunk_of(shape.packed, tile, chunk, lane);
+            let w = weights_of(tile, chunk, lane);
             @M part$ = add_chunk(part$, w, x$, chunk);
         }
         @ONE total$ += part$;

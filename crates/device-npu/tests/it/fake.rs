@@ -1,7 +1,7 @@
 //! A plug-in that pretends to be an NPU (`examples/fake_npu`): it adds and multiplies, refuses the
 //! rest, compiles into contexts, and fails when it is told to.
 
-use crate::kept::Memory;
+use crate::kept::counts;
 use crate::support::options;
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,6 +16,7 @@ use tangor_device::{
     Segment, Span,
 };
 use tangor_device_npu::{Keep, NpuDevice, NpuOptions, ProviderLibrary};
+use tangor_testkit::kept::Memory;
 use tangor_testkit::tiny;
 
 const NAME: &str = "FakeNpuExecutionProvider";
@@ -175,18 +176,18 @@ fn contexts_that_a_provider_compiled_are_kept_and_found() {
     let memory = Memory::default();
     let fresh = || device(&[], Keep::Compiled);
     let mut first = Prepared::new(&fresh(), Some(&memory)).expect("a runnable");
-    assert_eq!(memory.counts(), (0, 1, 0));
+    assert_eq!(counts(&memory), (0, 1, 0));
     assert_eq!(first.run(21).expect("values"), want(21));
     memory.change(|_, data| {
         assert!(String::from_utf8_lossy(data).contains("fake npu 1"), "a context is kept");
     });
     let mut again = Prepared::new(&fresh(), Some(&memory)).expect("a runnable");
-    assert_eq!(memory.counts(), (1, 1, 0));
+    assert_eq!(counts(&memory), (1, 1, 0));
     assert_eq!(again.run(21).expect("values"), want(21));
     // Other options are another key.
     let other = device(&[("most_nodes", "2")], Keep::Compiled);
     let mut small = Prepared::new(&other, Some(&memory)).expect("a runnable");
-    assert_eq!(memory.counts(), (1, 2, 0));
+    assert_eq!(counts(&memory), (1, 2, 0));
     assert_eq!(small.run(21).expect("values"), want(21));
 }
 
@@ -200,7 +201,7 @@ fn damaged_contexts_are_compiled_again() {
         data[at + 9] = b'2';
     });
     let mut again = Prepared::new(&fresh(), Some(&memory)).expect("a runnable");
-    assert_eq!(memory.counts(), (1, 2, 1));
+    assert_eq!(counts(&memory), (1, 2, 1));
     assert_eq!(again.run(21).expect("values"), want(21));
 }
 

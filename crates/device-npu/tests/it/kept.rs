@@ -2,85 +2,18 @@
 //! compiled again.
 
 use crate::support::cpu_options;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use tangor_device::model::Graph;
-use tangor_device::tensor::{Layout, MapGuard, Offset};
-use tangor_device::{
-    Activations, KvType, PackedBytes, PackedCache, PackedKey, PackedWriter, Segment,
-};
+use tangor_device::tensor::{Layout, Offset};
+use tangor_device::{Activations, KvType, Segment};
 use tangor_device_npu::{Keep, NpuDevice, NpuOptions};
 use tangor_testkit::drive::Driver;
+use tangor_testkit::kept::Memory;
 use tangor_testkit::tiny;
 
-/// Index and data by key, and how often something was found, kept, or discarded.
-#[derive(Debug, Default)]
-struct Kept {
-    entries: HashMap<String, (String, Vec<u8>)>,
-    found: usize,
-    written: usize,
-    discarded: usize,
-}
-
-/// A cache in memory.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Memory(Arc<Mutex<Kept>>);
-
-#[derive(Debug)]
-struct Writer {
-    to: Memory,
-    key: String,
-    data: Vec<u8>,
-}
-
-fn text(key: &PackedKey) -> String {
-    format!("{}\n{}", key.model, key.form)
-}
-
-impl PackedCache for Memory {
-    fn find(&self, key: &PackedKey) -> Option<PackedBytes> {
-        let mut kept = self.0.lock().unwrap();
-        let (index, data) = kept.entries.get(&text(key)).cloned()?;
-        kept.found += 1;
-        Some(PackedBytes { index, data: data.into(), guard: MapGuard::default() })
-    }
-
-    fn create(&self, key: &PackedKey, _: u64) -> Option<Box<dyn PackedWriter>> {
-        Some(Box::new(Writer { to: self.clone(), key: text(key), data: Vec::new() }))
-    }
-
-    fn discard(&self, key: &PackedKey) {
-        let mut kept = self.0.lock().unwrap();
-        kept.entries.remove(&text(key));
-        kept.discarded += 1;
-    }
-}
-
-impl PackedWriter for Writer {
-    fn write(&mut self, bytes: &[u8]) -> bool {
-        self.data.extend_from_slice(bytes);
-        true
-    }
-
-    fn finish(self: Box<Self>, index: String) {
-        let mut kept = self.to.0.lock().unwrap();
-        kept.entries.insert(self.key, (index, self.data));
-        kept.written += 1;
-    }
-}
-
-impl Memory {
-    /// How often something was found, kept, and discarded.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let kept = self.0.lock().unwrap();
-        (kept.found, kept.written, kept.discarded)
-    }
-
-    pub(crate) fn change(&self, change: impl Fn(&mut String, &mut Vec<u8>)) {
-        for (index, data) in self.0.lock().unwrap().entries.values_mut() {
-            change(index, data);
-        }
-    }
+/// How often something was found, kept, and discarded.
+pub(crate) fn counts(memory: &Memory) -> (usize, usize, usize) {
+    let counts = memory.counts();
+    (counts.found, counts.written, counts.discarded)
 }
 
 fn device(keep: Keep) -> NpuDevice {
@@ -102,9 +35,9 @@ fn logits(device: &NpuDevice, graph: &Graph, memory: &Memory) -> Vec<u32> {
 fn what_is_kept_gives_the_same_bits() {
     let (memory, graph) = (Memory::default(), graph(1));
     let first = logits(&device(Keep::Always), &graph, &memory);
-    assert_eq!(memory.counts(), (0, 1, 0));
+    assert_eq!(counts(&memory), (0, 1, 0));
     let again = logits(&device(Keep::Always), &graph, &memory);
-    assert_eq!(memory.counts(), (1, 1, 0));
+    assert_eq!(counts(&memory), (1, 1, 0));
     assert!(first == again);
 }
 
@@ -115,7 +48,7 @@ fn another_model_or_device_finds_nothing() {
     let _ = logits(&device(Keep::Always), &graph(2), &memory);
     let other = NpuOptions { keep: Keep::Always, rows: vec![16], ..cpu_options() };
     let _ = logits(&NpuDevice::open(other).expect("a device"), &graph(1), &memory);
-    assert_eq!(memory.counts(), (0, 3, 0));
+    assert_eq!(counts(&memory), (0, 3, 0));
 }
 
 #[test]
@@ -141,8 +74,8 @@ fn what_is_damaged_is_compiled_again() {
         memory.change(damage);
         let got = logits(&device(Keep::Always), &graph, &memory);
         assert!(got == want, "damage {count}");
-        assert_eq!(memory.counts().1, count + 2, "damage {count} is replaced");
-        assert_eq!(memory.counts().2, count + 1, "damage {count} is discarded");
+        assert_eq!(counts(&memory).1, count + 2, "damage {count} is replaced");
+        assert_eq!(counts(&memory).2, count + 1, "damage {count} is discarded");
     }
 }
 
@@ -152,6 +85,48 @@ fn what_a_provider_did_not_compile_is_not_kept() {
     for keep in [Keep::Compiled, Keep::Never] {
         let memory = Memory::default();
         let _ = logits(&device(keep), &graph(1), &memory);
-        assert_eq!(memory.counts(), (0, 0, 0));
+        assert_eq!(counts(&memory), (0, 0, 0));
+    }
+}
+
+/// Files that change while they are mapped.
+#[cfg(unix)]
+mod lost {
+    use super::*;
+    use tangor_device::{Device, DeviceError, Prepare};
+
+    /// A model whose table of tokens, which the host reads at every run, lies in a mapped file.
+    fn mapped() -> (Graph, std::fs::File) {
+        let (mut graph, file) = (graph(1), tempfile::tempfile().expect("a file"));
+        let table = tiny::table(&graph);
+        tiny::map_weight(&mut graph, table, &file);
+        (graph, file)
+    }
+
+    #[test]
+    fn a_table_that_is_lost_while_it_is_in_use_ends_in_an_error() {
+        let (graph, file) = mapped();
+        let segment = Segment::whole(&graph);
+        let device = device(Keep::Never);
+        let mut driver = Driver::of(&device, &segment, Activations::F32, KvType::F32);
+        let mut sequence = driver.sequence(4);
+        let mut run = || driver.try_feed_for(&mut [(&mut sequence, &[7, 9])], &[1]).map(|_| ());
+        assert_eq!(run(), Ok(()));
+        file.set_len(0).expect("truncated");
+        assert_eq!(run(), Err(DeviceError::WeightsChanged));
+    }
+
+    #[test]
+    fn weights_that_are_lost_while_they_are_compiled_are_not_kept() {
+        let (graph, file) = mapped();
+        let table = tiny::table(&graph);
+        file.set_len(0).expect("truncated");
+        graph.weight(table).row_f32(0, &mut vec![0.0; graph.weight(table).cols()]);
+        let memory = Memory::default();
+        let segment = Segment { packed: Some(&memory), ..Segment::whole(&graph) };
+        let options = Prepare { activations: Activations::F32, context: 64, max_rows: 8 };
+        let prepared = device(Keep::Always).prepare(&segment, options, &mut |_| {});
+        assert_eq!(prepared.map(|_| ()).err(), Some(DeviceError::WeightsChanged));
+        assert_eq!(counts(&memory), (0, 0, 0));
     }
 }
