@@ -181,8 +181,8 @@ fn of_graph(oga: &OgaCheckpoint, table: u64) -> (u64, String) {
 /// The operator that looks rows up in packed weights.
 const TABLE: &str = "GatherBlockQuantized";
 
-/// The packed matrices of a node, which `MatMulNBits` has one of, and AMD's fused operators several:
-/// how they are stored, and their elements.
+/// The packed matrices of a node, of which `MatMulNBits` has one and AMD's fused operators have
+/// several: how they are stored, and their elements.
 fn packed(node: &Node) -> impl Iterator<Item = (String, u64)> {
     ["", "o_proj_", "gate_", "up_", "down_"].into_iter().filter_map(|prefix| {
         let int = |name: &str| u64::try_from(node.int(&format!("{prefix}{name}"))?).ok();
