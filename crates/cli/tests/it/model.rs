@@ -115,29 +115,50 @@ fn a_prompt_that_does_not_fit_is_refused() {
     assert!(written.stderr.contains("16"), "{}", written.stderr);
 }
 
+/// What was said in the conversation of this file, in order.
+fn said(place: &Place, file: &str) -> Vec<String> {
+    let saved = std::fs::read_to_string(place.folder.path().join(file)).unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    let messages = saved["messages"].as_array().unwrap();
+    messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn a_conversation_needs_no_terminal() {
     let place = Place::new();
     let tiny = place.tiny();
-    let mut chat = place.tangor(&["chat", tiny.to_str().unwrap(), "-n", "4"]);
-    chat.write_stdin(
-        "one\\\ntwo\n\"\"\"\nthree\nfour\n\"\"\"\n/set temperature 0\n/save talk.json\n/exit\n",
-    );
+    let mut chat =
+        place.tangor(&["chat", tiny.to_str().unwrap(), "-n", "4", "--save", "talk.json"]);
+    chat.write_stdin("one\\\ntwo\n\"\"\"\nthree\nfour\n\"\"\"\n");
     let written = Written::of(chat);
     assert_eq!(written.code, 0, "{}", written.stderr);
-    let saved = std::fs::read_to_string(place.folder.path().join("talk.json")).unwrap();
-    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
-    let messages = saved["messages"].as_array().unwrap();
-    let said: Vec<&str> = messages.iter().map(|m| m["content"].as_str().unwrap()).collect();
-    assert_eq!((messages.len(), said[0], said[2]), (4, "one\ntwo", "three\nfour"));
-    assert_eq!(written.stdout, format!("{}\n{}\n", said[1], said[3]));
-    let mut more = place.tangor(&["chat", "tiny/", "-n", "4", "--load", "talk.json"]);
-    more.write_stdin("five\n/save talk.json\n/nonsense\n");
+    let talk = said(&place, "talk.json");
+    assert_eq!((talk.len(), &*talk[0], &*talk[2]), (4, "one\ntwo", "three\nfour"));
+    assert_eq!(written.stdout, format!("{}\n{}\n", talk[1], talk[3]));
+    let more = ["chat", "tiny/", "-n", "4", "--context", "160", "--load", "talk.json"];
+    let mut more = place.tangor(&[&more[..], &["--save", "talk.json"]].concat());
+    more.write_stdin(format!("five\n{}\nsix\n", "x".repeat(200)));
     let written = Written::of(more);
     assert_eq!(written.code, 1, "a script must not run on after a failure");
-    assert!(written.stderr.contains("/nonsense"), "{}", written.stderr);
-    let saved = std::fs::read_to_string(place.folder.path().join("talk.json")).unwrap();
-    assert_eq!(saved.matches("\"user\"").count(), 3);
+    assert!(written.stderr.contains("160"), "{}", written.stderr);
+    let talk = said(&place, "talk.json");
+    assert_eq!((talk.len(), &*talk[4]), (6, "five"));
+}
+
+#[test]
+fn what_is_piped_in_commands_nothing() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    std::fs::write(place.folder.path().join("mine.txt"), "mine").unwrap();
+    let lines = ["/save mine.txt", "/etc is what?", "/exit", "/load mine.txt", "hello"];
+    let args = ["chat", tiny.to_str().unwrap(), "-n", "2", "--context", "400"];
+    let mut chat = place.tangor(&[&args[..], &["--save", "talk.json"]].concat());
+    chat.write_stdin(lines.join("\n"));
+    let written = Written::of(chat);
+    assert_eq!(written.code, 0, "{}", written.stderr);
+    let asked: Vec<String> = said(&place, "talk.json").into_iter().step_by(2).collect();
+    assert_eq!(asked, lines);
+    assert_eq!(std::fs::read_to_string(place.folder.path().join("mine.txt")).unwrap(), "mine");
 }
 
 #[test]

@@ -27,8 +27,9 @@ Examples:
   tangor chat smollm2 --system 'You answer in rhymes.' --temperature 0.7
   tangor chat ./model.gguf < questions.txt     one answer per line, no editor
 
-In the conversation, /help lists the commands. A line that ends in a backslash goes on in the next
-one, and so does everything between \"\"\" and \"\"\". Ctrl-C stops an answer; Ctrl-D leaves.";
+At a terminal, /help lists the commands; in a file or a pipe every line is a message. A line that
+ends in a backslash goes on in the next one, and so does everything between \"\"\" and \"\"\".
+Ctrl-C stops an answer; Ctrl-D leaves.";
 
 /// Converse with a model
 #[derive(Debug, Args)]
@@ -42,9 +43,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
 
-    /// Go on with a conversation that /save wrote
+    /// Go on with a conversation that /save or --save wrote
     #[arg(long, value_name = "FILE", conflicts_with = "system")]
     load: Option<PathBuf>,
+
+    /// Write the conversation to a file when it ends
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 
     /// Say after every answer how long it took
     #[arg(long)]
@@ -99,7 +104,9 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
             chat.loaded.model.context()
         )));
     }
-    chat.converse(&mut messages)
+    let ended = chat.converse(&mut messages);
+    let saved = options.save.map_or(Ok(()), |path| chat.conversation.save(&path));
+    ended.and(saved)
 }
 
 impl Chat {
@@ -125,12 +132,14 @@ impl Chat {
 
     /// One message or command.
     ///
-    /// What goes wrong with it ends the conversation only where no person is there to try again.
+    /// Only a person commands: what is piped in may be anybody's text, and commands write files.
+    /// What goes wrong ends the conversation only where no person is there to try again.
     fn hear(&mut self, text: &str) -> Outcome<Next> {
         if text.is_empty() {
             return Ok(Next::Listen);
         }
-        let result = match slash::parse(text) {
+        let command = if self.interactive { slash::parse(text) } else { None };
+        let result = match command {
             Some(Ok(Slash::Exit)) => return Ok(Next::Leave),
             Some(Ok(command)) => self.obey(command),
             Some(Err(why)) => Err(Failure::new(why)),
