@@ -80,6 +80,24 @@ fn wrong_usage_exits_with_2_and_leaves_stdout_empty() {
 }
 
 #[test]
+fn empty_variables_are_not_set() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let tiny = tiny.to_str().unwrap();
+    for args in [&["list"][..], &["run", tiny, "-p", "x", "-n", "2"], &["serve", "absent.gguf"]] {
+        let mut command = place.tangor(args);
+        for name in ["HOST", "PORT", "CORS", "THREADS", "ISA", "GPU", "NPU", "OFFLINE", "HOME"] {
+            command.env(format!("TANGOR_{name}"), "");
+        }
+        command.env("XDG_DATA_HOME", place.folder.path()).env("HF_HUB_OFFLINE", "1");
+        let written = Written::of(command);
+        let absent = args.contains(&"absent.gguf");
+        assert_eq!(written.code, i32::from(absent), "{args:?}: {}", written.stderr);
+        assert!(!absent || written.stderr.contains("no such file"), "{}", written.stderr);
+    }
+}
+
+#[test]
 fn long_options_may_be_shortened_while_unique() {
     let place = Place::new();
     // The model is missing, which is found out after the options were understood.
