@@ -22,7 +22,10 @@ fn an_answer_is_all_that_stdout_gets() {
     let tiny = tiny.to_str().unwrap();
     let args = ["run", tiny, "-p", "hello", "-n", "8"];
     let plain = Written::of(place.tangor(&args));
-    assert_eq!((plain.code, plain.stderr.as_str()), (0, ""));
+    let cut = "the answer was cut at 8 tokens (-n)\n";
+    assert_eq!((plain.code, plain.stderr.as_str()), (0, cut));
+    let quiet = Written::of(place.tangor(&[&args[..], &["--quiet"]].concat()));
+    assert_eq!((&quiet.stdout, quiet.stderr.as_str()), (&plain.stdout, ""));
     let json = Written::of(place.tangor(&[&args[..], &["--json"]].concat())).json();
     assert_eq!(plain.stdout, format!("{}\n", json["text"].as_str().unwrap()));
     let stats = Written::of(place.tangor(&[&args[..], &["--stats"]].concat()));
@@ -113,6 +116,23 @@ fn a_prompt_that_does_not_fit_is_refused() {
     let written = Written::of(place.tangor(&args));
     assert_eq!((written.code, written.stdout.as_str()), (1, ""));
     assert!(written.stderr.contains("16"), "{}", written.stderr);
+}
+
+#[test]
+fn an_answer_that_a_full_context_cuts_is_said_to_be_cut() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let tiny = tiny.to_str().unwrap();
+    let full = "the answer was cut: the context of 48 tokens is full";
+    let run = Written::of(place.tangor(&["run", tiny, "--context", "48", "-p", "hello"]));
+    assert_eq!(run.code, 0);
+    assert!(run.stderr.contains(full) && run.stderr.contains("--context"), "{}", run.stderr);
+    let mut chat = place.tangor(&["chat", tiny, "--context", "48"]);
+    chat.write_stdin("hello\nagain\n");
+    let chat = Written::of(chat);
+    assert_eq!(chat.code, 1, "there is no room for a second question");
+    assert!(chat.stderr.contains(full), "{}", chat.stderr);
+    assert!(chat.stderr.contains("hint: a longer --context"), "{}", chat.stderr);
 }
 
 /// What was said in the conversation of this file, in order.

@@ -169,9 +169,15 @@ impl Chat {
 
     fn try_answer(&mut self) -> Outcome {
         let tokens = self.loaded.chat_tokens(self.conversation.turns())?;
+        let context = self.loaded.model.context();
+        let too_long = tokens.len() >= context;
         let request = self.loaded.request(tokens, &self.sampling);
-        let answer = answer::stream(&self.loaded, request, &mut terminal::write)?;
+        let answer = answer::stream(&self.loaded, request, &mut terminal::write).map_err(|why| {
+            if too_long { why.hint(self.to_make_room()) } else { why }
+        })?;
         terminal::write("\n")?;
+        let most = self.sampling.max_tokens;
+        answer::note_cut(&answer.summary, most, context, self.to_make_room());
         if answer.interrupted {
             if !self.interactive {
                 return Err(Failure::Interrupted);
@@ -184,6 +190,14 @@ impl Chat {
         }
         self.conversation.answer(answer.text);
         Ok(())
+    }
+
+    /// What to do where the context is full.
+    fn to_make_room(&self) -> &'static str {
+        match self.interactive {
+            true => "/undo and /clear make room, a longer --context has more",
+            false => "a longer --context has more room",
+        }
     }
 
     fn obey(&mut self, command: Slash) -> Outcome {
