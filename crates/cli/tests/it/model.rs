@@ -119,6 +119,23 @@ fn a_prompt_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_broken_template_is_not_a_missing_one() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let config = tiny.join("tokenizer_config.json");
+    let (tiny, broken) = (tiny.to_str().unwrap(), r#"{"chat_template": "{% for m in %}"}"#);
+    for (text, expected) in [(broken, "template is broken: "), ("{}", "has no chat template")] {
+        std::fs::write(&config, text).unwrap();
+        for args in [&["run", tiny, "-p", "x"][..], &["chat", tiny]] {
+            let written = Written::of(place.tangor(args));
+            assert_eq!(written.code, 1);
+            let said = &written.stderr;
+            assert!(said.contains(expected) && said.contains("--raw"), "{args:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn an_answer_that_a_full_context_cuts_is_said_to_be_cut() {
     let place = Place::new();
     let tiny = place.tiny();
