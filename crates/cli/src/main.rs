@@ -13,6 +13,7 @@ mod commands;
 mod describe;
 mod devices;
 mod error;
+mod files;
 mod hardware;
 mod interrupt;
 mod load;

@@ -167,14 +167,27 @@ impl Chat {
         result
     }
 
+    /// Has the last question answered again. Its answer stays if there is no other.
+    fn retry(&mut self) -> Outcome {
+        let before = self.conversation.clone();
+        let question = self.conversation.undo();
+        let question =
+            question.ok_or_else(|| Failure::new("there is no question to answer again"))?;
+        self.conversation.ask(question);
+        let result = self.answer();
+        if result.is_err() {
+            self.conversation = before;
+        }
+        result
+    }
+
     fn try_answer(&mut self) -> Outcome {
         let tokens = self.loaded.chat_tokens(self.conversation.turns())?;
         let context = self.loaded.model.context();
         let too_long = tokens.len() >= context;
         let request = self.loaded.request(tokens, &self.sampling);
-        let answer = answer::stream(&self.loaded, request, &mut terminal::write).map_err(|why| {
-            if too_long { why.hint(self.to_make_room()) } else { why }
-        })?;
+        let answer = answer::stream(&self.loaded, request, &mut terminal::write)
+            .map_err(|why| if too_long { why.hint(self.to_make_room()) } else { why })?;
         terminal::write("\n")?;
         let most = self.sampling.max_tokens;
         answer::note_cut(&answer.summary, most, context, self.to_make_room());
@@ -225,13 +238,7 @@ impl Chat {
                 Some(question) => terminal::note(&format!("taken back: {}", first_line(&question))),
                 None => return Err(Failure::new("there is nothing to take back")),
             },
-            Slash::Retry => match self.conversation.undo() {
-                Some(question) => {
-                    self.conversation.ask(question);
-                    self.answer()?;
-                }
-                None => return Err(Failure::new("there is no question to answer again")),
-            },
+            Slash::Retry => self.retry()?,
             Slash::Save(file) => {
                 self.conversation.save(Path::new(&file))?;
                 terminal::note(&format!("saved in {file}"));
