@@ -169,6 +169,18 @@ fn conversations_at_the_same_time_keep_what_was_typed_in_each() {
 }
 
 #[test]
+fn a_request_to_terminate_ends_the_conversation_with_the_answer() {
+    for signal in ["-TERM", "-HUP"] {
+        let place = Place::new();
+        let mut person = Person::new(&place, &["--context", "100000"]);
+        person.types("hello");
+        person.waits(|unread| (unread.len() > 500).then_some(unread.len()), "answer");
+        person.signals(signal);
+        assert_eq!(person.code(), Some(130), "{signal}");
+    }
+}
+
+#[test]
 fn ctrl_c_ends_the_answer_alone() {
     let place = Place::new();
     let mut person = Person::new(&place, &["--context", "100000"]);

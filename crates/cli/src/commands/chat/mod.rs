@@ -16,7 +16,7 @@ use crate::answer;
 use crate::args::{Global, ModelOptions, SamplingOptions, SpeculationOptions};
 use crate::error::{Failure, Outcome};
 use crate::load::{self, Loaded};
-use crate::terminal;
+use crate::{interrupt, terminal};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tangor_engine::plan::Stage;
@@ -149,6 +149,7 @@ impl Chat {
             }
         };
         match result {
+            _ if interrupt::terminated() => Err(Failure::Interrupted),
             Err(failure @ Failure::Error { .. }) if self.interactive => {
                 failure.report();
                 Ok(Next::Listen)
