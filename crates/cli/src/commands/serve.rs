@@ -203,8 +203,9 @@ impl Options {
         })
     }
 
-    fn grace(&self) -> u64 {
-        self.grace.map_or(Limits::default().grace.as_secs(), |seconds| seconds as u64)
+    /// How long answers have when the server is ended.
+    fn grace(&self) -> Duration {
+        seconds(self.grace, Limits::default().grace)
     }
 }
 
@@ -230,7 +231,7 @@ fn service(options: &Options, global: &Global) -> Outcome {
             None => Err(Failure::new("there is no service to remove")),
         };
     }
-    let of = Service::of(std::env::args_os(), global.home.clone(), options.grace())?;
+    let of = Service::of(std::env::args_os(), global.home.clone(), options.grace().as_secs())?;
     let path = service::install(&config, &of.unit()?)?;
     terminal::note(&format!("wrote {}; next, start it with:", path.display()));
     terminal::line("systemctl --user daemon-reload && systemctl --user enable --now tangor")?;
@@ -308,11 +309,14 @@ fn most_of(free: u64) -> u64 {
     free / 10 * 9
 }
 
+/// So many seconds, a year at most: clocks end somewhere.
+fn seconds(given: Option<usize>, usual: Duration) -> Duration {
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    given.map_or(usual, |seconds| Duration::from_secs((seconds as u64).min(YEAR)))
+}
+
 fn limits(options: &Options) -> Limits {
     let usual = Limits::default();
-    let seconds = |given: Option<usize>, usual| {
-        given.map_or(usual, |seconds| Duration::from_secs(seconds as u64))
-    };
     Limits {
         models: options.max_models.unwrap_or(usual.models),
         memory: options
@@ -320,7 +324,7 @@ fn limits(options: &Options) -> Limits {
             .map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64)
             .or_else(|| sys::memory().usable_bytes().map(most_of)),
         answer_time: seconds(options.answer_time, usual.answer_time),
-        grace: Duration::from_secs(options.grace()),
+        grace: options.grace(),
         ..usual
     }
 }
@@ -401,6 +405,17 @@ mod tests {
         assert_eq!(usual.is_some(), now.available_bytes.is_some());
         let bounds = [now.total_bytes, now.limit_bytes].into_iter().flatten();
         assert!(bounds.min().is_none_or(|all| usual.is_some_and(|usual| usual < all)));
+    }
+
+    #[test]
+    fn times_without_an_end_are_a_year() {
+        let limits = |line: &str| limits(&parsed(line).unwrap());
+        let long =
+            limits("smollm2 --answer-time 18446744073709551615 --grace 18446744073709551615");
+        for time in [long.answer_time, long.grace] {
+            assert!(std::time::Instant::now().checked_add(time).is_some());
+        }
+        assert_eq!(limits("smollm2 --answer-time 60").answer_time.as_secs(), 60);
     }
 
     #[test]
