@@ -132,6 +132,18 @@ fn units(config: &Path) -> PathBuf {
     config.join("systemd/user")
 }
 
+/// The file of the service's keys, in the folder of the user's configuration.
+pub(crate) fn secrets(config: &Path) -> PathBuf {
+    config.join(SECRETS)
+}
+
+/// Whether that file has a key for clients.
+pub(crate) fn has_key(config: &Path) -> bool {
+    let text = fs::read_to_string(secrets(config)).unwrap_or_default();
+    let keys = text.lines().filter_map(|line| line.trim_start().strip_prefix("TANGOR_API_KEY="));
+    keys.last().is_some_and(|key| !key.trim().trim_matches(['"', '\'']).is_empty())
+}
+
 /// Puts a unit in its place, whole or not at all; says where that is.
 ///
 /// # Errors

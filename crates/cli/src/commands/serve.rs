@@ -7,6 +7,7 @@ use crate::{interrupt, load, sys, terminal};
 use clap::{Args, ValueEnum};
 use etcetera::BaseStrategy;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tangor_engine::{LoadOptions, Speculate};
@@ -209,29 +210,35 @@ impl Options {
     }
 }
 
-/// Puts the service in its place, or takes it away, and says what is next.
-fn service(options: &Options, global: &Global) -> Outcome {
+/// The folder of the user's configuration, where that has services.
+fn service_folder() -> Outcome<PathBuf> {
     if !cfg!(target_os = "linux") {
         return Err(Failure::new("services are installed for systemd, which is Linux's").hint(
             "on Windows make a task that runs `tangor serve` when you log in (schtasks /Create /SC \
              ONLOGON), on macOS an agent of launchd",
         ));
     }
-    let config = etcetera::choose_base_strategy()
-        .map_err(|error| Failure::new(error.to_string()))?
-        .config_dir();
-    if options.uninstall_service {
-        return match service::uninstall(&config)? {
-            Some(path) => {
-                terminal::note(&format!("removed {}", path.display()));
-                terminal::line(
-                    "systemctl --user disable --now tangor; systemctl --user daemon-reload",
-                )
-            }
-            None => Err(Failure::new("there is no service to remove")),
-        };
-    }
+    let strategy = etcetera::choose_base_strategy();
+    Ok(strategy.map_err(|error| Failure::new(error.to_string()))?.config_dir())
+}
+
+/// Takes the service away, and says what is next.
+fn uninstall_service() -> Outcome {
+    let Some(path) = service::uninstall(&service_folder()?)? else {
+        return Err(Failure::new("there is no service to remove"));
+    };
+    terminal::note(&format!("removed {}", path.display()));
+    terminal::line("systemctl --user disable --now tangor; systemctl --user daemon-reload")
+}
+
+/// Puts the service in its place, and says what is next.
+fn install_service(options: &Options, address: SocketAddr, global: &Global) -> Outcome {
+    let config = service_folder()?;
     let of = Service::of(std::env::args_os(), global.home.clone(), options.grace().as_secs())?;
+    if !address.ip().is_loopback() && !service::has_key(&config) {
+        return Err(Failure::from(ServeError::Exposed(address.ip()))
+            .hint(format!("write TANGOR_API_KEY=… into {}", service::secrets(&config).display())));
+    }
     let path = service::install(&config, &of.unit()?)?;
     terminal::note(&format!("wrote {}; next, start it with:", path.display()));
     terminal::line("systemctl --user daemon-reload && systemctl --user enable --now tangor")?;
@@ -241,19 +248,27 @@ fn service(options: &Options, global: &Global) -> Outcome {
 }
 
 pub(crate) fn run(options: Options, global: &Global) -> Outcome {
-    if options.install_service || options.uninstall_service {
-        return service(&options, global);
+    if options.uninstall_service {
+        return uninstall_service();
     }
     let options = options.understood()?;
-    let (log, one_model) = (options.log(), options.is_child());
+    let address = address(&options.host, options.port)?;
     let store = load::store(global)?;
     let names: Vec<ModelName> =
         options.models.iter().map(|name| ModelName::parse(name)).collect::<Result<_, _>>()?;
+    let mut absent = Vec::new();
     for name in &names {
         if store.resolve(name)?.is_none() {
-            load::pull(&store, name)?;
+            absent.push(name);
         }
     }
+    if options.install_service {
+        return install_service(&options, address, global);
+    }
+    for name in absent {
+        load::pull(&store, name)?;
+    }
+    let (log, one_model) = (options.log(), options.is_child());
     let limits = limits(&options);
     let loader = FromStore {
         global: Global { home: global.home.clone(), offline: global.offline, quiet: global.quiet },
@@ -267,7 +282,7 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
         options: options.model_options.clone(),
     };
     let options = tangor_server::Options {
-        address: address(&options.host, options.port)?,
+        address,
         models: names,
         loader: Arc::new(loader),
         key: options.api_key.and_then(Key::new),

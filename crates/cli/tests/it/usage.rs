@@ -213,6 +213,37 @@ fn a_published_shape_is_planned_without_its_weights() {
     assert!(absent.stderr.contains("npu"), "{}", absent.stderr);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_that_cannot_start_is_not_installed() {
+    let place = Place::new();
+    let config = place.folder.path().join("config");
+    let unit = config.join("systemd/user/tangor.service");
+    let install = |more: &[&str]| {
+        let mut command = place.tangor(&[&["serve", "--install-service"], more].concat());
+        command.env("XDG_CONFIG_HOME", &config).env_remove("TANGOR_API_KEY");
+        Written::of(command)
+    };
+    for (more, code, subject) in [
+        (&["--host", "example.org"][..], 2, "example.org"),
+        (&["nonsense"], 1, "nonsense"),
+        (&["./absent.gguf"], 1, "absent.gguf"),
+        (&["--compat", "ryzenai-server"], 2, "-m"),
+        (&["--host", "0.0.0.0"], 1, "tangor/serve.env"),
+    ] {
+        let written = install(more);
+        assert_eq!(written.code, code, "{more:?}: {}", written.stderr);
+        assert!(written.stderr.contains(subject), "{more:?}: {}", written.stderr);
+        assert!(!unit.exists(), "{more:?}");
+    }
+    std::fs::create_dir_all(config.join("tangor")).unwrap();
+    for (keys, code) in [("TANGOR_API_KEY=\n", 1), ("# keys\nTANGOR_API_KEY=secret\n", 0)] {
+        std::fs::write(config.join("tangor/serve.env"), keys).unwrap();
+        let written = install(&["smollm2", "--host", "0.0.0.0"]);
+        assert_eq!((written.code, unit.exists()), (code, code == 0), "{}", written.stderr);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_quiet() {
