@@ -136,6 +136,25 @@ fn failures_exit_with_1_and_one_line_that_says_what_to_do() {
 }
 
 #[test]
+fn hints_are_true() {
+    let place = Place::new();
+    std::fs::create_dir(place.folder.path().join("mine")).unwrap();
+    std::fs::write(place.folder.path().join("mine.gguf"), "weights").unwrap();
+    for (args, hint) in [
+        (&["rm", "smollm2"][..], "`tangor list` shows what is"),
+        (&["rm", "--packed", "smollm2"], "`tangor list` shows what is"),
+        (&["rm", "./mine.gguf"], "the file is yours to remove"),
+        (&["run", "mine", "-p", "x"], "hint: ./mine is the one in this folder"),
+        (&["serve", "mine"], "hint: ./mine is the one in this folder"),
+    ] {
+        let written = Written::of(place.tangor(args));
+        assert_eq!(written.code, 1, "{args:?}");
+        assert!(written.stderr.contains(hint), "{args:?}: {}", written.stderr);
+        assert!(!written.stderr.contains("pull"), "{args:?}: {}", written.stderr);
+    }
+}
+
+#[test]
 fn an_empty_store_is_no_failure() {
     let place = Place::new();
     let list = Written::of(place.tangor(&["list"]));
