@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::{interrupt, terminal};
 use std::time::{Duration, Instant};
 use tangor_engine::plan::Stage;
-use tangor_engine::{Event, Request, Summary};
+use tangor_engine::{Event, Finish, Request, Summary};
 
 /// Reading a prompt shows its progress once it has taken this long.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -71,6 +71,17 @@ pub(crate) fn stream(
         }
     }
     Err(Failure::new("the answer ended without an end: this is a defect"))
+}
+
+/// Says why an answer ends in the middle, if a bound ended it, and what to do about that.
+pub(crate) fn note_cut(summary: &Summary, most: Option<usize>, context: usize, advice: &str) {
+    if summary.finish != Finish::Length {
+        return;
+    }
+    terminal::note(&match most.filter(|most| summary.usage.completion >= *most) {
+        Some(most) => format!("the answer was cut at {} (-n)", terminal::things(most, "token")),
+        None => format!("the answer was cut: the context of {context} tokens is full; {advice}"),
+    });
 }
 
 /// One line on what an answer took, for stderr.

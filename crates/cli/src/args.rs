@@ -2,7 +2,7 @@
 
 use crate::commands;
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,23 @@ pub(crate) fn as_named(mut args: Vec<OsString>) -> Vec<OsString> {
         args.splice(1..1, words);
     }
     args
+}
+
+/// Parses a command line, or ends the program as clap does: with help, or what is wrong.
+pub(crate) fn parse(args: Vec<OsString>) -> Cli {
+    let matches = without_empty_variables(Cli::command()).get_matches_from(args);
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// A variable that is set to nothing is not set: compose files and units do so routinely.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let named = |arg: Arg| {
+        let empty = arg
+            .get_env()
+            .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        if empty { arg.env(None::<&'static str>) } else { arg }
+    };
+    command.mut_args(named).mut_subcommands(without_empty_variables)
 }
 
 /// Options of every command.
@@ -295,7 +312,6 @@ pub(crate) fn share(text: &str) -> Result<f32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

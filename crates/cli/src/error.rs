@@ -5,6 +5,7 @@ use crate::terminal;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use tangor_engine::plan::model::formats::FormatError;
 use tangor_eval::EvalError;
@@ -131,8 +132,13 @@ fn is_interruption(error: &(dyn Error + 'static)) -> bool {
         || matches!(error.downcast_ref(), Some(EvalError::Stopped))
 }
 
-/// What the crates below advise.
+/// What the crates below advise, and what is near.
 fn advice(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(StoreError::UnknownName(name)) = error.downcast_ref()
+        && Path::new(name).exists()
+    {
+        return Some(format!("./{name} is the one in this folder"));
+    }
     let of_store = error.downcast_ref().and_then(StoreError::hint);
     let of_format = || error.downcast_ref().and_then(FormatError::hint).map(Into::into);
     of_store.or_else(of_format)

@@ -1,8 +1,9 @@
-//! Ctrl-C, in one place.
+//! Ctrl-C and requests to terminate, in one place.
 //!
 //! Work that can stop at a good moment listens: the first Ctrl-C is then a request
 //! ([`Listening::pressed`]) and the second one ends the program. Work that cannot is ended by the
-//! first: everything on disk is written so that it may be cut off at any point.
+//! first: everything on disk is written so that it may be cut off at any point. A request to
+//! terminate is a Ctrl-C after which nobody goes on ([`terminated`]).
 
 use crate::terminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ pub(crate) const EXIT_CODE: u8 = 130;
 type Action = Box<dyn Fn() + Send>;
 
 static PRESSED: AtomicBool = AtomicBool::new(false);
+static TERMINATED: AtomicBool = AtomicBool::new(false);
 /// Who listens, innermost last.
 static LISTENERS: Mutex<Vec<Action>> = Mutex::new(Vec::new());
 
@@ -22,23 +24,48 @@ fn listeners() -> MutexGuard<'static, Vec<Action>> {
     LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes over Ctrl-C (and a request to terminate) for the whole program.
+/// Takes over Ctrl-C and requests to terminate for the whole program.
 ///
-/// Where the system does not let us, Ctrl-C ends the program at once, as it does anywhere.
+/// Where the system does not let us, they end the program at once, as they do anywhere.
 pub(crate) fn install() {
-    let result = ctrlc::set_handler(|| {
-        let listeners = listeners();
-        if !listeners.is_empty() && !PRESSED.swap(true, Ordering::SeqCst) {
-            listeners.iter().for_each(|action| action());
-            return;
-        }
-        terminal::clear_line();
-        terminal::note_plain("interrupted");
-        exit_now();
-    });
-    if let Err(error) = result {
+    if let Err(error) = ctrlc::set_handler(pressed) {
         terminal::note(&format!("Ctrl-C will not be handled: {error}"));
     }
+    #[cfg(unix)]
+    if let Err(error) = await_termination() {
+        terminal::note(&format!("requests to terminate will not be handled: {error}"));
+    }
+}
+
+/// Awaits what ends sessions and services: SIGTERM, and SIGHUP of a terminal that is gone.
+#[cfg(unix)]
+fn await_termination() -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP])?;
+    let wait = move || {
+        for _ in signals.forever() {
+            TERMINATED.store(true, Ordering::SeqCst);
+            pressed();
+        }
+    };
+    std::thread::Builder::new().name("termination".to_owned()).spawn(wait).map(drop)
+}
+
+/// Tells those who listen; ends the program if nobody does, or if they were told before.
+fn pressed() {
+    let listeners = listeners();
+    if !listeners.is_empty() && !PRESSED.swap(true, Ordering::SeqCst) {
+        listeners.iter().for_each(|action| action());
+        return;
+    }
+    terminal::clear_line();
+    terminal::note_plain("interrupted");
+    exit_now();
+}
+
+/// Whether the program was asked to end, and not only what it does.
+pub(crate) fn terminated() -> bool {
+    TERMINATED.load(Ordering::SeqCst)
 }
 
 #[allow(clippy::exit, reason = "nothing listens that could unwind, and no destructor must run")]

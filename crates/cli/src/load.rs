@@ -486,9 +486,13 @@ impl Loaded {
 
     /// The model's chat template.
     pub(crate) fn require_template(&self) -> Outcome<&ChatTemplate> {
-        self.model.text().template.as_deref().ok_or_else(|| {
-            Failure::new("the model has no chat template")
-                .hint("`tangor run --raw` gives it the prompt as it is")
+        let text = self.model.text();
+        text.template.as_deref().ok_or_else(|| {
+            let failure = match &text.template_error {
+                Some(why) => Failure::new(format!("the model's chat template is broken: {why}")),
+                None => Failure::new("the model has no chat template"),
+            };
+            failure.hint("`tangor run --raw` gives it the prompt as it is")
         })
     }
 

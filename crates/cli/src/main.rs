@@ -13,6 +13,7 @@ mod commands;
 mod describe;
 mod devices;
 mod error;
+mod files;
 mod hardware;
 mod interrupt;
 mod load;
@@ -26,13 +27,12 @@ mod service;
 mod sys;
 mod terminal;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Command, Global};
 use crate::error::Outcome;
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::as_named(std::env::args_os().collect()));
+    let cli = args::parse(args::as_named(std::env::args_os().collect()));
     terminal::set_quiet(cli.global.quiet);
     interrupt::install();
     match run(cli.command, &cli.global) {

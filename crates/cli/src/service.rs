@@ -1,9 +1,9 @@
 //! `tangor serve` as a service of the user's systemd: the unit's text, and putting it in its place.
 
 use crate::error::{Failure, Outcome};
+use crate::files;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The unit's file.
@@ -132,6 +132,18 @@ fn units(config: &Path) -> PathBuf {
     config.join("systemd/user")
 }
 
+/// The file of the service's keys, in the folder of the user's configuration.
+pub(crate) fn secrets(config: &Path) -> PathBuf {
+    config.join(SECRETS)
+}
+
+/// Whether that file has a key for clients.
+pub(crate) fn has_key(config: &Path) -> bool {
+    let text = fs::read_to_string(secrets(config)).unwrap_or_default();
+    let keys = text.lines().filter_map(|line| line.trim_start().strip_prefix("TANGOR_API_KEY="));
+    keys.last().is_some_and(|key| !key.trim().trim_matches(['"', '\'']).is_empty())
+}
+
 /// Puts a unit in its place, whole or not at all; says where that is.
 ///
 /// # Errors
@@ -140,19 +152,8 @@ pub(crate) fn install(config: &Path, unit: &str) -> Outcome<PathBuf> {
     let folder = units(config);
     let path = folder.join(UNIT);
     check_ours(&path)?;
-    let about = |error: std::io::Error| Failure::from(error).about(path.display());
-    fs::create_dir_all(&folder).map_err(about)?;
-    let new = folder.join(format!(".{UNIT}.{}", std::process::id()));
-    let written = fs::File::create(&new).and_then(|mut file| {
-        file.write_all(unit.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
-    });
-    if written.is_err() {
-        // What is left behind is no unit: its name says so.
-        let _ = fs::remove_file(&new);
-    }
-    written.map_err(about)?;
+    fs::create_dir_all(&folder).map_err(|error| Failure::from(error).about(folder.display()))?;
+    files::write_whole(&path, unit)?;
     Ok(path)
 }
 

@@ -208,6 +208,9 @@ impl StoreError {
                 "give the path of a .gguf file, or of a Hugging Face or ONNX Runtime GenAI folder"
             }
             Self::NoHome(_) => "set TANGOR_HOME to a folder",
+            Self::Io { action: "open", source, .. } if denied(source) => {
+                "this user may not read it: change its permissions (chmod)"
+            }
             Self::Io { source, .. } => return io_hint(source).map(Into::into),
             Self::NoSpace { .. } => {
                 "free some space (tangor list, tangor rm MODEL), or set TANGOR_HOME to a folder on \
@@ -249,6 +252,10 @@ impl StoreError {
         }
         Self::Io { action, path, source }
     }
+}
+
+fn denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn io_hint(error: &io::Error) -> Option<&'static str> {

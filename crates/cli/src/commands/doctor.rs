@@ -1,7 +1,7 @@
 //! `tangor doctor`: what this machine offers, and whether everything is in order.
 
 use crate::args::Global;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::hardware::{self, Chip, Finding, State};
 use crate::progress::Progress;
 use crate::{devices, load, sys, terminal};
@@ -22,7 +22,8 @@ pub(crate) struct Options {
     #[arg(long)]
     measure: bool,
 
-    /// Read every byte of the models and of packed weights, to see whether they are what they were
+    /// Read every byte of the models and of packed weights, to see whether they are what they were:
+    /// a failure if they are not
     #[arg(long)]
     verify: bool,
 
@@ -51,6 +52,9 @@ struct Report {
     measured: Option<MachineLimits>,
     limits: Vec<Limit>,
     problems: Vec<Problem>,
+    /// How many of them are files that are not what they were; `None` if none were read.
+    #[serde(skip)]
+    damaged: Option<usize>,
 }
 
 /// The model store.
@@ -137,14 +141,27 @@ struct Problem {
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let store = load::store(global)?;
     let report = report(&store, options)?;
-    if options.json { terminal::json(&report) } else { print(&report) }
+    if options.json {
+        terminal::json(&report)?
+    } else {
+        print(&report)?
+    }
+    match report.damaged {
+        None | Some(0) => Ok(()),
+        Some(count) => {
+            let places = terminal::things(count, "place");
+            let message = format!("the store is damaged in {places}: the report says where");
+            Err(Failure::new(message))
+        }
+    }
 }
 
 fn report(store: &Store, options: &Options) -> Outcome<Report> {
     let mut problems = Vec::new();
-    if options.verify {
+    let damaged = options.verify.then(|| {
         verify(store, &mut problems);
-    }
+        problems.len()
+    });
     let python = sys::python();
     let pip = python.as_ref().and_then(|(command, _)| sys::pip(command));
     if pip.is_none() {
@@ -180,6 +197,7 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
         measured,
         limits: limits(store),
         problems,
+        damaged,
     })
 }
 

@@ -1,7 +1,7 @@
 //! `tangor rm`: removes models from the store.
 
 use crate::args::Global;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::load;
 use crate::terminal;
 use clap::Args;
@@ -40,10 +40,11 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         return terminal::line(&format!("removed packed weights, {}", terminal::bytes(bytes)));
     }
     for name in names {
-        let bytes = match options.packed {
-            true => remove_packed(&store, &name)?,
-            false => store.remove(&name, &AtomicBool::new(false))?,
+        let removed_bytes = match options.packed {
+            true => remove_packed(&store, &name),
+            false => store.remove(&name, &AtomicBool::new(false)),
         };
+        let bytes = removed_bytes.map_err(|error| not_removed(&name, error))?;
         if !options.json {
             terminal::line(&format!("removed {name}, {}", terminal::bytes(bytes)))?;
         }
@@ -55,9 +56,21 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     Ok(())
 }
 
+/// Why a model was not removed. To fetch it, as the store advises, would be no help.
+fn not_removed(name: &ModelName, error: StoreError) -> Failure {
+    match (name, &error) {
+        (ModelName::Path(_), StoreError::NotInstalled(_)) => Failure::new(error.to_string())
+            .hint("the file is yours to remove; --packed removes what was packed of it"),
+        (_, StoreError::NotInstalled(_)) => {
+            Failure::new(error.to_string()).hint("`tangor list` shows what is")
+        }
+        _ => error.into(),
+    }
+}
+
 /// Removes what was packed of a model that is there, in the store or elsewhere.
-fn remove_packed(store: &Store, name: &ModelName) -> Outcome<u64> {
+fn remove_packed(store: &Store, name: &ModelName) -> Result<u64, StoreError> {
     let absent = || StoreError::NotInstalled(name.to_string());
     let model = store.resolve(name)?.ok_or_else(absent)?;
-    Ok(store.remove_packed(&store.packed_of(&model))?)
+    store.remove_packed(&store.packed_of(&model))
 }

@@ -126,6 +126,8 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
     } else {
         let answer = answer::stream(&loaded, request, &mut terminal::write)?;
         terminal::write("\n")?;
+        let (most, context) = (options.sampling.max_tokens, loaded.model.context());
+        answer::note_cut(&answer.summary, most, context, "--context makes it longer");
         answer
     };
     if options.stats {

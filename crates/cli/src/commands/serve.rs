@@ -7,6 +7,7 @@ use crate::{interrupt, load, sys, terminal};
 use clap::{Args, ValueEnum};
 use etcetera::BaseStrategy;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tangor_engine::{LoadOptions, Speculate};
@@ -203,34 +204,41 @@ impl Options {
         })
     }
 
-    fn grace(&self) -> u64 {
-        self.grace.map_or(Limits::default().grace.as_secs(), |seconds| seconds as u64)
+    /// How long answers have when the server is ended.
+    fn grace(&self) -> Duration {
+        seconds(self.grace, Limits::default().grace)
     }
 }
 
-/// Puts the service in its place, or takes it away, and says what is next.
-fn service(options: &Options, global: &Global) -> Outcome {
+/// The folder of the user's configuration, where that has services.
+fn service_folder() -> Outcome<PathBuf> {
     if !cfg!(target_os = "linux") {
         return Err(Failure::new("services are installed for systemd, which is Linux's").hint(
             "on Windows make a task that runs `tangor serve` when you log in (schtasks /Create /SC \
              ONLOGON), on macOS an agent of launchd",
         ));
     }
-    let config = etcetera::choose_base_strategy()
-        .map_err(|error| Failure::new(error.to_string()))?
-        .config_dir();
-    if options.uninstall_service {
-        return match service::uninstall(&config)? {
-            Some(path) => {
-                terminal::note(&format!("removed {}", path.display()));
-                terminal::line(
-                    "systemctl --user disable --now tangor; systemctl --user daemon-reload",
-                )
-            }
-            None => Err(Failure::new("there is no service to remove")),
-        };
+    let strategy = etcetera::choose_base_strategy();
+    Ok(strategy.map_err(|error| Failure::new(error.to_string()))?.config_dir())
+}
+
+/// Takes the service away, and says what is next.
+fn uninstall_service() -> Outcome {
+    let Some(path) = service::uninstall(&service_folder()?)? else {
+        return Err(Failure::new("there is no service to remove"));
+    };
+    terminal::note(&format!("removed {}", path.display()));
+    terminal::line("systemctl --user disable --now tangor; systemctl --user daemon-reload")
+}
+
+/// Puts the service in its place, and says what is next.
+fn install_service(options: &Options, address: SocketAddr, global: &Global) -> Outcome {
+    let config = service_folder()?;
+    let of = Service::of(std::env::args_os(), global.home.clone(), options.grace().as_secs())?;
+    if !address.ip().is_loopback() && !service::has_key(&config) {
+        return Err(Failure::from(ServeError::Exposed(address.ip()))
+            .hint(format!("write TANGOR_API_KEY=… into {}", service::secrets(&config).display())));
     }
-    let of = Service::of(std::env::args_os(), global.home.clone(), options.grace())?;
     let path = service::install(&config, &of.unit()?)?;
     terminal::note(&format!("wrote {}; next, start it with:", path.display()));
     terminal::line("systemctl --user daemon-reload && systemctl --user enable --now tangor")?;
@@ -240,19 +248,27 @@ fn service(options: &Options, global: &Global) -> Outcome {
 }
 
 pub(crate) fn run(options: Options, global: &Global) -> Outcome {
-    if options.install_service || options.uninstall_service {
-        return service(&options, global);
+    if options.uninstall_service {
+        return uninstall_service();
     }
     let options = options.understood()?;
-    let (log, one_model) = (options.log(), options.is_child());
+    let address = address(&options.host, options.port)?;
     let store = load::store(global)?;
     let names: Vec<ModelName> =
         options.models.iter().map(|name| ModelName::parse(name)).collect::<Result<_, _>>()?;
+    let mut absent = Vec::new();
     for name in &names {
         if store.resolve(name)?.is_none() {
-            load::pull(&store, name)?;
+            absent.push(name);
         }
     }
+    if options.install_service {
+        return install_service(&options, address, global);
+    }
+    for name in absent {
+        load::pull(&store, name)?;
+    }
+    let (log, one_model) = (options.log(), options.is_child());
     let limits = limits(&options);
     let loader = FromStore {
         global: Global { home: global.home.clone(), offline: global.offline, quiet: global.quiet },
@@ -266,7 +282,7 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
         options: options.model_options.clone(),
     };
     let options = tangor_server::Options {
-        address: address(&options.host, options.port)?,
+        address,
         models: names,
         loader: Arc::new(loader),
         key: options.api_key.and_then(Key::new),
@@ -308,11 +324,14 @@ fn most_of(free: u64) -> u64 {
     free / 10 * 9
 }
 
+/// So many seconds, a year at most: clocks end somewhere.
+fn seconds(given: Option<usize>, usual: Duration) -> Duration {
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    given.map_or(usual, |seconds| Duration::from_secs((seconds as u64).min(YEAR)))
+}
+
 fn limits(options: &Options) -> Limits {
     let usual = Limits::default();
-    let seconds = |given: Option<usize>, usual| {
-        given.map_or(usual, |seconds| Duration::from_secs(seconds as u64))
-    };
     Limits {
         models: options.max_models.unwrap_or(usual.models),
         memory: options
@@ -320,7 +339,7 @@ fn limits(options: &Options) -> Limits {
             .map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64)
             .or_else(|| sys::memory().usable_bytes().map(most_of)),
         answer_time: seconds(options.answer_time, usual.answer_time),
-        grace: Duration::from_secs(options.grace()),
+        grace: options.grace(),
         ..usual
     }
 }
@@ -401,6 +420,17 @@ mod tests {
         assert_eq!(usual.is_some(), now.available_bytes.is_some());
         let bounds = [now.total_bytes, now.limit_bytes].into_iter().flatten();
         assert!(bounds.min().is_none_or(|all| usual.is_some_and(|usual| usual < all)));
+    }
+
+    #[test]
+    fn times_without_an_end_are_a_year() {
+        let limits = |line: &str| limits(&parsed(line).unwrap());
+        let long =
+            limits("smollm2 --answer-time 18446744073709551615 --grace 18446744073709551615");
+        for time in [long.answer_time, long.grace] {
+            assert!(std::time::Instant::now().checked_add(time).is_some());
+        }
+        assert_eq!(limits("smollm2 --answer-time 60").answer_time.as_secs(), 60);
     }
 
     #[test]

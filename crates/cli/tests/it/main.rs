@@ -4,6 +4,8 @@
 mod model;
 mod packed;
 mod plan;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod usage;
 
 use assert_cmd::Command;

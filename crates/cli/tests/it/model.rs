@@ -22,7 +22,10 @@ fn an_answer_is_all_that_stdout_gets() {
     let tiny = tiny.to_str().unwrap();
     let args = ["run", tiny, "-p", "hello", "-n", "8"];
     let plain = Written::of(place.tangor(&args));
-    assert_eq!((plain.code, plain.stderr.as_str()), (0, ""));
+    let cut = "the answer was cut at 8 tokens (-n)\n";
+    assert_eq!((plain.code, plain.stderr.as_str()), (0, cut));
+    let quiet = Written::of(place.tangor(&[&args[..], &["--quiet"]].concat()));
+    assert_eq!((&quiet.stdout, quiet.stderr.as_str()), (&plain.stdout, ""));
     let json = Written::of(place.tangor(&[&args[..], &["--json"]].concat())).json();
     assert_eq!(plain.stdout, format!("{}\n", json["text"].as_str().unwrap()));
     let stats = Written::of(place.tangor(&[&args[..], &["--stats"]].concat()));
@@ -116,28 +119,83 @@ fn a_prompt_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_broken_template_is_not_a_missing_one() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let config = tiny.join("tokenizer_config.json");
+    let (tiny, broken) = (tiny.to_str().unwrap(), r#"{"chat_template": "{% for m in %}"}"#);
+    for (text, expected) in [(broken, "template is broken: "), ("{}", "has no chat template")] {
+        std::fs::write(&config, text).unwrap();
+        for args in [&["run", tiny, "-p", "x"][..], &["chat", tiny]] {
+            let written = Written::of(place.tangor(args));
+            assert_eq!(written.code, 1);
+            let said = &written.stderr;
+            assert!(said.contains(expected) && said.contains("--raw"), "{args:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_a_full_context_cuts_is_said_to_be_cut() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let tiny = tiny.to_str().unwrap();
+    let full = "the answer was cut: the context of 48 tokens is full";
+    let run = Written::of(place.tangor(&["run", tiny, "--context", "48", "-p", "hello"]));
+    assert_eq!(run.code, 0);
+    assert!(run.stderr.contains(full) && run.stderr.contains("--context"), "{}", run.stderr);
+    let mut chat = place.tangor(&["chat", tiny, "--context", "48"]);
+    chat.write_stdin("hello\nagain\n");
+    let chat = Written::of(chat);
+    assert_eq!(chat.code, 1, "there is no room for a second question");
+    assert!(chat.stderr.contains(full), "{}", chat.stderr);
+    assert!(chat.stderr.contains("hint: a longer --context"), "{}", chat.stderr);
+}
+
+/// What was said in the conversation of this file, in order.
+fn said(place: &Place, file: &str) -> Vec<String> {
+    let saved = std::fs::read_to_string(place.folder.path().join(file)).unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    let messages = saved["messages"].as_array().unwrap();
+    messages.iter().map(|m| m["content"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
 fn a_conversation_needs_no_terminal() {
     let place = Place::new();
     let tiny = place.tiny();
-    let mut chat = place.tangor(&["chat", tiny.to_str().unwrap(), "-n", "4"]);
-    chat.write_stdin(
-        "one\\\ntwo\n\"\"\"\nthree\nfour\n\"\"\"\n/set temperature 0\n/save talk.json\n/exit\n",
-    );
+    let mut chat =
+        place.tangor(&["chat", tiny.to_str().unwrap(), "-n", "4", "--save", "talk.json"]);
+    chat.write_stdin("one\\\ntwo\n\"\"\"\nthree\nfour\n\"\"\"\n");
     let written = Written::of(chat);
     assert_eq!(written.code, 0, "{}", written.stderr);
-    let saved = std::fs::read_to_string(place.folder.path().join("talk.json")).unwrap();
-    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
-    let messages = saved["messages"].as_array().unwrap();
-    let said: Vec<&str> = messages.iter().map(|m| m["content"].as_str().unwrap()).collect();
-    assert_eq!((messages.len(), said[0], said[2]), (4, "one\ntwo", "three\nfour"));
-    assert_eq!(written.stdout, format!("{}\n{}\n", said[1], said[3]));
-    let mut more = place.tangor(&["chat", "tiny/", "-n", "4", "--load", "talk.json"]);
-    more.write_stdin("five\n/save talk.json\n/nonsense\n");
+    let talk = said(&place, "talk.json");
+    assert_eq!((talk.len(), &*talk[0], &*talk[2]), (4, "one\ntwo", "three\nfour"));
+    assert_eq!(written.stdout, format!("{}\n{}\n", talk[1], talk[3]));
+    let more = ["chat", "tiny/", "-n", "4", "--context", "160", "--load", "talk.json"];
+    let mut more = place.tangor(&[&more[..], &["--save", "talk.json"]].concat());
+    more.write_stdin(format!("five\n{}\nsix\n", "x".repeat(200)));
     let written = Written::of(more);
     assert_eq!(written.code, 1, "a script must not run on after a failure");
-    assert!(written.stderr.contains("/nonsense"), "{}", written.stderr);
-    let saved = std::fs::read_to_string(place.folder.path().join("talk.json")).unwrap();
-    assert_eq!(saved.matches("\"user\"").count(), 3);
+    assert!(written.stderr.contains("160"), "{}", written.stderr);
+    let talk = said(&place, "talk.json");
+    assert_eq!((talk.len(), &*talk[4]), (6, "five"));
+}
+
+#[test]
+fn what_is_piped_in_commands_nothing() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    std::fs::write(place.folder.path().join("mine.txt"), "mine").unwrap();
+    let lines = ["/save mine.txt", "/etc is what?", "/exit", "/load mine.txt", "hello"];
+    let args = ["chat", tiny.to_str().unwrap(), "-n", "2", "--context", "400"];
+    let mut chat = place.tangor(&[&args[..], &["--save", "talk.json"]].concat());
+    chat.write_stdin(lines.join("\n"));
+    let written = Written::of(chat);
+    assert_eq!(written.code, 0, "{}", written.stderr);
+    let asked: Vec<String> = said(&place, "talk.json").into_iter().step_by(2).collect();
+    assert_eq!(asked, lines);
+    assert_eq!(std::fs::read_to_string(place.folder.path().join("mine.txt")).unwrap(), "mine");
 }
 
 #[test]

@@ -113,6 +113,26 @@ fn packed_weights_can_be_removed() {
 }
 
 #[test]
+fn a_doctor_who_is_to_verify_fails_where_something_is_damaged() {
+    let place = Place::new();
+    let tiny = rested(&place);
+    let _ = ids(&place, &tiny);
+    let [entry] = &entries(&place)[..] else { panic!("one entry") };
+    let mut bytes = fs::read(entry).unwrap();
+    let third = bytes.len() / 3;
+    bytes[third] ^= 4;
+    fs::write(entry, bytes).unwrap();
+    let verify = || Written::of(place.tangor(&["doctor", "--verify", "--json"]));
+    let damaged = verify();
+    assert_eq!(damaged.code, 1);
+    assert!(damaged.stderr.contains("damaged in 1 place:"), "{}", damaged.stderr);
+    let report: serde_json::Value = serde_json::from_str(&damaged.stdout).unwrap();
+    let what = report["problems"][0]["what"].as_str().unwrap();
+    assert!(what.contains("is damaged"), "{what}");
+    assert_eq!(verify().code, 0, "what was damaged is gone");
+}
+
+#[test]
 fn a_store_that_cannot_be_written_is_a_remark_and_no_failure() {
     let place = Place::new();
     let tiny = rested(&place);

@@ -82,6 +82,28 @@ fn a_profile_of_ones_own_is_read_and_a_broken_one_is_named() {
 }
 
 #[test]
+fn another_machine_takes_no_options_of_this_one() {
+    let place = Place::new();
+    for more in [
+        &["--remeasure"][..],
+        &["--no-measure"],
+        &["--gpu", "0"],
+        &["--npu", "x"],
+        &["--threads", "2"],
+        &["--isa", "avx2"],
+    ] {
+        let written = simulate(&place, more);
+        assert_eq!((written.code, written.stdout.as_str()), (2, ""), "{more:?}");
+        assert!(written.stderr.contains(more[0]), "{}", written.stderr);
+    }
+    // What the environment says of this machine is not asked of the other one.
+    let args = ["plan", "--shape", "llama-3-8b", "--profile", "strix-point"];
+    let mut plan = place.tangor(&args);
+    plan.env("TANGOR_THREADS", "2");
+    assert_eq!(Written::of(plan).code, 0);
+}
+
+#[test]
 fn this_machine_has_no_devices_for_the_vendors_rule() {
     let place = Place::new();
     let args = ["plan", "--shape", "llama-3.2-1b", "--no-measure", "--policy", "vendor"];

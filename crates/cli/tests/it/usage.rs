@@ -80,6 +80,24 @@ fn wrong_usage_exits_with_2_and_leaves_stdout_empty() {
 }
 
 #[test]
+fn empty_variables_are_not_set() {
+    let place = Place::new();
+    let tiny = place.tiny();
+    let tiny = tiny.to_str().unwrap();
+    for args in [&["list"][..], &["run", tiny, "-p", "x", "-n", "2"], &["serve", "absent.gguf"]] {
+        let mut command = place.tangor(args);
+        for name in ["HOST", "PORT", "CORS", "THREADS", "ISA", "GPU", "NPU", "OFFLINE", "HOME"] {
+            command.env(format!("TANGOR_{name}"), "");
+        }
+        command.env("XDG_DATA_HOME", place.folder.path()).env("HF_HUB_OFFLINE", "1");
+        let written = Written::of(command);
+        let absent = args.contains(&"absent.gguf");
+        assert_eq!(written.code, i32::from(absent), "{args:?}: {}", written.stderr);
+        assert!(!absent || written.stderr.contains("no such file"), "{}", written.stderr);
+    }
+}
+
+#[test]
 fn long_options_may_be_shortened_while_unique() {
     let place = Place::new();
     // The model is missing, which is found out after the options were understood.
@@ -114,6 +132,25 @@ fn failures_exit_with_1_and_one_line_that_says_what_to_do() {
         assert!(lines.len() <= 2, "{lines:?}");
         assert!(lines[1..].iter().all(|line| line.starts_with("hint: ")), "{lines:?}");
         assert!(!hint || lines.len() == 2, "{args:?} has no hint: {lines:?}");
+    }
+}
+
+#[test]
+fn hints_are_true() {
+    let place = Place::new();
+    std::fs::create_dir(place.folder.path().join("mine")).unwrap();
+    std::fs::write(place.folder.path().join("mine.gguf"), "weights").unwrap();
+    for (args, hint) in [
+        (&["rm", "smollm2"][..], "`tangor list` shows what is"),
+        (&["rm", "--packed", "smollm2"], "`tangor list` shows what is"),
+        (&["rm", "./mine.gguf"], "the file is yours to remove"),
+        (&["run", "mine", "-p", "x"], "hint: ./mine is the one in this folder"),
+        (&["serve", "mine"], "hint: ./mine is the one in this folder"),
+    ] {
+        let written = Written::of(place.tangor(args));
+        assert_eq!(written.code, 1, "{args:?}");
+        assert!(written.stderr.contains(hint), "{args:?}: {}", written.stderr);
+        assert!(!written.stderr.contains("pull"), "{args:?}: {}", written.stderr);
     }
 }
 
@@ -193,6 +230,37 @@ fn a_published_shape_is_planned_without_its_weights() {
     let absent = Written::of(place.tangor(&["plan", "--shape", "smollm2-135m", "--device", "npu"]));
     assert_eq!(absent.code, 1);
     assert!(absent.stderr.contains("npu"), "{}", absent.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_that_cannot_start_is_not_installed() {
+    let place = Place::new();
+    let config = place.folder.path().join("config");
+    let unit = config.join("systemd/user/tangor.service");
+    let install = |more: &[&str]| {
+        let mut command = place.tangor(&[&["serve", "--install-service"], more].concat());
+        command.env("XDG_CONFIG_HOME", &config).env_remove("TANGOR_API_KEY");
+        Written::of(command)
+    };
+    for (more, code, subject) in [
+        (&["--host", "example.org"][..], 2, "example.org"),
+        (&["nonsense"], 1, "nonsense"),
+        (&["./absent.gguf"], 1, "absent.gguf"),
+        (&["--compat", "ryzenai-server"], 2, "-m"),
+        (&["--host", "0.0.0.0"], 1, "tangor/serve.env"),
+    ] {
+        let written = install(more);
+        assert_eq!(written.code, code, "{more:?}: {}", written.stderr);
+        assert!(written.stderr.contains(subject), "{more:?}: {}", written.stderr);
+        assert!(!unit.exists(), "{more:?}");
+    }
+    std::fs::create_dir_all(config.join("tangor")).unwrap();
+    for (keys, code) in [("TANGOR_API_KEY=\n", 1), ("# keys\nTANGOR_API_KEY=secret\n", 0)] {
+        std::fs::write(config.join("tangor/serve.env"), keys).unwrap();
+        let written = install(&["smollm2", "--host", "0.0.0.0"]);
+        assert_eq!((written.code, unit.exists()), (code, code == 0), "{}", written.stderr);
+    }
 }
 
 #[cfg(unix)]

@@ -145,3 +145,15 @@ fn a_path_is_never_pulled_nor_removed() {
     assert!(matches!(store.remove(&model, &cancel), Err(StoreError::NotInstalled(_))));
     assert!(file.exists());
 }
+
+#[test]
+fn a_file_that_may_not_be_read_is_no_reason_for_another_store() {
+    let denied = |action| StoreError::Io {
+        action,
+        path: "model.gguf".into(),
+        source: std::io::ErrorKind::PermissionDenied.into(),
+    };
+    let hint = |action| denied(action).hint().unwrap();
+    assert!(hint("open").contains("permissions"), "{}", hint("open"));
+    assert!(hint("write").contains("TANGOR_HOME"), "{}", hint("write"));
+}

@@ -1,6 +1,7 @@
 //! A conversation: its messages, and the file that `/save` and `/load` keep it in.
 
 use crate::error::{Failure, Outcome};
+use crate::files;
 use crate::prompt::{Role, Turn};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -57,7 +58,7 @@ impl Conversation {
     /// Writes it to a file as `{"messages": [{"role", "content"}]}`, the shape that chat APIs take.
     pub(crate) fn save(&self, path: &Path) -> Outcome {
         let text = serde_json::to_string_pretty(self)?;
-        fs::write(path, text + "\n").map_err(|e| Failure::from(e).about(path.display()))
+        files::write_whole(path, &(text + "\n"))
     }
 
     /// Reads what [`Conversation::save`] wrote, or the bare list of messages.

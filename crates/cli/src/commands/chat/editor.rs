@@ -11,6 +11,7 @@ use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Behavior, Config, Context, Editor, Helper};
+use std::fs;
 use std::io::{self, BufRead};
 use std::path::PathBuf;
 
@@ -68,8 +69,11 @@ impl Messages {
     /// Waits for the next one.
     pub(crate) fn next(&mut self) -> Outcome<Input> {
         match self {
-            Self::Terminal { editor, .. } => match editor.readline(PROMPT) {
-                Ok(text) => Ok(Input::Message(message::unfold(&text))),
+            Self::Terminal { editor, history } => match editor.readline(PROMPT) {
+                Ok(text) => {
+                    keep(editor, history);
+                    Ok(Input::Message(message::unfold(&text)))
+                }
                 Err(ReadlineError::Interrupted) => Ok(Input::Interrupted),
                 Err(ReadlineError::Eof) => Ok(Input::End),
                 Err(error) => Err(Failure::from(error).about("cannot read the terminal")),
@@ -91,13 +95,15 @@ impl Messages {
     }
 }
 
-impl Drop for Messages {
-    fn drop(&mut self) {
-        if let Self::Terminal { editor, history: Some(path) } = self
-            && let Err(error) = editor.save_history(path)
-        {
-            terminal::note(&format!("the history was not saved: {}: {error}", path.display()));
-        }
+/// Appends what was typed last to the history file, which other conversations write to as well;
+/// says once that it cannot.
+fn keep(editor: &mut Editor<Rules, DefaultHistory>, history: &mut Option<PathBuf>) {
+    let Some(path) = history else { return };
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let kept = folder.map_err(ReadlineError::from).and_then(|()| editor.append_history(path));
+    if let Err(error) = kept {
+        terminal::note(&format!("the history is not kept: {}: {error}", path.display()));
+        *history = None;
     }
 }
 

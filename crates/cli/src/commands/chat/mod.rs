@@ -16,7 +16,7 @@ use crate::answer;
 use crate::args::{Global, ModelOptions, SamplingOptions, SpeculationOptions};
 use crate::error::{Failure, Outcome};
 use crate::load::{self, Loaded};
-use crate::terminal;
+use crate::{interrupt, terminal};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tangor_engine::plan::Stage;
@@ -27,8 +27,9 @@ Examples:
   tangor chat smollm2 --system 'You answer in rhymes.' --temperature 0.7
   tangor chat ./model.gguf < questions.txt     one answer per line, no editor
 
-In the conversation, /help lists the commands. A line that ends in a backslash goes on in the next
-one, and so does everything between \"\"\" and \"\"\". Ctrl-C stops an answer; Ctrl-D leaves.";
+At a terminal, /help lists the commands; in a file or a pipe every line is a message. A line that
+ends in a backslash goes on in the next one, and so does everything between \"\"\" and \"\"\".
+Ctrl-C stops an answer; Ctrl-D leaves.";
 
 /// Converse with a model
 #[derive(Debug, Args)]
@@ -42,9 +43,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
 
-    /// Go on with a conversation that /save wrote
+    /// Go on with a conversation that /save or --save wrote
     #[arg(long, value_name = "FILE", conflicts_with = "system")]
     load: Option<PathBuf>,
+
+    /// Write the conversation to a file when it ends
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 
     /// Say after every answer how long it took
     #[arg(long)]
@@ -99,7 +104,9 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
             chat.loaded.model.context()
         )));
     }
-    chat.converse(&mut messages)
+    let ended = chat.converse(&mut messages);
+    let saved = options.save.map_or(Ok(()), |path| chat.conversation.save(&path));
+    ended.and(saved)
 }
 
 impl Chat {
@@ -125,12 +132,14 @@ impl Chat {
 
     /// One message or command.
     ///
-    /// What goes wrong with it ends the conversation only where no person is there to try again.
+    /// Only a person commands: what is piped in may be anybody's text, and commands write files.
+    /// What goes wrong ends the conversation only where no person is there to try again.
     fn hear(&mut self, text: &str) -> Outcome<Next> {
         if text.is_empty() {
             return Ok(Next::Listen);
         }
-        let result = match slash::parse(text) {
+        let command = if self.interactive { slash::parse(text) } else { None };
+        let result = match command {
             Some(Ok(Slash::Exit)) => return Ok(Next::Leave),
             Some(Ok(command)) => self.obey(command),
             Some(Err(why)) => Err(Failure::new(why)),
@@ -140,6 +149,7 @@ impl Chat {
             }
         };
         match result {
+            _ if interrupt::terminated() => Err(Failure::Interrupted),
             Err(failure @ Failure::Error { .. }) if self.interactive => {
                 failure.report();
                 Ok(Next::Listen)
@@ -158,11 +168,30 @@ impl Chat {
         result
     }
 
+    /// Has the last question answered again. Its answer stays if there is no other.
+    fn retry(&mut self) -> Outcome {
+        let before = self.conversation.clone();
+        let question = self.conversation.undo();
+        let question =
+            question.ok_or_else(|| Failure::new("there is no question to answer again"))?;
+        self.conversation.ask(question);
+        let result = self.answer();
+        if result.is_err() {
+            self.conversation = before;
+        }
+        result
+    }
+
     fn try_answer(&mut self) -> Outcome {
         let tokens = self.loaded.chat_tokens(self.conversation.turns())?;
+        let context = self.loaded.model.context();
+        let too_long = tokens.len() >= context;
         let request = self.loaded.request(tokens, &self.sampling);
-        let answer = answer::stream(&self.loaded, request, &mut terminal::write)?;
+        let answer = answer::stream(&self.loaded, request, &mut terminal::write)
+            .map_err(|why| if too_long { why.hint(self.to_make_room()) } else { why })?;
         terminal::write("\n")?;
+        let most = self.sampling.max_tokens;
+        answer::note_cut(&answer.summary, most, context, self.to_make_room());
         if answer.interrupted {
             if !self.interactive {
                 return Err(Failure::Interrupted);
@@ -175,6 +204,14 @@ impl Chat {
         }
         self.conversation.answer(answer.text);
         Ok(())
+    }
+
+    /// What to do where the context is full.
+    fn to_make_room(&self) -> &'static str {
+        match self.interactive {
+            true => "/undo and /clear make room, a longer --context has more",
+            false => "a longer --context has more room",
+        }
     }
 
     fn obey(&mut self, command: Slash) -> Outcome {
@@ -202,13 +239,7 @@ impl Chat {
                 Some(question) => terminal::note(&format!("taken back: {}", first_line(&question))),
                 None => return Err(Failure::new("there is nothing to take back")),
             },
-            Slash::Retry => match self.conversation.undo() {
-                Some(question) => {
-                    self.conversation.ask(question);
-                    self.answer()?;
-                }
-                None => return Err(Failure::new("there is no question to answer again")),
-            },
+            Slash::Retry => self.retry()?,
             Slash::Save(file) => {
                 self.conversation.save(Path::new(&file))?;
                 terminal::note(&format!("saved in {file}"));

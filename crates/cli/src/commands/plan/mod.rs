@@ -7,7 +7,8 @@ use crate::args::{Global, ModelOptions, positive};
 use crate::error::{Failure, Outcome};
 use crate::load::Measure;
 use crate::{chart, load, terminal};
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
@@ -31,6 +32,10 @@ sources `--json` lists.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
+    // The first one, since the others take what was typed out of the matches.
+    #[command(flatten)]
+    of_this_machine: OfThisMachine,
+
     #[command(flatten)]
     which: load::Which,
 
@@ -78,6 +83,33 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     model_options: ModelOptions,
+}
+
+/// Which options were typed that are for the devices of this machine alone.
+#[derive(Debug)]
+struct OfThisMachine(Vec<&'static str>);
+
+impl FromArgMatches for OfThisMachine {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        const ALL: [&str; 6] = ["no_measure", "remeasure", "gpu", "npu", "threads", "isa"];
+        let typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        Ok(Self(ALL.into_iter().filter(typed).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for OfThisMachine {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
 }
 
 /// The profile of the machine that we run on.
@@ -139,6 +171,13 @@ fn step(asked: &PlanOptions) -> Step {
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let machine = machine(&options.profile)?;
+    if let (Some(_), Some(id)) = (&machine, options.of_this_machine.0.first()) {
+        let name = id.replace('_', "-");
+        return Err(Failure::Usage(format!(
+            "--{name} is for this machine, and --profile {} for another one",
+            options.profile
+        )));
+    }
     if options.markdown {
         let Some(machine) = machine else {
             return Err(Failure::Usage("--markdown needs a --profile to simulate".into()));
