@@ -78,13 +78,17 @@ impl Store {
     /// pulled to need not exist.
     ///
     /// # Errors
-    /// [`StoreError::NoHome`] if no place is named and the user has no home.
+    /// [`StoreError::NoHome`] if no place is named and the user has no home;
+    /// [`StoreError::Io`] if the place is relative and there is no current folder.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let root = options.root.clone().map_or_else(sys::default_root, Ok)?;
+        // Programs that the store starts have another current folder.
+        let root = std::path::absolute(&root)
+            .map_err(|error| StoreError::io("find the folder", root, error))?;
         Ok(Self { root, options })
     }
 
-    /// Where models are kept.
+    /// Where models are kept: an absolute path.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
