@@ -38,10 +38,11 @@ impl Text {
             return Ok(Self::default());
         };
         let source = checkpoint.sidecars().and_then(|files| files.chat_template.as_deref());
-        let template = match source {
-            Some(source) => Some(ChatTemplate::new(source, &tokenizer)),
-            None if tokenizer.chat_templates().is_empty() => None,
-            None => Some(ChatTemplate::of(&tokenizer)),
+        let template = match (tokenizer.chat_templates(), source) {
+            ([], None) => None,
+            // A tokenizer of one file knows nothing of the files beside it.
+            ([], Some(source)) => Some(ChatTemplate::new(source, &tokenizer)),
+            _ => Some(ChatTemplate::of(&tokenizer)),
         };
         let (template, template_error) = match template.transpose() {
             Ok(template) => (template.map(Arc::new), None),

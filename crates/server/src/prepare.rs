@@ -143,8 +143,12 @@ fn read_chat(resident: &Resident, chat: &Chat) -> Result<Read> {
         None => template.render(&messages, shown, true, &chat.variables)?,
     };
     let prompt = tokenizer.encode_spans(&rendered.spans)?;
-    let reasoning = Reasoning::of(template.source(), &rendered.text());
-    let format = (!tools.is_empty()).then(|| ToolFormat::of(template.source()));
+    let source = match tools.is_empty() {
+        true => template.source(),
+        false => template.source_with_tools(),
+    };
+    let reasoning = Reasoning::of(source, &rendered.text());
+    let format = (!tools.is_empty()).then(|| ToolFormat::of(source));
     let demanded = format.filter(|_| demands_call(&chat.tool_choice));
     let demanded = demanded.map(|format| format.grammar(&tools, chat.parallel, tokenizer));
     Ok(Read { prompts: vec![prompt], reasoning, tools: format, demanded })

@@ -368,13 +368,45 @@ fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
     }
 }
 
+/// Changes a file of the model.
+fn change(options: &tangor_server::Options, file: &str, change: impl FnOnce(&mut Value)) {
+    let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
+    let file = folder.join(file);
+    let mut value: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    change(&mut value);
+    std::fs::write(&file, value.to_string()).unwrap();
+}
+
 /// Adds this to the end of the model's template.
 fn template_ends(options: &mut tangor_server::Options, end: &str) {
-    let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
-    let file = folder.join("tokenizer_config.json");
-    let mut config: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
-    config["chat_template"] = (config["chat_template"].as_str().unwrap().to_owned() + end).into();
-    std::fs::write(&file, config.to_string()).unwrap();
+    change(options, "tokenizer_config.json", |config| {
+        let template = config["chat_template"].as_str().unwrap().to_owned();
+        config["chat_template"] = (template + end).into();
+    });
+}
+
+#[test]
+fn a_template_for_tools_is_used_where_there_are_tools() {
+    let server = Running::new(|options| {
+        change(options, "tokenizer_config.json", |config| {
+            let usual = config["chat_template"].take();
+            let tools = "{{ tools | length }} of <tool_call>";
+            config["chat_template"] = json!([
+                {"name": "default", "template": usual}, {"name": "tool_use", "template": tools},
+            ]);
+        });
+    });
+    let tool = json!({"type": "function", "function": {"name": "add", "parameters": {}}});
+    let mut ask = json!({"messages": said("Hi"), "max_tokens": 1});
+    let tokens = |ask: &Value| {
+        let body = server.post("/v1/chat/completions", ask.clone()).json();
+        body["usage"]["prompt_tokens"].as_u64().unwrap() as usize
+    };
+    assert_eq!(tokens(&ask), "user: Hi\nassistant: ".len());
+    ask["tools"] = json!([tool]);
+    assert_eq!(tokens(&ask), "1 of <tool_call>".len());
+    let shown = server.post("/api/show", json!({"model": "tiny"})).json();
+    assert!(shown["capabilities"].as_array().unwrap().contains(&"tools".into()), "{shown}");
 }
 
 #[test]
