@@ -443,6 +443,49 @@ fn an_answer_that_a_conversation_ends_in_goes_on() {
     assert_eq!(body.json()["usage"]["prompt_tokens"], tokens);
 }
 
+/// Gives the model a vocabulary of words with a space in front, as SentencePiece makes them.
+fn words(options: &mut tangor_server::Options) {
+    change(options, "tokenizer.json", |tokenizer| {
+        let vocab = (0..256).map(|id| (format!("\u{2581}w{id}"), id.into())).collect();
+        tokenizer["model"]["vocab"] = Value::Object(vocab);
+        tokenizer["model"]["unk_token"] = "\u{2581}w0".into();
+        tokenizer["pre_tokenizer"] = Value::Null;
+        tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]});
+    });
+}
+
+#[test]
+fn the_space_before_the_first_word_stays_where_an_answer_goes_on_with_the_prompt() {
+    let server = Running::new(words);
+    let text = |path: &str, ask: Value, field: &str| {
+        let reply = server.post(path, ask);
+        let found =
+            reply.any_json().pointer(field).and_then(|text| text.as_str().map(str::to_owned));
+        found.unwrap_or_else(|| panic!("{path}: {}", reply.text))
+    };
+    let ask = json!({"prompt": "Hi", "max_tokens": 2});
+    let plain = text("/v1/completions", ask, "/choices/0/text");
+    assert!(plain.starts_with(" w"), "{plain:?}");
+    let ask = json!({"prompt": "Hi", "max_tokens": 2, "echo": true});
+    let echoed = text("/v1/completions", ask, "/choices/0/text");
+    // The vocabulary has a word in the place of every letter.
+    assert_eq!(echoed, format!("w0 w0{plain}"));
+    let ask = |raw| json!({"model": "tiny", "prompt": "Hi", "raw": raw, "stream": false});
+    assert!(text("/api/generate", ask(true), "/response").starts_with(" w"));
+    assert!(text("/api/generate", ask(false), "/response").starts_with('w'));
+    let chat = |messages: Value| {
+        let ask = json!({"messages": messages, "max_tokens": 2});
+        text("/v1/chat/completions", ask, "/choices/0/message/content")
+    };
+    assert!(chat(said("Hi")).starts_with('w'));
+    let unfinished =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]);
+    assert!(chat(unfinished).starts_with(" w"));
+}
+
 #[test]
 fn a_model_without_tokens_for_gaps_says_so() {
     let server = Running::new(|_| {});

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use tangor_text::{ChatTemplate, HfFiles, Specials, Tokenizer};
+use tangor_text::{ChatTemplate, DecodeStream, HfFiles, Specials, Tokenizer};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -74,6 +74,19 @@ fn ids_and_texts_are_those_of_hugging_face() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn text_that_goes_on_keeps_the_space_before_its_first_word() {
+    for kind in ["llama2", "mistral", "unigram"] {
+        let tokenizer = tokenizer(kind);
+        let ids = tokenizer.encode("time", Specials::AsText).unwrap();
+        let text = |mut stream: DecodeStream| -> String {
+            ids.iter().filter_map(|id| stream.push(*id)).collect()
+        };
+        assert_eq!(text(tokenizer.stream(true)), "time", "{kind}");
+        assert_eq!(text(tokenizer.stream(true).continuing()), " time", "{kind}");
+    }
 }
 
 #[test]
