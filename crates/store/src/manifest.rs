@@ -169,7 +169,8 @@ impl Manifest {
 /// The manifest's file name in an entry.
 pub(crate) const FILE: &str = "manifest.json";
 
-fn now() -> u64 {
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
     sys::nanos(std::time::SystemTime::now())
 }
 

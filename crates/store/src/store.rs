@@ -272,7 +272,7 @@ pub(crate) const FILES: &str = "files";
 /// Folder of what has not arrived completely, in an entry.
 pub(crate) const PART: &str = "part";
 
-fn installed(entry: &Path, manifest: Manifest, damage: Option<String>) -> Installed {
+pub(crate) fn installed(entry: &Path, manifest: Manifest, damage: Option<String>) -> Installed {
     let info = |record: &crate::manifest::Record| FileInfo {
         path: record.path.clone(),
         bytes: record.bytes,

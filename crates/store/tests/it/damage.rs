@@ -1,11 +1,11 @@
 //! Models that have changed since they were pulled.
 
 use crate::server::{Files, hub};
-use crate::{name, noise, pull, store, temp};
+use crate::{name, noise, pull, store, temp, watched};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use tangor_store::{Installed, StoreError};
+use tangor_store::{Installed, Phase, StoreError};
 
 const MODEL: &str = "org/repo";
 
@@ -111,6 +111,19 @@ fn damage_of_every_kind_is_found_before_use_and_repaired_by_a_pull() {
         assert!(store.resolve(&name(MODEL)).unwrap().is_some(), "{what}");
         assert_eq!(fs::read_dir(&repaired.path).unwrap().count(), 3, "{what}");
     }
+}
+
+#[test]
+fn what_was_just_pulled_is_not_read_again() {
+    let (root, server) = (temp(), hub(files()));
+    let store = store(root.path(), &server.url);
+    let (model, steps) = watched(&store, MODEL);
+    assert!(steps.iter().all(|(phase, ..)| *phase != Phase::Verifying), "{steps:?}");
+    // Whoever reads a file again notes when.
+    let manifest = model.as_ref().unwrap().path.parent().unwrap().join("manifest.json");
+    let before = fs::read(&manifest).unwrap();
+    assert_eq!(store.resolve(&name(MODEL)).unwrap(), model.ok());
+    assert_eq!(fs::read(&manifest).unwrap(), before);
 }
 
 #[test]
