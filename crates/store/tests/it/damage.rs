@@ -139,6 +139,19 @@ fn a_repair_fetches_only_what_is_damaged() {
 }
 
 #[test]
+fn a_damaged_model_is_there_to_be_seen_while_the_network_is_down() {
+    let (root, server) = (temp(), hub(files()));
+    let model = pull(&store(root.path(), &server.url), MODEL).unwrap();
+    fs::write(model.path.join("model-1.safetensors"), b"short").unwrap();
+    let cut_off = store(root.path(), "http://127.0.0.1:1");
+    let listed = cut_off.list().unwrap();
+    assert!(listed[0].damage.is_some());
+    pull(&cut_off, MODEL).unwrap_err();
+    assert_eq!(cut_off.list().unwrap(), listed);
+    assert_eq!(cut_off.unfinished().unwrap(), []);
+}
+
+#[test]
 fn a_list_shows_damage_that_needs_no_reading() {
     let (root, server) = (temp(), hub(files()));
     let store = store(root.path(), &server.url);

