@@ -12,6 +12,7 @@
 //! root/models/KEY/name           whose entry it is, for whoever finds one without a manifest
 //! root/models/KEY/files/…        the model, as other programs would expect it
 //! root/models/KEY/part/…         what has arrived so far, for the next pull to go on with
+//! root/removed/KEY               an entry that is being removed
 //! root/packed/…                  packed weights, which can be made again (see `packed`)
 //! root/notes/…                   what was measured of this machine, which can be measured again
 //! ```

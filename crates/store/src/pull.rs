@@ -50,6 +50,7 @@ impl Store {
             return Err(StoreError::Offline(name.to_string()));
         }
         let _lock = self.lock(name, watch)?;
+        self.clear_removed();
         // Whoever had the lock may have done it.
         if let Some(intact) = damaged_is_absent(self.verified(name, watch))? {
             return Ok(intact);

@@ -252,12 +252,36 @@ impl Store {
         let packed = Manifest::read(&entry, &name.to_string()).ok().flatten();
         let packed = packed
             .map_or_else(Vec::new, |manifest| self.packed_of(&installed(&entry, manifest, None)));
-        let bytes = folder_bytes(&entry) + self.remove_packed(&packed).unwrap_or(0);
+        let bytes = folder_bytes(&entry);
+        let aside = self.set_aside(&entry)?;
+        let packed = self.remove_packed(&packed).unwrap_or(0);
+        let removed = self.options.disk.remove_dir_all(&aside);
+        removed.map_err(|error| StoreError::io("remove the folder", &aside, error))?;
+        self.clear_removed();
+        Ok(bytes + packed)
+    }
+
+    /// Takes an entry out of the list in one step, which fails where a system does not let go of
+    /// files that are open: then nothing of the model has changed. Returns where it is now.
+    fn set_aside(&self, entry: &Path) -> Result<PathBuf> {
         let disk = &*self.options.disk;
-        Manifest::remove(disk, &entry)?;
-        disk.remove_dir_all(&entry)
-            .map_err(|error| StoreError::io("remove the folder", &entry, error))?;
-        Ok(bytes)
+        let folder = self.root.join(REMOVED);
+        sys::create_dirs(disk, &folder)?;
+        let aside = folder.join(entry.file_name().unwrap_or_default());
+        let failed = |error| StoreError::io("remove the folder", entry, sys::of_open_folder(error));
+        // What an earlier removal has left.
+        disk.remove_dir_all(&aside).map_err(failed)?;
+        disk.rename(entry, &aside).map_err(failed)?;
+        entry.parent().map_or(Ok(()), |models| disk.sync_dir(models)).map_err(failed)?;
+        Ok(aside)
+    }
+
+    /// Removes what removals that were cut off have left.
+    pub(crate) fn clear_removed(&self) {
+        for left in fs::read_dir(self.root.join(REMOVED)).into_iter().flatten().flatten() {
+            // The next one tries again.
+            let _ = self.options.disk.remove_dir_all(&left.path());
+        }
     }
 
     /// Opens a model: checked descriptions, and weights that are mapped.
@@ -301,6 +325,8 @@ impl Store {
 
 /// Folder of the entries, in the root.
 const MODELS: &str = "models";
+/// Folder of entries that are being removed, in the root.
+const REMOVED: &str = "removed";
 /// Folder of the model's files, in an entry.
 pub(crate) const FILES: &str = "files";
 /// Folder of what has not arrived completely, in an entry.

@@ -307,6 +307,16 @@ pub(crate) fn in_use(error: &io::Error) -> bool {
         || matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ExecutableFileBusy)
 }
 
+/// What went wrong with renaming a folder. Windows calls it a denied access where a file in the
+/// folder is open or mapped.
+pub(crate) fn of_open_folder(error: io::Error) -> io::Error {
+    const ACCESS_DENIED: i32 = 5;
+    match error.raw_os_error() {
+        Some(ACCESS_DENIED) if cfg!(windows) => io::Error::new(io::ErrorKind::ResourceBusy, error),
+        _ => error,
+    }
+}
+
 /// Where models are kept unless told otherwise: the user's data folder, and on Windows the one
 /// that does not travel with the user.
 pub(crate) fn default_root() -> Result<PathBuf> {
