@@ -1,7 +1,7 @@
 //! What a model's checkpoint says about text: its tokenizer and its chat template.
 
-use crate::EngineError;
 use crate::sequence::Decode;
+use crate::{EngineError, Request};
 use serde_json::Value;
 use std::sync::Arc;
 use tangor_plan::model::formats::gguf::Metadata;
@@ -38,10 +38,11 @@ impl Text {
             return Ok(Self::default());
         };
         let source = checkpoint.sidecars().and_then(|files| files.chat_template.as_deref());
-        let template = match source {
-            Some(source) => Some(ChatTemplate::new(source, &tokenizer)),
-            None if tokenizer.chat_templates().is_empty() => None,
-            None => Some(ChatTemplate::of(&tokenizer)),
+        let template = match (tokenizer.chat_templates(), source) {
+            ([], None) => None,
+            // A tokenizer of one file knows nothing of the files beside it.
+            ([], Some(source)) => Some(ChatTemplate::new(source, &tokenizer)),
+            _ => Some(ChatTemplate::of(&tokenizer)),
         };
         let (template, template_error) = match template.transpose() {
             Ok(template) => (template.map(Arc::new), None),
@@ -122,9 +123,10 @@ fn from_sidecars(files: &Sidecars, eos: &[u32]) -> tangor_text::Result<Option<To
 pub(crate) struct Decoder(Option<DecodeStream>);
 
 impl Decoder {
-    /// At the beginning of an answer.
-    pub(crate) fn boxed(tokenizer: &Tokenizer, skip_special: bool) -> Box<dyn Decode> {
-        Box::new(Self(Some(tokenizer.stream(skip_special))))
+    /// At the beginning of the answer to a request.
+    pub(crate) fn boxed(tokenizer: &Tokenizer, request: &Request) -> Box<dyn Decode> {
+        let stream = tokenizer.stream(!request.special_text);
+        Box::new(Self(Some(if request.continues { stream.continuing() } else { stream })))
     }
 }
 

@@ -337,6 +337,8 @@ impl Model {
         sink: impl FnMut(Result<Event, EngineError>) + Send + 'static,
     ) -> Result<Cancel, EngineError> {
         self.check(&request)?;
+        let tokenizer = self.text.tokenizer.as_ref();
+        let decode = tokenizer.map(|tokenizer| Decoder::boxed(tokenizer, &request));
         let prompt = request.prompt;
         // The context may have become shorter since the check: the model's thread says so.
         let room = self.context().saturating_sub(prompt.len());
@@ -351,11 +353,7 @@ impl Model {
             constraint: request.constraint,
             eos: if request.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             stop: StopMatcher::new(request.stop),
-            decode: self
-                .text
-                .tokenizer
-                .as_ref()
-                .map(|tokenizer| Decoder::boxed(tokenizer, !request.special_text)),
+            decode,
             usage: Usage { prompt: prompt.len(), ..Usage::default() },
             speculation: Speculation::default(),
         };

@@ -29,6 +29,9 @@ pub struct Request {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Special tokens appear in the text: some models mark what a program has to read with them.
     pub special_text: bool,
+    /// The answer goes on with the prompt's text and is no text of its own: many vocabularies have
+    /// a space in front of every word, which is left out where a text begins.
+    pub continues: bool,
     /// Goes on after an end-of-text token: for benchmarks.
     pub ignore_eos: bool,
     /// Whose request it is, as a number that means nothing else: those of one client wait for each

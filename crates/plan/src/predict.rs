@@ -26,16 +26,15 @@ impl Forecast {
 }
 
 /// The chunks of the prompt: rows before each, and rows.
-fn chunks(case: &Case<'_>) -> Vec<(usize, usize)> {
+fn chunks(case: &Case<'_>) -> impl Iterator<Item = (usize, usize)> {
     let (prompt, most) = (case.options.prompt.max(1), case.options.prefill_rows);
-    (0..prompt).step_by(most).map(|before| (before, most.min(prompt - before))).collect()
+    (0..prompt).step_by(most).map(move |before| (before, most.min(prompt - before)))
 }
 
 /// Seconds of the prompt with the same placement for every chunk.
 pub(crate) fn prompt_seconds(case: &Case<'_>, parts: &Parts) -> f64 {
     let prompt = case.options.prompt.max(1);
-    let chunks = chunks(case).into_iter();
-    let seconds = chunks.map(|(before, rows)| {
+    let seconds = chunks(case).map(|(before, rows)| {
         place::seconds(case, parts, &case.chunk(before, rows, before + rows >= prompt))
     });
     seconds.sum()
@@ -76,7 +75,7 @@ pub(crate) fn forecast(case: &Case<'_>, stages: &[StagePlan], shared: Option<&Sh
     let token = case.token();
     let mut slots = Vec::new();
     let token_s = slots_of(case, &decode, &token, 0.0, "1 row", &mut slots);
-    let tokens = to_f64(case.options.prompt + case.options.answer);
+    let tokens = to_f64(case.options.prompt) + to_f64(case.options.answer);
     let kv_bytes = tokens * to_f64(case.graph.hyper.layers) * case.kv_layer_bytes();
     let timeline = Timeline { prefill, decode: slots };
     Forecast { ttft_s, token_s, kv_bytes: kv_bytes as u64, timeline }

@@ -29,15 +29,17 @@ struct Read {
     tools: Option<&'static ToolFormat>,
     /// What the choice of tools demands of the answer.
     demanded: Option<String>,
+    /// Whether the answers go on with the prompts' text.
+    continues: bool,
 }
 
 impl Read {
-    /// Of prompts whose answers are texts.
+    /// Of prompts whose answers are texts that go on with theirs.
     fn plain(prompts: Vec<Vec<u32>>) -> Result<Self> {
         if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
             return Err(ApiError::field("prompt", "the prompt is empty: give at least one token"));
         }
-        Ok(Self { prompts, reasoning: None, tools: None, demanded: None })
+        Ok(Self { prompts, reasoning: None, tools: None, demanded: None, continues: true })
     }
 }
 
@@ -73,6 +75,7 @@ pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
             .as_ref()
             .map(|grammar| Box::new(grammar.duplicate()) as Box<dyn Constraint>),
         special_text: read.tools.is_some(),
+        continues: read.continues,
         ignore_eos: ask.knobs.ignore_eos,
         ..Request::default()
     };
@@ -134,20 +137,25 @@ fn read_chat(resident: &Resident, chat: &Chat) -> Result<Read> {
         true => (messages, (!tools.is_empty()).then_some(tools.as_slice())),
         false => (in_plain_words(messages, &tools), None),
     };
-    let rendered = match is_unfinished(&messages) {
+    let unfinished = match is_unfinished(&messages) {
         true => template.render_unfinished(&messages, shown, &chat.variables)?,
         false => None,
     };
-    let rendered = match rendered {
+    let continues = unfinished.is_some();
+    let rendered = match unfinished {
         Some(rendered) => rendered,
         None => template.render(&messages, shown, true, &chat.variables)?,
     };
     let prompt = tokenizer.encode_spans(&rendered.spans)?;
-    let reasoning = Reasoning::of(template.source(), &rendered.text());
-    let format = (!tools.is_empty()).then(|| ToolFormat::of(template.source()));
+    let source = match tools.is_empty() {
+        true => template.source(),
+        false => template.source_with_tools(),
+    };
+    let reasoning = Reasoning::of(source, &rendered.text());
+    let format = (!tools.is_empty()).then(|| ToolFormat::of(source));
     let demanded = format.filter(|_| demands_call(&chat.tool_choice));
     let demanded = demanded.map(|format| format.grammar(&tools, chat.parallel, tokenizer));
-    Ok(Read { prompts: vec![prompt], reasoning, tools: format, demanded })
+    Ok(Read { prompts: vec![prompt], reasoning, tools: format, demanded, continues })
 }
 
 /// Whether a conversation ends in an answer, which then goes on.

@@ -6,7 +6,7 @@
 //! (their digest is needed anyway), and keeps them up to the first chunk that a crash has torn.
 
 use crate::digest::{Announced, Hasher, Sha256Digest, pump};
-use crate::manifest::{HashError, Record};
+use crate::manifest::{HashError, Manifest, Record};
 use crate::name::FileName;
 use crate::options::{Phase, Watch};
 use crate::sys::{self, Disk, DiskFile, Stamp};
@@ -34,6 +34,8 @@ pub(crate) struct Wanted {
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) disk: &'a dyn Disk,
+    /// Folder of the entry.
+    pub(crate) entry: &'a Path,
     /// Folder for what has not arrived completely.
     pub(crate) part: &'a Path,
     /// Folder of the finished files.
@@ -42,30 +44,26 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// The file, if it has arrived already: a pull may have been interrupted after it, or only
-    /// another file of the model may be damaged. One that is there and is wrong is removed.
+    /// another file of the model may be damaged.
     pub(crate) fn finished(
         &self,
         wanted: &Wanted,
         watch: &mut Watch<'_>,
     ) -> Result<Option<Record>> {
         let (name, path) = self.target(wanted)?;
-        let file = match sys::open_regular(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(_) => return self.clear(&path),
-        };
+        let Ok(file) = sys::open_regular(&path) else { return Ok(None) };
         let failed = |error| StoreError::io("read", &path, error);
         let stamp = Stamp::of(&path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         // Without a digest there is nothing to recognise it by.
         let Some(announced) = wanted.announced.filter(|_| len == wanted.bytes) else {
-            return self.clear(&path);
+            return Ok(None);
         };
         let mut tick = |done| watch.tick(Phase::Verifying, name.as_str(), done, Some(len));
         let (sha256, got) = crate::manifest::hash(file, Some(announced), len, &mut tick)
             .map_err(|error| error.at("read", &path))?;
         if got != announced {
-            return self.clear(&path);
+            return Ok(None);
         }
         // The pull that put it here may have been cut off before this.
         let folder = path.parent().unwrap_or(self.files);
@@ -73,12 +71,14 @@ impl Place<'_> {
         Ok(Some(Record { path: wanted.path.clone(), bytes: len, sha256, stamp }))
     }
 
-    fn clear(&self, path: &Path) -> Result<Option<Record>> {
+    /// Removes what is in a file's place. The entry counts no more from now on, and not before: a
+    /// damaged model is there to be seen until something comes in its place.
+    pub(crate) fn clear(&self, path: &Path) -> Result<()> {
+        Manifest::remove(self.disk, self.entry)?;
         let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
         let gone =
             if is_dir { self.disk.remove_dir_all(path) } else { self.disk.remove_file(path) };
-        gone.map_err(|error| StoreError::io("remove the damaged file", path, error))?;
-        Ok(None)
+        gone.map_err(|error| StoreError::io("remove", path, error))
     }
 
     fn target(&self, wanted: &Wanted) -> Result<(FileName, PathBuf)> {
@@ -113,6 +113,7 @@ impl<'a> Incoming<'a> {
         let stem = digest.get(..16).unwrap_or_default();
         let part = place.part.join(format!("{stem}.part"));
         let kept = Kept::read(&part, &wanted, watch)?;
+        place.clear(&place.target(&wanted)?.1)?;
         let open = |path: &Path, keep| {
             let failed = |error| StoreError::io("write", path, error);
             place.disk.append(path, keep).map_err(failed)

@@ -9,8 +9,10 @@
 //! ```text
 //! root/locks/KEY.lock            held while an entry is changed
 //! root/models/KEY/manifest.json  every file's length, digest and stamp
+//! root/models/KEY/name           whose entry it is, for whoever finds one without a manifest
 //! root/models/KEY/files/…        the model, as other programs would expect it
 //! root/models/KEY/part/…         what has arrived so far, for the next pull to go on with
+//! root/removed/KEY               an entry that is being removed
 //! root/packed/…                  packed weights, which can be made again (see `packed`)
 //! root/notes/…                   what was measured of this machine, which can be measured again
 //! ```
@@ -44,5 +46,5 @@ pub use crate::name::{HubName, ModelName};
 pub use crate::options::{Patience, Phase, Progress, StoreOptions, Token};
 pub use crate::packed::{PackedEntry, PackedInfo, PackedWriter};
 pub use crate::source::DirSource;
-pub use crate::store::{FileInfo, Installed, Origin, Store};
+pub use crate::store::{FileInfo, Installed, Origin, Store, Unfinished};
 pub use crate::sys::{Disk, DiskFile, RealDisk};

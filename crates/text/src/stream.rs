@@ -7,13 +7,14 @@ use std::sync::Arc;
 ///
 /// A piece never ends within a character: bytes that may still become one are held back. All
 /// pieces together, with the one of [`finish`](Self::finish), are what
-/// [`Tokenizer::decode`](crate::Tokenizer::decode) gives for the same tokens. Bytes that are no
+/// [`Tokenizer::decode`](crate::Tokenizer::decode) gives for the same tokens; of a
+/// [`continuing`](Self::continuing) stream, for tokens that others stand before. Bytes that are no
 /// UTF-8 become U+FFFD, as in [`String::from_utf8_lossy`].
 #[derive(Clone, Debug)]
 pub struct DecodeStream {
     vocab: Arc<Vocab>,
     skip_special: bool,
-    /// Nothing was decoded yet.
+    /// Nothing stands before what comes next.
     at_start: bool,
     /// An unfinished character: at most three bytes between calls.
     held: Vec<u8>,
@@ -22,6 +23,14 @@ pub struct DecodeStream {
 impl DecodeStream {
     pub(crate) fn new(vocab: Arc<Vocab>, skip_special: bool) -> Self {
         Self { vocab, skip_special, at_start: true, held: Vec::new() }
+    }
+
+    /// Text stands before this one, and the space in front of its first word is not left out, as it
+    /// is where a text begins.
+    #[must_use]
+    pub fn continuing(mut self) -> Self {
+        self.at_start = false;
+        self
     }
 
     /// Takes the next token; gives the text that is certain now, `None` if there is none.

@@ -51,15 +51,16 @@ const NAME: &str = "chat_template";
 const UNFINISHED: char = '\u{e000}';
 
 impl ChatTemplate {
-    /// The template that came with the tokenizer, and the one for tools if there is one.
+    /// The template that came with the tokenizer, and the one for tools if there is one. Of several
+    /// without a default the first is taken.
     ///
     /// # Errors
     /// [`Error::NoTemplate`] if there is none, and what [`new`](Self::new) says of the template.
     pub fn of(tokenizer: &Tokenizer) -> Result<Self> {
         let templates = tokenizer.chat_templates();
         let named = |name: &str| templates.iter().find(|(n, _)| n == name).map(|(_, t)| t.as_str());
-        let only = if let [(_, only)] = templates { Some(only.as_str()) } else { None };
-        let usual = named("default").or(only).ok_or(Error::NoTemplate)?;
+        let first = templates.first().map(|(_, first)| first.as_str());
+        let usual = named("default").or(first).ok_or(Error::NoTemplate)?;
         let mut template = Self::new(usual, tokenizer)?;
         if let Some(source) = named("tool_use") {
             template.with_tools = Some(Program::new(source, tokenizer, &template.tokens)?);
@@ -158,6 +159,11 @@ impl ChatTemplate {
     /// Source of the template that is used without tools.
     pub fn source(&self) -> &str {
         &self.usual.source
+    }
+
+    /// Source of the template that is used with tools, which says how the model writes calls.
+    pub fn source_with_tools(&self) -> &str {
+        &self.with_tools.as_ref().unwrap_or(&self.usual).source
     }
 
     /// Templates compose special tokens from roles, as `'<|' + role + '|>'`, so a role must be a

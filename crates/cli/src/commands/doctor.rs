@@ -1,5 +1,6 @@
 //! `tangor doctor`: what this machine offers, and whether everything is in order.
 
+use super::list;
 use crate::args::Global;
 use crate::error::{Failure, Outcome};
 use crate::hardware::{self, Chip, Finding, State};
@@ -215,6 +216,10 @@ fn store_report(store: &Store, problems: &mut Vec<Problem>) -> StoreReport {
                 todo: format!("repair it: tangor pull {}", model.name),
             });
         }
+    }
+    for left in store.unfinished().unwrap_or_default() {
+        let (what, todo) = list::unfinished_pull(&left);
+        problems.push(Problem { what, todo });
     }
     let disk_free_bytes = sys::disk_free_bytes(&path);
     if disk_free_bytes.is_some_and(|free| free < 1 << 30) {

@@ -8,35 +8,65 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tangor_store::{Installed, Origin};
+use tangor_store::{Installed, Origin, Unfinished};
 
 /// List the models in the store
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Print one JSON object: models[{name, origin, path, files, bytes, digest, pulled_at, damage,
-    /// packed_bytes}]
+    /// packed_bytes}], unfinished[{name, path, bytes}]
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let store = load::store(global)?;
-    let models = store.list()?;
+    let (models, unfinished) = (store.list()?, store.unfinished()?);
     let packed =
         |model: &Installed| -> u64 { store.packed_of(model).iter().map(|entry| entry.bytes).sum() };
     if options.json {
         let listed: Vec<Listed<'_>> =
             models.iter().map(|model| Listed { model, packed_bytes: packed(model) }).collect();
-        return terminal::json(&json!({ "models": listed }));
+        return terminal::json(&json!({ "models": listed, "unfinished": unfinished }));
     }
     if models.is_empty() {
         terminal::note(&format!("no models in {} yet", store.root().display()));
         terminal::note("try: tangor pull smollm2");
-        return Ok(());
+    } else {
+        table(&models, packed)?;
     }
+    for model in &models {
+        if let Some(damage) = &model.damage {
+            let name = &model.name;
+            terminal::note(&format!("{name} is damaged ({damage}); repair it: tangor pull {name}"));
+        }
+    }
+    for left in &unfinished {
+        let (what, todo) = unfinished_pull(left);
+        terminal::note(&format!("{what}; {todo}"));
+    }
+    Ok(())
+}
+
+/// What a pull has left, and what to do about it.
+pub(crate) fn unfinished_pull(left: &Unfinished) -> (String, String) {
+    let bytes = terminal::bytes(left.bytes);
+    match &left.name {
+        Some(name) => (
+            format!("{name} is not complete, {bytes} are here"),
+            format!("go on: tangor pull {name}, or give up: tangor rm {name}"),
+        ),
+        None => (
+            format!("{} is not complete, {bytes} are there", left.path.display()),
+            "pull the model that it is named after again, or remove the folder".to_owned(),
+        ),
+    }
+}
+
+fn table(models: &[Installed], packed: impl Fn(&Installed) -> u64) -> Outcome {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut table = terminal::columns(&["NAME", "SIZE", "PACKED", "PULLED", "SOURCE"], &[1, 2]);
-    for model in &models {
+    for model in models {
         let pulled = model.pulled_at.map_or_else(|| "-".into(), |then| age(now, then));
         let size = terminal::bytes(model.bytes);
         let packed = match packed(model) {
@@ -45,14 +75,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         };
         table.add_row([model.name.clone(), size, packed, pulled, source(model)]);
     }
-    terminal::table(&table)?;
-    for model in &models {
-        if let Some(damage) = &model.damage {
-            let name = &model.name;
-            terminal::note(&format!("{name} is damaged ({damage}); repair it: tangor pull {name}"));
-        }
-    }
-    Ok(())
+    terminal::table(&table)
 }
 
 /// A model with what its packed weights take.

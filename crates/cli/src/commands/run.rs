@@ -120,7 +120,8 @@ pub(crate) fn run(options: Options, global: &Global) -> Outcome {
         true => loaded.tokenizer()?.prompt(&text)?,
         false => loaded.chat_tokens(&turns(options.system, text))?,
     };
-    let request = loaded.request(tokens, &options.sampling);
+    let mut request = loaded.request(tokens, &options.sampling);
+    request.continues = options.raw;
     let answer = if options.json {
         answer::stream(&loaded, request, &mut |_| Ok(()))?
     } else {

@@ -163,7 +163,22 @@ fn an_empty_store_is_no_failure() {
     let quiet = Written::of(place.tangor(&["list", "--quiet"]));
     assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (0, "", ""));
     let json = Written::of(place.tangor(&["list", "--json"])).json();
-    assert_eq!(json, serde_json::json!({ "models": [] }));
+    assert_eq!(json, serde_json::json!({ "models": [], "unfinished": [] }));
+}
+
+#[test]
+fn what_a_pull_has_left_is_shown() {
+    let place = Place::new();
+    let left = place.folder.path().join("home/models/org-repo-000000000000");
+    std::fs::create_dir_all(left.join("part")).unwrap();
+    std::fs::write(left.join("part/x.part"), [0; 3000]).unwrap();
+    let list = Written::of(place.tangor(&["list"]));
+    assert!(list.stderr.contains("org-repo-000000000000 is not complete, 3"), "{}", list.stderr);
+    let json = Written::of(place.tangor(&["list", "--json"])).json();
+    assert_eq!(json["unfinished"][0]["bytes"], 3000, "{json}");
+    let doctor = Written::of(place.tangor(&["doctor"]));
+    let said = doctor.stdout + &doctor.stderr;
+    assert!(said.contains("org-repo-000000000000 is not complete"), "{said}");
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn capabilities(text: &Text, fills_gaps: bool) -> Vec<&'static str> {
     let source = text.template.as_ref().map(|template| template.source()).unwrap_or_default();
     let can = [
         ("completion", true),
-        ("tools", source.contains("tools")),
+        ("tools", text.template.as_ref().is_some_and(|template| template.takes_tools())),
         ("thinking", Reasoning::of(source, "").is_some()),
         ("insert", fills_gaps),
     ];

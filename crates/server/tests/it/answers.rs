@@ -368,13 +368,45 @@ fn wrong_types_and_values_are_refused_by_name_and_unknown_fields_are_ignored() {
     }
 }
 
+/// Changes a file of the model.
+fn change(options: &tangor_server::Options, file: &str, change: impl FnOnce(&mut Value)) {
+    let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
+    let file = folder.join(file);
+    let mut value: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    change(&mut value);
+    std::fs::write(&file, value.to_string()).unwrap();
+}
+
 /// Adds this to the end of the model's template.
 fn template_ends(options: &mut tangor_server::Options, end: &str) {
-    let Some(tangor_store::ModelName::Path(folder)) = options.models.first() else { panic!() };
-    let file = folder.join("tokenizer_config.json");
-    let mut config: Value = std::fs::read_to_string(&file).unwrap().parse().unwrap();
-    config["chat_template"] = (config["chat_template"].as_str().unwrap().to_owned() + end).into();
-    std::fs::write(&file, config.to_string()).unwrap();
+    change(options, "tokenizer_config.json", |config| {
+        let template = config["chat_template"].as_str().unwrap().to_owned();
+        config["chat_template"] = (template + end).into();
+    });
+}
+
+#[test]
+fn a_template_for_tools_is_used_where_there_are_tools() {
+    let server = Running::new(|options| {
+        change(options, "tokenizer_config.json", |config| {
+            let usual = config["chat_template"].take();
+            let tools = "{{ tools | length }} of <tool_call>";
+            config["chat_template"] = json!([
+                {"name": "default", "template": usual}, {"name": "tool_use", "template": tools},
+            ]);
+        });
+    });
+    let tool = json!({"type": "function", "function": {"name": "add", "parameters": {}}});
+    let mut ask = json!({"messages": said("Hi"), "max_tokens": 1});
+    let tokens = |ask: &Value| {
+        let body = server.post("/v1/chat/completions", ask.clone()).json();
+        body["usage"]["prompt_tokens"].as_u64().unwrap() as usize
+    };
+    assert_eq!(tokens(&ask), "user: Hi\nassistant: ".len());
+    ask["tools"] = json!([tool]);
+    assert_eq!(tokens(&ask), "1 of <tool_call>".len());
+    let shown = server.post("/api/show", json!({"model": "tiny"})).json();
+    assert!(shown["capabilities"].as_array().unwrap().contains(&"tools".into()), "{shown}");
 }
 
 #[test]
@@ -409,6 +441,49 @@ fn an_answer_that_a_conversation_ends_in_goes_on() {
     let body = server.post("/v1/chat/completions", json!({"messages": empty, "max_tokens": 2}));
     let tokens = "user: Hi\nassistant: \nassistant: ".len() as u64;
     assert_eq!(body.json()["usage"]["prompt_tokens"], tokens);
+}
+
+/// Gives the model a vocabulary of words with a space in front, as SentencePiece makes them.
+fn words(options: &mut tangor_server::Options) {
+    change(options, "tokenizer.json", |tokenizer| {
+        let vocab = (0..256).map(|id| (format!("\u{2581}w{id}"), id.into())).collect();
+        tokenizer["model"]["vocab"] = Value::Object(vocab);
+        tokenizer["model"]["unk_token"] = "\u{2581}w0".into();
+        tokenizer["pre_tokenizer"] = Value::Null;
+        tokenizer["decoder"] = json!({"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]});
+    });
+}
+
+#[test]
+fn the_space_before_the_first_word_stays_where_an_answer_goes_on_with_the_prompt() {
+    let server = Running::new(words);
+    let text = |path: &str, ask: Value, field: &str| {
+        let reply = server.post(path, ask);
+        let found =
+            reply.any_json().pointer(field).and_then(|text| text.as_str().map(str::to_owned));
+        found.unwrap_or_else(|| panic!("{path}: {}", reply.text))
+    };
+    let ask = json!({"prompt": "Hi", "max_tokens": 2});
+    let plain = text("/v1/completions", ask, "/choices/0/text");
+    assert!(plain.starts_with(" w"), "{plain:?}");
+    let ask = json!({"prompt": "Hi", "max_tokens": 2, "echo": true});
+    let echoed = text("/v1/completions", ask, "/choices/0/text");
+    // The vocabulary has a word in the place of every letter.
+    assert_eq!(echoed, format!("w0 w0{plain}"));
+    let ask = |raw| json!({"model": "tiny", "prompt": "Hi", "raw": raw, "stream": false});
+    assert!(text("/api/generate", ask(true), "/response").starts_with(" w"));
+    assert!(text("/api/generate", ask(false), "/response").starts_with('w'));
+    let chat = |messages: Value| {
+        let ask = json!({"messages": messages, "max_tokens": 2});
+        text("/v1/chat/completions", ask, "/choices/0/message/content")
+    };
+    assert!(chat(said("Hi")).starts_with('w'));
+    let unfinished =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]);
+    assert!(chat(unfinished).starts_with(" w"));
 }
 
 #[test]

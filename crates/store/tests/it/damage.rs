@@ -1,11 +1,11 @@
 //! Models that have changed since they were pulled.
 
 use crate::server::{Files, hub};
-use crate::{name, noise, pull, store, temp};
+use crate::{name, noise, pull, store, temp, watched};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use tangor_store::{Installed, StoreError};
+use tangor_store::{Installed, Phase, StoreError};
 
 const MODEL: &str = "org/repo";
 
@@ -114,6 +114,19 @@ fn damage_of_every_kind_is_found_before_use_and_repaired_by_a_pull() {
 }
 
 #[test]
+fn what_was_just_pulled_is_not_read_again() {
+    let (root, server) = (temp(), hub(files()));
+    let store = store(root.path(), &server.url);
+    let (model, steps) = watched(&store, MODEL);
+    assert!(steps.iter().all(|(phase, ..)| *phase != Phase::Verifying), "{steps:?}");
+    // Whoever reads a file again notes when.
+    let manifest = model.as_ref().unwrap().path.parent().unwrap().join("manifest.json");
+    let before = fs::read(&manifest).unwrap();
+    assert_eq!(store.resolve(&name(MODEL)).unwrap(), model.ok());
+    assert_eq!(fs::read(&manifest).unwrap(), before);
+}
+
+#[test]
 fn a_repair_fetches_only_what_is_damaged() {
     let (root, server) = (temp(), hub(files()));
     let store = store(root.path(), &server.url);
@@ -123,6 +136,19 @@ fn a_repair_fetches_only_what_is_damaged() {
     assert_eq!(server.requests("model-1").len(), 2);
     assert_eq!(server.requests("model-2").len(), 1);
     assert_eq!(server.requests("config.json").len(), 1);
+}
+
+#[test]
+fn a_damaged_model_is_there_to_be_seen_while_the_network_is_down() {
+    let (root, server) = (temp(), hub(files()));
+    let model = pull(&store(root.path(), &server.url), MODEL).unwrap();
+    fs::write(model.path.join("model-1.safetensors"), b"short").unwrap();
+    let cut_off = store(root.path(), "http://127.0.0.1:1");
+    let listed = cut_off.list().unwrap();
+    assert!(listed[0].damage.is_some());
+    pull(&cut_off, MODEL).unwrap_err();
+    assert_eq!(cut_off.list().unwrap(), listed);
+    assert_eq!(cut_off.unfinished().unwrap(), []);
 }
 
 #[test]

@@ -140,6 +140,44 @@ impl Disk for FaultyDisk {
     }
 }
 
+/// A disk that lets go of no folder, as Windows does where a file in it is open.
+#[derive(Debug)]
+pub(crate) struct HeldDisk;
+
+impl Disk for HeldDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+
+    fn append(&self, path: &Path, keep: u64) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.append(path, keep)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if from.is_dir() {
+            Err(io::ErrorKind::ResourceBusy.into())
+        } else {
+            RealDisk.rename(from, to)
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
+    }
+
+    fn free_space(&self, path: &Path) -> Option<u64> {
+        RealDisk.free_space(path)
+    }
+}
+
 struct FaultyFile {
     inner: Box<dyn DiskFile>,
     path: PathBuf,

@@ -118,6 +118,17 @@ fn survives_a_kill_at_every_operation_of_a_removal() {
 }
 
 #[test]
+fn what_a_removal_that_was_cut_off_has_left_goes_with_the_next_pull() {
+    let (root, server) = (temp(), small_hub(&noise(5_000, 8)));
+    let store = store(root.path(), &server.url);
+    let left = root.path().join("removed/org-other-000000000000");
+    std::fs::create_dir_all(left.join("files")).unwrap();
+    std::fs::write(left.join("files/m.gguf"), [0; 100]).unwrap();
+    pull(&store, MODEL).unwrap();
+    assert!(!left.exists());
+}
+
+#[test]
 fn a_full_disk_is_told_from_other_errors() {
     let server = small_hub(&noise(1000, 6));
     let mut told = 0;

@@ -150,8 +150,12 @@ fn goes_on_where_a_cancelled_pull_ended() {
     assert!(matches!(error, StoreError::Cancelled));
     assert_eq!(store.resolve(&name(MODEL)).unwrap(), None);
     assert_eq!(store.list().unwrap(), []);
+    let [left] = &store.unfinished().unwrap()[..] else { panic!("one") };
+    assert_eq!(left.name.as_deref(), Some(MODEL));
+    assert!(left.bytes >= 17 << 20, "{left:?}");
     assert_eq!(fs::read(pull(&store, MODEL).unwrap().path).unwrap(), content);
     assert!(server.requests("/resolve/")[1].from() >= 17 << 20);
+    assert_eq!(store.unfinished().unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Packed weights on a disk that fails, forgets and is shared.
 
-use crate::disk::{Fault, FaultyDisk};
+use crate::disk::{Fault, FaultyDisk, HeldDisk};
 use crate::server::{Server, hub};
 use crate::{SharedDisk, name, noise, options, pull, store, temp};
 use std::fs;
@@ -383,6 +383,13 @@ fn removing_a_model_removes_what_was_packed_of_it() {
     let identity = map().1.identity().unwrap();
     assert!(write(&store, (&identity, "f"), b"packed").unwrap());
     assert!(write(&store, ("another model", "f"), b"packed").unwrap());
+    assert_eq!(store.packed_of(&model).len(), 1);
+    // A model that another program holds stays whole.
+    let held = StoreOptions { disk: Arc::new(HeldDisk), ..options(root.path(), &server.url) };
+    let held = Store::open(held).unwrap();
+    let error = held.remove(&name("org/repo"), &Default::default()).unwrap_err();
+    assert!(error.hint().unwrap().contains("end the programs"), "{error}");
+    assert_eq!(store.resolve(&name("org/repo")).unwrap().as_ref(), Some(&model));
     assert_eq!(store.packed_of(&model).len(), 1);
     store.remove(&name("org/repo"), &Default::default()).unwrap();
     assert_eq!(store.packed().len(), 1);

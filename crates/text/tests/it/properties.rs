@@ -55,6 +55,11 @@ proptest! {
             // A space that encoding put in front may be missing.
             let lossy = String::from_utf8_lossy(&bytes);
             prop_assert!(lossy == text || lossy.strip_prefix(' ') == Some(&text));
+            // Where other text stands before, it may not.
+            let mut stream = tokenizer.stream(skip).continuing();
+            let mut text: String = ids.iter().filter_map(|id| stream.push(*id)).collect();
+            text.extend(stream.finish());
+            prop_assert_eq!(text, lossy);
         }
     }
 

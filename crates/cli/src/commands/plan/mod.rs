@@ -43,13 +43,13 @@ pub(crate) struct Options {
     #[arg(long, group = "OneOf")]
     all: bool,
 
-    /// Tokens of the prompt that the prediction is for
-    #[arg(short, long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive)]
-    prompt: usize,
+    /// Tokens of the prompt that the prediction is for (1024, or what the context has room for)
+    #[arg(short, long, value_name = "TOKENS", value_parser = positive)]
+    prompt: Option<usize>,
 
-    /// Tokens of the answer that the prediction is for
-    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64, value_parser = positive)]
-    new_tokens: usize,
+    /// Tokens of the answer that the prediction is for (64, or what the context has room for)
+    #[arg(short = 'n', long, value_name = "TOKENS", value_parser = positive)]
+    new_tokens: Option<usize>,
 
     /// Simulate another machine: strix-point, krackan-point, or a file like theirs
     #[arg(long, value_name = "NAME", default_value = THIS_MACHINE)]
@@ -194,6 +194,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         return all(options, &target, &asked);
     }
     let graph = graph(options, &target, global)?;
+    let asked = within(options, &graph, asked)?;
     // What cannot be planned is said before anything is measured.
     let mut plan = target.plan(&graph, &asked)?;
     if target.measure(options, global)? {
@@ -238,7 +239,10 @@ fn machine(profile: &str) -> Outcome<Option<Machine>> {
 fn asked(options: &Options, target: &Target) -> PlanOptions {
     let model = &options.model_options;
     let load = load::load_options(model, 1);
-    let tokens = options.prompt.saturating_add(options.new_tokens);
+    let usual = PlanOptions::default();
+    let (prompt, answer) =
+        (options.prompt.unwrap_or(usual.prompt), options.new_tokens.unwrap_or(usual.answer));
+    let tokens = prompt.saturating_add(answer);
     let here = target.machine().is_none();
     PlanOptions {
         device: load.device,
@@ -252,10 +256,29 @@ fn asked(options: &Options, target: &Target) -> PlanOptions {
         max_sequences: load.max_sequences,
         context: load.context.or((!here).then_some(tokens.max(4096))),
         kv: load::plan_kv(model),
-        prompt: options.prompt,
-        answer: options.new_tokens,
-        ..PlanOptions::default()
+        prompt,
+        answer,
+        ..usual
     }
+}
+
+/// The same for a model, in whose context the prompt and the answer have to fit. Lengths that
+/// nobody asked for are as much of the usual ones as do.
+fn within(options: &Options, graph: &Graph, mut asked: PlanOptions) -> Outcome<PlanOptions> {
+    let context = options.model_options.context.unwrap_or(graph.hyper.context);
+    if options.new_tokens.is_none() {
+        asked.answer = asked.answer.min(context / 2).max(1);
+    }
+    if options.prompt.is_none() {
+        asked.prompt = asked.prompt.min(context.saturating_sub(asked.answer)).max(1);
+    }
+    let tokens = asked.prompt.saturating_add(asked.answer);
+    if tokens > context {
+        let what = "prompt + new tokens";
+        let message = format!("{what} is {tokens} and must be at most {context}, the context");
+        return Err(Failure::new(message));
+    }
+    Ok(asked)
 }
 
 /// How a shape's matrices are stored: on another machine as its vendor stores them.
@@ -285,12 +308,12 @@ fn all(options: &Options, target: &Target, asked: &PlanOptions) -> Outcome {
         let graph = shape_graph(shape, mixture(options, target))?;
         // A model may be too large for a machine: that is a line like any other.
         let context = asked.context.map(|context| context.min(graph.hyper.context));
-        let asked = PlanOptions { context, ..asked.clone() };
-        let plan = target.plan(&graph, &asked);
-        let steps = match (target.machine(), options.json) {
-            (Some(machine), true) => Some(simulate::row(shape, &graph, machine, &asked)?),
+        let asked = within(options, &graph, PlanOptions { context, ..asked.clone() });
+        let steps = match (&asked, target.machine(), options.json) {
+            (Ok(asked), Some(machine), true) => Some(simulate::row(shape, &graph, machine, asked)?),
             _ => None,
         };
+        let plan = asked.and_then(|asked| target.plan(&graph, &asked));
         lines.push(report::Line { shape, plan, steps });
     }
     report::all(&lines, target, asked, options.json)
