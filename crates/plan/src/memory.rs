@@ -84,7 +84,7 @@ pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
             Some((_, most)) => *most = (*most).max(bytes),
             None => used.copies.push((device.layout.clone(), bytes)),
         }
-        used.scratch_bytes += case.scratch_bytes;
+        used.scratch_bytes = used.scratch_bytes.saturating_add(case.scratch_bytes);
         used.limit_bytes = used.limit_bytes.max(limit(device, case.options));
     }
     of.values_mut().for_each(|used| used.copies.sort());

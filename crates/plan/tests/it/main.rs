@@ -202,6 +202,28 @@ fn a_device_that_holds_too_little_loses_to_a_slower_one_that_holds_the_prompt() 
 }
 
 #[test]
+fn absurd_numbers_of_rows_are_refused_and_wrap_nowhere() {
+    let plain = PlanOptions::default;
+    for options in [
+        PlanOptions { prefill_rows: 65_536, ..plain() },
+        PlanOptions { prefill_rows: usize::MAX, ..plain() },
+        PlanOptions { max_sequences: usize::MAX, ..plain() },
+        PlanOptions { max_sequences: 0, ..plain() },
+    ] {
+        let error = plan(&LLAMA_1B, &all(), &options).unwrap_err();
+        let refused = matches!(error, PlanError::Option { allowed: "from 1 to 65535", .. });
+        assert!(refused, "{error}");
+    }
+    let most = PlanOptions { prefill_rows: 65_535, ..plain() };
+    let error = plan(&LLAMA_1B, &all(), &most).unwrap_err();
+    assert!(matches!(error, PlanError::WeightsDoNotFit { .. }), "{error}");
+    for rows in [usize::MAX, usize::MAX / (4 * LLAMA_1B.hyper.ffn)] {
+        let arena = Arena::new(&LLAMA_1B, rows, rows);
+        assert!(arena.bytes > u64::MAX / 2, "{rows} rows take {} bytes", arena.bytes);
+    }
+}
+
+#[test]
 fn weights_that_fit_nowhere_are_an_error_and_small_devices_are_left_out() {
     let mut devices = all();
     devices[1].memory_bytes = 100 << 20;
