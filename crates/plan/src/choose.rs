@@ -141,9 +141,7 @@ fn of_set(
         true => (each, of_each),
         false => (same, of_same),
     };
-    for memory in &mut memory {
-        memory.kv_bytes = forecast.kv_bytes;
-    }
+    memory.iter_mut().for_each(|memory| memory.hold(forecast.kv_bytes));
     let cooperative = shared.map(|shared| Cooperative {
         devices: shared.devices,
         rows: shared.rows,

@@ -228,7 +228,8 @@ pub enum PlanError {
 /// Makes a plan.
 ///
 /// Without [`PlanOptions::kv_bytes`] the KV cache takes at most half of the memory that the weights
-/// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more.
+/// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more. Each
+/// device has a cache of its own: those in one memory share its room equally.
 ///
 /// # Errors
 /// [`PlanError`]: a device that is not there, a node that no device runs, or weights or KV that do

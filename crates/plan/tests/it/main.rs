@@ -202,6 +202,22 @@ fn a_device_that_holds_too_little_loses_to_a_slower_one_that_holds_the_prompt() 
 }
 
 #[test]
+fn every_device_has_room_for_keys_and_values_of_its_own() {
+    let options = PlanOptions {
+        prefill_device: Some("npu".into()),
+        decode_device: Some("cpu".into()),
+        kv_bytes: Some(u64::MAX),
+        ..PlanOptions::default()
+    };
+    let plan = plan(&LLAMA_1B, &all(), &options).unwrap();
+    let host = &plan.memory[0];
+    assert_eq!((host.memory.as_str(), host.caches), ("host", 2));
+    let needed = host.weights_bytes() + host.scratch_bytes;
+    assert!(needed + 2 * plan.kv.bytes <= host.limit_bytes, "{}", plan.explain());
+    assert_eq!(host.kv_bytes, 2 * plan.predicted.kv_bytes);
+}
+
+#[test]
 fn absurd_numbers_of_rows_are_refused_and_wrap_nowhere() {
     let plain = PlanOptions::default;
     for options in [

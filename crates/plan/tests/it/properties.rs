@@ -73,8 +73,8 @@ proptest! {
             }
         }
         for memory in &plan.memory {
-            let needed = memory.weights_bytes() + memory.scratch_bytes + plan.kv.bytes;
-            prop_assert!(needed <= memory.limit_bytes);
+            let needed = memory.weights_bytes() + memory.scratch_bytes;
+            prop_assert!(needed + memory.caches * plan.kv.bytes <= memory.limit_bytes);
         }
         if let Some(both) = &plan.cooperative {
             prop_assert!(both.predicted_s < both.alone_s);
