@@ -313,7 +313,7 @@ impl Model {
     ///
     /// # Errors
     /// Everything that is wrong with the request: [`EngineError::EmptyPrompt`],
-    /// [`EngineError::PromptTooLong`] (there must be room for one more token),
+    /// [`EngineError::PromptTooLong`] (there must be room for one more token, if any is wanted),
     /// [`EngineError::UnknownToken`], [`EngineError::Parameter`], [`EngineError::NoEmbeddings`]; or
     /// [`EngineError::Busy`], or [`EngineError::Lost`].
     pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
@@ -339,7 +339,7 @@ impl Model {
         self.check(&request)?;
         let prompt = request.prompt;
         // The context may have become shorter since the check: the model's thread says so.
-        let room = self.context().saturating_sub(prompt.len());
+        let room = self.context().saturating_sub(prompt.len()).max(1);
         let job = Job {
             seed: request.sampling.seed.unwrap_or_else(random_seed),
             sampling: request.sampling,
@@ -377,7 +377,8 @@ impl Model {
         if tokens == 0 {
             return Err(EngineError::EmptyPrompt);
         }
-        if tokens >= context {
+        let generates = request.embed.is_none() && request.max_tokens != Some(0);
+        if tokens + usize::from(generates) > context {
             return Err(EngineError::PromptTooLong { tokens, context });
         }
         check_tokens(&request.prompt, self.hyper.vocab)?;
