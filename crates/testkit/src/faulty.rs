@@ -37,6 +37,8 @@ pub struct Faulty {
     descriptor: Descriptor,
     fault: Fault,
     runs: Arc<AtomicUsize>,
+    prepared: Arc<AtomicUsize>,
+    most: AtomicUsize,
 }
 
 impl Faulty {
@@ -50,13 +52,20 @@ impl Faulty {
             host_memory: false,
             ..inner.descriptor().clone()
         };
-        Arc::new(Self { inner, descriptor, fault, runs: Arc::default() })
+        let (runs, prepared, most) = Default::default();
+        Arc::new(Self { inner, descriptor, fault, runs, prepared, most })
     }
 
     /// Runs that it was asked for so far, of all that it has prepared.
     #[must_use]
     pub fn runs(&self) -> usize {
         self.runs.load(Ordering::Relaxed)
+    }
+
+    /// The most segments that it had prepared at the same time.
+    #[must_use]
+    pub fn most_prepared(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 }
 
@@ -76,11 +85,14 @@ impl Device for Faulty {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
         let inner = self.inner.prepare(segment, options, progress)?;
+        let prepared = self.prepared.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(prepared, Ordering::Relaxed);
         Ok(Box::new(FaultyRunnable {
             inner,
             name: self.descriptor.name.clone(),
             fault: self.fault,
             runs: Arc::clone(&self.runs),
+            prepared: Arc::clone(&self.prepared),
         }))
     }
 }
@@ -91,6 +103,13 @@ struct FaultyRunnable {
     name: String,
     fault: Fault,
     runs: Arc<AtomicUsize>,
+    prepared: Arc<AtomicUsize>,
+}
+
+impl Drop for FaultyRunnable {
+    fn drop(&mut self) {
+        self.prepared.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Runnable for FaultyRunnable {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tangor_engine::device::{Device, DeviceKind};
 use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
 use tangor_engine::{
-    Constraint, EngineError, Event, Finish, LoadOptions, OnLost, Request, SessionOptions,
+    Constraint, EngineError, Event, Finish, LoadOptions, Model, OnLost, Request, SessionOptions,
+    Text,
 };
 use tangor_testkit::faulty::{Fault, Faulty, POISON};
 
@@ -130,6 +131,36 @@ fn a_request_hears_that_a_device_was_lost() {
     };
     assert_eq!(events.iter().filter(|event| heard(event)).count(), 1, "{events:?}");
     assert!(matches!(events.last(), Some(Ok(Event::Done(_)))), "{events:?}");
+}
+
+/// What ran before may be all that keeps the memory for what comes after.
+#[test]
+fn what_ran_is_let_go_before_the_model_is_prepared_anew() {
+    let graph = llama();
+    let options = LoadOptions {
+        prefill_device: Some("cpu".into()),
+        decode_device: Some("gpu".into()),
+        ..exact()
+    };
+    let devices = |gpu| {
+        let gpu = Faulty::new("gpu0", DeviceKind::Gpu, gpu);
+        (Arc::clone(&gpu) as Arc<dyn Device>, Faulty::new("cpu", DeviceKind::Cpu, Fault::Nothing))
+    };
+    for draft in [false, true] {
+        let (gpu, cpu) = devices(Fault::Dies { after: 3 });
+        let both = [gpu, Arc::clone(&cpu) as Arc<dyn Device>];
+        let parts = || (graph.clone(), Text::default());
+        let model = match draft {
+            false => load(&graph, &both, &options),
+            true => Model::from_graphs(parts(), parts(), &both, &options, &mut |_| {}).unwrap(),
+        };
+        let most = cpu.most_prepared();
+        let events: Vec<_> = model.generate(greedy(&prompt(1, 9), 20)).unwrap().collect();
+        assert!(matches!(events.last(), Some(Ok(Event::Done(_)))), "{events:?}");
+        let heard = |event: &_| matches!(event, Ok(Event::Replanned { .. }));
+        assert!(events.iter().any(heard), "{events:?}");
+        assert_eq!(cpu.most_prepared(), most, "with a draft: {draft}");
+    }
 }
 
 #[test]
