@@ -17,7 +17,9 @@ use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
 use tangor_device::tensor::MapGuard;
-use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, PackedCache, Prepare};
+use tangor_device::{
+    Activations, Descriptor, Device, DeviceError, DeviceKind, KvType, PackedCache, Prepare,
+};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
@@ -284,8 +286,34 @@ impl Model {
         }))
     }
 
-    /// Plans a graph and packs its weights; devices `without`, by index, take no part.
+    /// Plans a graph and packs its weights; devices `without`, by index, take no part. Where nobody
+    /// asked for certain devices, one that turns out to be full, or to refuse, takes none either.
     pub(crate) fn prepare(
+        graph: &Graph,
+        (devices, without): (&[Arc<dyn Device>], &[usize]),
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Prepared, EngineError> {
+        let result = Self::prepare_once(graph, (devices, without), options, progress);
+        let Err(EngineError::Device(error)) = &result else { return result };
+        let mut fewer = without.to_vec();
+        let failed = dispensable(error, devices, options);
+        fewer.extend(failed.filter(|device| !without.contains(device)));
+        if fewer.len() == without.len() {
+            return result;
+        }
+        match Self::prepare(graph, (devices, &fewer), options, progress) {
+            Ok(mut prepared) => {
+                prepared.plan.reasons.push(format!("planned anew: {error}"));
+                Ok(prepared)
+            }
+            // What went wrong first is what there is to say.
+            Err(EngineError::Plan(_)) => result,
+            Err(other) => Err(other),
+        }
+    }
+
+    fn prepare_once(
         graph: &Graph,
         (devices, without): (&[Arc<dyn Device>], &[usize]),
         options: &LoadOptions,
@@ -450,6 +478,24 @@ impl Model {
     #[must_use]
     pub fn devices(&self) -> &[Descriptor] {
         &self.devices
+    }
+}
+
+/// The device that an error says cannot run the model, if it was left to the plan whether it does.
+fn dispensable(
+    error: &DeviceError,
+    devices: &[Arc<dyn Device>],
+    options: &LoadOptions,
+) -> Option<usize> {
+    use DeviceError::{Lost, OutOfMemory, Refused};
+    let asked = [&options.prefill_device, &options.decode_device].into_iter().any(Option::is_some);
+    match error {
+        OutOfMemory { device, .. } | Refused { device, .. } | Lost { device, .. }
+            if options.device == DeviceChoice::Auto && !asked =>
+        {
+            devices.iter().position(|other| other.descriptor().name == *device)
+        }
+        _ => None,
     }
 }
 

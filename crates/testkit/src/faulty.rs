@@ -20,6 +20,8 @@ pub enum Fault {
     GetsLost,
     /// It computes what are not numbers.
     NotNumbers,
+    /// It has no room for weights.
+    Full,
     /// Whatever the batch: it is lost after so many runs, for good.
     Dies {
         /// Runs that go well.
@@ -84,6 +86,10 @@ impl Device for Faulty {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
+        if matches!(self.fault, Fault::Full) {
+            let device = self.descriptor.name.clone();
+            return Err(DeviceError::OutOfMemory { device, what: "weights", bytes: 1 << 30 });
+        }
         let inner = self.inner.prepare(segment, options, progress)?;
         let prepared = self.prepared.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(prepared, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::sync::Arc;
-use tangor_engine::device::{Device, DeviceKind};
+use tangor_engine::device::{Device, DeviceError, DeviceKind};
 use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
 use tangor_engine::{
     Constraint, EngineError, Event, Finish, LoadOptions, Model, OnLost, Request, SessionOptions,
@@ -160,6 +160,35 @@ fn what_ran_is_let_go_before_the_model_is_prepared_anew() {
         let heard = |event: &_| matches!(event, Ok(Event::Replanned { .. }));
         assert!(events.iter().any(heard), "{events:?}");
         assert_eq!(cpu.most_prepared(), most, "with a draft: {draft}");
+    }
+}
+
+#[test]
+fn a_device_that_is_full_while_loading_is_left_out_unless_it_was_asked_for() {
+    let graph = llama();
+    let request = greedy(&prompt(1, 9), 9);
+    let expected = ask(&load(&graph, &oracle(), &exact()), &request);
+    let gpu = || Faulty::new("gpu0", DeviceKind::Gpu, Fault::Full) as Arc<dyn Device>;
+    let cpu = |fault| Faulty::new("cpu", DeviceKind::Cpu, fault) as Arc<dyn Device>;
+    let free = Rates { run_s: 1e-12, node_s: 1e-12, row_tile: 1, ..Rates::typical(Kind::Cpu) };
+    let fast = Rates { int8_ops_per_s: 1e15, read_bytes_per_s: 1e15, ..free };
+    let options = |device| LoadOptions { device, rates: vec![("gpu0".into(), fast)], ..exact() };
+    let model = load(&graph, &[gpu(), cpu(Fault::Nothing)], &options(DeviceChoice::Auto));
+    assert_eq!(ask(&model, &request), expected);
+    let reasons = model.plan().reasons;
+    assert!(reasons.iter().any(|why| why.contains("gpu0 has no room for")), "{reasons:?}");
+    let asked = LoadOptions { decode_device: Some("gpu0".into()), ..options(DeviceChoice::Auto) };
+    for (devices, options) in [
+        (vec![gpu(), cpu(Fault::Nothing)], options(DeviceChoice::Gpu)),
+        (vec![gpu(), cpu(Fault::Nothing)], options(DeviceChoice::Hybrid)),
+        (vec![gpu(), cpu(Fault::Nothing)], asked),
+        (vec![gpu()], options(DeviceChoice::Auto)),
+        (vec![gpu(), cpu(Fault::Full)], options(DeviceChoice::Auto)),
+    ] {
+        let text = Text::default();
+        let loaded = Model::from_graph(graph.clone(), text, &devices, &options, &mut |_| {});
+        let full = |error| matches!(error, EngineError::Device(DeviceError::OutOfMemory { .. }));
+        assert!(full(loaded.map(|_| ()).unwrap_err()), "{:?}", options.device);
     }
 }
 
