@@ -75,7 +75,9 @@ pub struct LoadOptions {
     pub kv_bytes: Option<u64>,
     /// Bytes that weights and KV may take together; `None`: what the device has.
     pub memory_limit: Option<u64>,
-    /// Whether requests share the KV of equal beginnings. Never changes a result.
+    /// Whether requests share the KV of equal beginnings. Never changes a result where one device
+    /// runs both stages; where another one decodes, a page that it wrote, found in place of one of
+    /// a prompt, may differ by how it rounds.
     pub prefix_cache: bool,
     /// Which devices may take part.
     pub device: DeviceChoice,
