@@ -38,6 +38,9 @@ const EPOCH: u64 = 1 << 32;
 /// What one loop does: `(tiles, thread)`.
 type Body<'a> = dyn Fn(Range<usize>, usize) + Sync + 'a;
 
+/// Starts a thread by a name, if the system has one left.
+type Spawn = dyn Fn(String, Box<dyn FnOnce() + Send>) -> Option<JoinHandle<()>>;
+
 /// Threads for parallel loops.
 #[derive(Debug)]
 pub struct Pool {
@@ -104,30 +107,42 @@ impl Pool {
     /// worker on one processor, if there are enough of them.
     #[must_use]
     pub fn new(threads: usize, pin: bool) -> Self {
-        let workers = threads.max(1) - 1;
+        Self::spawned_by(threads, pin, &|name, body| {
+            thread::Builder::new().name(name).spawn(body).ok()
+        })
+    }
+
+    fn spawned_by(threads: usize, pin: bool, spawn: &Spawn) -> Self {
+        let wanted = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             head: Apart(Head { state: AtomicU64::new(0), job: UnsafeCell::new(None) }),
-            shares: (0..=workers).map(|_| Apart(AtomicU64::new(0))).collect(),
+            shares: (0..=wanted).map(|_| Apart(AtomicU64::new(0))).collect(),
             broken: AtomicBool::new(false),
             panic: Mutex::new(None),
-            sleepers: (0..workers).map(|_| Sleeper::default()).collect(),
-            crowded: system::parallelism() <= workers,
+            sleepers: (0..wanted).map(|_| Sleeper::default()).collect(),
+            crowded: system::parallelism() <= wanted,
             stop: AtomicBool::new(false),
         });
         let pin = pin && !shared.crowded;
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
-            let body = move || {
+            let body = Box::new(move || {
                 if pin {
                     system::pin(index + 1);
                 }
                 shared.work(index);
-            };
-            thread::Builder::new().name(format!("tangor-{}", index + 1)).spawn(body).ok()
+            });
+            spawn(format!("tangor-{}", index + 1), body)
         };
-        // A thread that the system refuses is one that does not take part.
-        let workers = (0..workers).filter_map(start).collect();
-        Self { shared, turn: Mutex::new(()), workers }
+        let workers: Vec<_> = (0..wanted).map_while(start).collect();
+        let started = workers.len();
+        let pool = Self { shared, turn: Mutex::new(()), workers };
+        if started == wanted {
+            return pool;
+        }
+        // The system refuses more threads: a pool of those that there are, with a share for each.
+        drop(pool);
+        Self::spawned_by(started + 1, pin, spawn)
     }
 
     /// Threads, the caller included.
@@ -389,6 +404,22 @@ mod tests {
                     counts[tile].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tiles}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_that_the_system_refuses_have_no_number_and_no_share() {
+        for refused in 0..4 {
+            let calls = AtomicUsize::new(0);
+            let pool = Pool::spawned_by(4, false, &move |name, body| {
+                let refuse = calls.fetch_add(1, Ordering::Relaxed) == refused;
+                (!refuse).then(|| thread::Builder::new().name(name).spawn(body).unwrap())
+            });
+            let threads = if refused < 3 { refused + 1 } else { 4 };
+            assert_eq!((pool.threads(), pool.shared.shares.len()), (threads, threads));
+            for _ in 0..100 {
+                pool.run(64, |_, thread| assert!(thread < threads, "{thread} of {threads}"));
             }
         }
     }

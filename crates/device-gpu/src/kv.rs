@@ -24,8 +24,26 @@ pub(crate) struct GpuKv {
     pub(crate) id: u64,
     context: Arc<Context>,
     layers: Vec<[Block; 2]>,
-    /// The page that was read last, all layers of it, until anything is written.
-    read: Mutex<Option<(PageId, Vec<u32>)>>,
+    /// What was fetched last, until anything is written.
+    fetched: Mutex<Fetched>,
+}
+
+/// Copies of pages in single layers.
+#[derive(Debug, Default)]
+struct Fetched {
+    /// In the order of the words.
+    places: Vec<(PageId, usize)>,
+    /// Of each place the keys, then the values.
+    words: Vec<u32>,
+}
+
+impl Fetched {
+    /// Keys and values of a page in a layer, of so many words.
+    fn get(&self, place: (PageId, usize), [keys, values]: [usize; 2]) -> Option<[&[u32]; 2]> {
+        let index = self.places.iter().position(|other| *other == place)?;
+        let words = self.words.get(index * (keys + values)..(index + 1) * (keys + values))?;
+        Some(words.split_at(keys).into())
+    }
 }
 
 /// How one head of one token is kept.
@@ -145,7 +163,7 @@ impl GpuKv {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             context: Arc::clone(context),
             layers: (0..spec.layers).map(layer).collect::<Result<_, DeviceError>>()?,
-            read: Mutex::new(None),
+            fetched: Mutex::default(),
         })
     }
 
@@ -156,7 +174,7 @@ impl GpuKv {
 
     /// What was read of pages is no longer what they hold.
     pub(crate) fn written(&mut self) {
-        *lock(&self.read) = None;
+        *lock(&self.fetched) = Fetched::default();
     }
 
     fn shapes(&self) -> [HeadShape; 2] {
@@ -168,27 +186,27 @@ impl GpuKv {
         self.shapes().map(|shape| self.spec.kv_heads * self.spec.page_tokens * shape.words())
     }
 
-    /// Reads a page of all layers, keys and values after each other.
-    fn fetch(&self, page: PageId) -> Result<Vec<u32>, DeviceError> {
+    /// Copies pages in single layers, in one submission.
+    fn fetch(&self, places: Vec<(PageId, usize)>) -> Result<Fetched, DeviceError> {
         let words = self.page_words();
-        let bytes = (words.iter().sum::<usize>() * self.layers.len() * 4) as u64;
+        let bytes = (words.iter().sum::<usize>() * places.len() * 4) as u64;
         let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
         let staging = self.context.block("KV cache", bytes, usage, None)?;
         let mut encoder = self.context.encoder();
         let mut to = 0;
-        for layer in &self.layers {
-            for (block, words) in layer.iter().zip(words) {
+        for &(page, layer) in &places {
+            for (block, words) in self.layers[layer].iter().zip(words) {
                 let len = words as u64 * 4;
                 let from = u64::from(page) * len;
                 encoder.copy_buffer_to_buffer(&block.buffer, from, &staging.buffer, to, len);
                 to += len;
             }
         }
-        let mut out = Vec::new();
+        let mut words = Vec::new();
         self.context.finish_and_read(encoder, &staging.buffer, bytes, &mut |bytes| {
-            out.extend(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)));
+            words.extend(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)));
         })?;
-        Ok(out)
+        Ok(Fetched { places, words })
     }
 
     /// Where the words of a head of a token of a page are.
@@ -233,6 +251,15 @@ impl KvCache for GpuKv {
         self.context.queue.submit([encoder.finish()]);
     }
 
+    /// What cannot be had at once is fetched piece by piece.
+    fn prefetch(&self, pages: &[PageId], layers: &[usize]) {
+        let places = pages.iter().flat_map(|&page| layers.iter().map(move |&layer| (page, layer)));
+        let places: Vec<_> = places.collect();
+        if !places.is_empty() {
+            *lock(&self.fetched) = self.fetch(places).unwrap_or_default();
+        }
+    }
+
     /// All elements are NaN if the device is lost: the next run says so.
     fn read_page(
         &self,
@@ -242,27 +269,25 @@ impl KvCache for GpuKv {
         keys: &mut [f32],
         values: &mut [f32],
     ) {
-        let mut read = lock(&self.read);
-        if read.as_ref().is_none_or(|(of, _)| *of != page) {
-            *read = self.fetch(page).ok().map(|words| (page, words));
+        let mut fetched = lock(&self.fetched);
+        let (place, sizes) = ((page, layer), self.page_words());
+        if fetched.get(place, sizes).is_none() {
+            *fetched = self.fetch(vec![place]).unwrap_or_default();
         }
-        let Some((_, words)) = read.as_ref() else {
+        let Some(words) = fetched.get(place, sizes) else {
             keys.fill(f32::NAN);
             values.fill(f32::NAN);
             return;
         };
-        let sizes = self.page_words();
-        let mut first = layer * (sizes[0] + sizes[1]);
         let dim = self.spec.head_dim;
-        for ((shape, size), out) in self.shapes().into_iter().zip(sizes).zip([keys, values]) {
+        for ((shape, words), out) in self.shapes().into_iter().zip(words).zip([keys, values]) {
             for (index, out) in
                 out.chunks_exact_mut(dim).take(tokens * self.spec.kv_heads).enumerate()
             {
                 let (token, head) = (index / self.spec.kv_heads, index % self.spec.kv_heads);
                 let at = self.head(shape, head, token);
-                shape.read(&words[first + at.start..first + at.end], out);
+                shape.read(&words[at], out);
             }
-            first += size;
         }
     }
 
@@ -311,6 +336,35 @@ impl KvCache for GpuKv {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tangor_device::Device;
+
+    #[test]
+    fn what_is_read_of_pages_is_fetched_together_and_nothing_else() {
+        let device = crate::GpuDevice::open(&crate::GpuOptions::default()).unwrap();
+        let (layers, page_tokens) = (3, 4);
+        let spec =
+            KvSpec { layers, kv_heads: 2, head_dim: 8, page_tokens, pages: 5, dtype: KvType::F32 };
+        let mut kv = device.kv_cache(&spec).unwrap();
+        let width = page_tokens * spec.kv_heads * spec.head_dim;
+        let of = |page: PageId, layer: usize| vec![(page as usize * 10 + layer) as f32; width];
+        for (page, layer) in (0..5).flat_map(|page| (0..layers).map(move |layer| (page, layer))) {
+            kv.write_page(page, layer, page_tokens, &of(page, layer), &of(page, layer));
+        }
+        let kv = kv.as_any().downcast_ref::<GpuKv>().unwrap();
+        let read = |page, layer| {
+            let (mut keys, mut values) = (vec![f32::NAN; width], vec![f32::NAN; width]);
+            kv.read_page(page, layer, page_tokens, &mut keys, &mut values);
+            assert_eq!((&keys, &values), (&of(page, layer), &of(page, layer)));
+        };
+        let fetched = || lock(&kv.fetched).places.clone();
+        read(2, 1);
+        assert_eq!(fetched(), [(2, 1)], "one layer of one page");
+        kv.prefetch(&[4, 0, 3], &[2]);
+        [4, 3, 0].into_iter().for_each(|page| read(page, 2));
+        kv.prefetch(&[4], &[]);
+        assert_eq!(fetched(), [(4, 2), (0, 2), (3, 2)], "in one go");
+        assert_eq!(lock(&kv.fetched).words.len(), 3 * 2 * width);
+    }
 
     #[test]
     fn heads_are_kept_as_the_contract_rounds_them() {

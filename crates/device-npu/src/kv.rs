@@ -3,6 +3,7 @@
 //! `(pages, layers, kv_heads)` blocks of one page's tokens; in a block keys, then values, each
 //! `(tokens, head_dim)`; in 8 bits the codes of both, then the scales of both in bf16.
 
+use bytemuck::Zeroable;
 use half::{bf16, f16};
 use std::any::Any;
 use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP, cached_scale, round_bf16};
@@ -35,15 +36,17 @@ impl NpuKv {
         let elements = factors.iter().try_fold(1_usize, |all, &factor| all.checked_mul(factor));
         let elements = elements.ok_or_else(|| no_room(usize::MAX))?;
         let data = match spec.dtype {
-            KvType::F32 => Data::F32(zeros(elements).ok_or_else(|| no_room(elements * 4))?),
+            KvType::F32 => {
+                Data::F32(zeros(elements).ok_or_else(|| no_room(elements.saturating_mul(4)))?)
+            }
             KvType::F16 | KvType::Bf16 => {
-                Data::Half(zeros(elements).ok_or_else(|| no_room(elements * 2))?)
+                Data::Half(zeros(elements).ok_or_else(|| no_room(elements.saturating_mul(2)))?)
             }
             KvType::Int8 => {
                 let blocks = spec.pages * spec.layers * spec.kv_heads;
                 let scales = blocks * spec.page_tokens * scales_per_token(spec.head_dim);
                 let codes = zeros(elements).ok_or_else(|| no_room(elements))?;
-                Data::Int8(codes, zeros(scales).ok_or_else(|| no_room(scales * 2))?)
+                Data::Int8(codes, zeros(scales).ok_or_else(|| no_room(scales.saturating_mul(2)))?)
             }
         };
         Ok(Self { spec: *spec, data })
@@ -131,11 +134,9 @@ impl NpuKv {
     }
 }
 
-fn zeros<T: Copy + Default>(len: usize) -> Option<Vec<T>> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(len).ok()?;
-    data.resize(len, T::default());
-    Some(data)
+/// Zeros that are the system's until they are written to: they take no memory before.
+fn zeros<T: Zeroable>(len: usize) -> Option<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(len).ok()
 }
 
 fn scales_per_token(head_dim: usize) -> usize {
@@ -233,5 +234,55 @@ impl KvCache for NpuKv {
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(pages: usize, dtype: KvType) -> KvSpec {
+        KvSpec { layers: 4, kv_heads: 8, head_dim: 64, page_tokens: 32, pages, dtype }
+    }
+
+    /// Bytes that this process has in memory.
+    #[cfg(target_os = "linux")]
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pages_take_no_memory_before_they_are_used() {
+        for dtype in [KvType::F32, KvType::Bf16, KvType::Int8] {
+            let before = resident();
+            let mut kv = NpuKv::new(&spec(4096, dtype), "npu").unwrap();
+            let (mut key, mut value) = ([f32::NAN; 64], [f32::NAN; 64]);
+            kv.put((4095, 3, 7), 31, &[1.0; 64], &[2.0; 64]);
+            kv.get((4095, 3, 7), 31, &mut key, &mut value);
+            // 8 bits are not exact.
+            assert!(key[63] > 0.99 && value[63] > 1.99, "{key:?} {value:?}");
+            kv.get((17, 0, 0), 0, &mut key, &mut value);
+            assert_eq!((key, value), ([0.0; 64], [0.0; 64]), "what was never written is zero");
+            // The smallest of the three caches has 512 MiB.
+            let taken = resident().saturating_sub(before);
+            assert!(taken < 128 << 20, "{dtype:?}: {taken} bytes");
+        }
+    }
+
+    #[test]
+    fn a_cache_that_no_memory_holds_is_an_error() {
+        for (pages, dtype) in [
+            (1 << 44, KvType::F32),
+            (1 << 44, KvType::Int8),
+            (usize::MAX / (1 << 17), KvType::F32),
+            (usize::MAX, KvType::Bf16),
+        ] {
+            let error = NpuKv::new(&spec(pages, dtype), "npu").map(|_| ()).unwrap_err();
+            let full = matches!(error, DeviceError::OutOfMemory { what: "KV cache", .. });
+            assert!(full, "{pages} pages: {error}");
+        }
     }
 }

@@ -108,6 +108,9 @@ pub trait KvCache: Send + Any + fmt::Debug {
     fn spec(&self) -> &KvSpec;
     /// Copies the first `tokens` tokens of a page, in all layers: what copy-on-write needs.
     fn copy_page(&mut self, from: PageId, to: PageId, tokens: usize);
+    /// Says which pages [`KvCache::read_page`] is about to read, in which layers: a device whose
+    /// memory is far away gets them in one go. Changes nothing that is read.
+    fn prefetch(&self, _pages: &[PageId], _layers: &[usize]) {}
     /// Reads keys and values of the first `tokens` tokens of a page and one layer, each
     /// `(tokens, kv_heads, head_dim)`: for hand-over to another device, and for tests.
     fn read_page(

@@ -104,7 +104,7 @@ impl Driver {
         core.speculator = speculator;
         let worker = Worker {
             core,
-            executor,
+            executor: Some(executor),
             fallback,
             endpoints: BTreeMap::new(),
             messages: receiver,
@@ -252,7 +252,8 @@ impl Shared {
 /// The thread's end.
 struct Worker {
     core: Core,
-    executor: Executor,
+    /// `None` while it is planned anew, and once the model is lost by that.
+    executor: Option<Executor>,
     /// `None`: a lost device loses the model.
     fallback: Option<Fallback>,
     endpoints: BTreeMap<SequenceId, Endpoint>,
@@ -329,8 +330,9 @@ impl Worker {
     fn step(&mut self) -> bool {
         let Some(work) = self.core.next_work() else { return false };
         self.announce();
+        let Some(executor) = &mut self.executor else { return false };
         let begin = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.executor.run(&work)));
+        let result = catch_unwind(AssertUnwindSafe(|| executor.run(&work)));
         let seconds = begin.elapsed().as_secs_f64();
         let result = result.unwrap_or_else(|panic| Err(EngineError::Panicked(message(&*panic))));
         if let Err(EngineError::Device(error)) = &result
@@ -351,11 +353,12 @@ impl Worker {
             }
             _ => None,
         };
+        let Some(executor) = &self.executor else { return false };
         if result.is_ok() {
             self.core.measured(&work, seconds);
-            note_times(&mut self.shared.setup().plan, self.executor.took());
+            note_times(&mut self.shared.setup().plan, executor.took());
         }
-        self.core.finish(&work, result.map(|()| self.executor.rows(&work)));
+        self.core.finish(&work, result.map(|()| executor.rows(&work)));
         if let Some(lost) = lost {
             self.lose(lost);
         }
@@ -375,15 +378,17 @@ impl Worker {
     fn go_on_without(&mut self, error: &DeviceError) -> bool {
         let Some(fallback) = &mut self.fallback else { return false };
         let Some(lost) = fallback.lost_by(error) else { return false };
+        // Its memory may be what the new one needs: they are never there at the same time.
+        self.executor = None;
         match fallback.without(lost) {
             Ok(prepared) => {
                 let (memory, Prepared { mut plan, executor, limits }) =
                     (prepared.memory(), prepared);
                 plan.reasons.push(format!("planned anew: {error}"));
-                self.executor = executor;
+                let embeds = executor.embeds();
+                self.executor = Some(executor);
                 self.core.restart(limits);
                 self.core.tell_replanned(lost, &error.to_string());
-                let embeds = self.executor.embeds();
                 *self.shared.setup() = Setup { plan, memory, embeds };
             }
             Err(none) => {

@@ -58,17 +58,20 @@ impl Handover {
         }
         for (index, &page) in pages.iter().enumerate() {
             let needed = tokens.saturating_sub(index * self.page_tokens).min(self.page_tokens);
-            for &layer in layers {
-                if self.held[device][layer][page as usize] >= needed {
-                    continue;
+            for source in (0..caches.len()).filter(|&other| other != device) {
+                let holds = |by: usize, layer: usize| self.held[by][layer][page as usize] >= needed;
+                let missing = |&layer: &usize| holds(source, layer) && !holds(device, layer);
+                let missing: Vec<usize> = layers.iter().copied().filter(missing).collect();
+                if !missing.is_empty() {
+                    caches[source].prefetch(&[page], &missing);
                 }
-                let holds = |&other: &usize| self.held[other][layer][page as usize] >= needed;
-                let Some(source) = (0..caches.len()).find(holds) else { continue };
                 let elements = self.keys.len() / self.page_tokens * needed;
                 let (keys, values) = (&mut self.keys[..elements], &mut self.values[..elements]);
-                caches[source].read_page(page, layer, needed, keys, values);
-                caches[device].write_page(page, layer, needed, keys, values);
-                self.held[device][layer][page as usize] = needed;
+                for layer in missing {
+                    caches[source].read_page(page, layer, needed, keys, values);
+                    caches[device].write_page(page, layer, needed, keys, values);
+                    self.held[device][layer][page as usize] = needed;
+                }
             }
         }
     }

@@ -17,7 +17,9 @@ use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
 use tangor_device::tensor::MapGuard;
-use tangor_device::{Activations, Descriptor, Device, DeviceKind, KvType, PackedCache, Prepare};
+use tangor_device::{
+    Activations, Descriptor, Device, DeviceError, DeviceKind, KvType, PackedCache, Prepare,
+};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
@@ -73,7 +75,9 @@ pub struct LoadOptions {
     pub kv_bytes: Option<u64>,
     /// Bytes that weights and KV may take together; `None`: what the device has.
     pub memory_limit: Option<u64>,
-    /// Whether requests share the KV of equal beginnings. Never changes a result.
+    /// Whether requests share the KV of equal beginnings. Never changes a result where one device
+    /// runs both stages; where another one decodes, a page that it wrote, found in place of one of
+    /// a prompt, may differ by how it rounds.
     pub prefix_cache: bool,
     /// Which devices may take part.
     pub device: DeviceChoice,
@@ -284,8 +288,34 @@ impl Model {
         }))
     }
 
-    /// Plans a graph and packs its weights; devices `without`, by index, take no part.
+    /// Plans a graph and packs its weights; devices `without`, by index, take no part. Where nobody
+    /// asked for certain devices, one that turns out to be full, or to refuse, takes none either.
     pub(crate) fn prepare(
+        graph: &Graph,
+        (devices, without): (&[Arc<dyn Device>], &[usize]),
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Prepared, EngineError> {
+        let result = Self::prepare_once(graph, (devices, without), options, progress);
+        let Err(EngineError::Device(error)) = &result else { return result };
+        let mut fewer = without.to_vec();
+        let failed = dispensable(error, devices, options);
+        fewer.extend(failed.filter(|device| !without.contains(device)));
+        if fewer.len() == without.len() {
+            return result;
+        }
+        match Self::prepare(graph, (devices, &fewer), options, progress) {
+            Ok(mut prepared) => {
+                prepared.plan.reasons.push(format!("planned anew: {error}"));
+                Ok(prepared)
+            }
+            // What went wrong first is what there is to say.
+            Err(EngineError::Plan(_)) => result,
+            Err(other) => Err(other),
+        }
+    }
+
+    fn prepare_once(
         graph: &Graph,
         (devices, without): (&[Arc<dyn Device>], &[usize]),
         options: &LoadOptions,
@@ -313,7 +343,7 @@ impl Model {
     ///
     /// # Errors
     /// Everything that is wrong with the request: [`EngineError::EmptyPrompt`],
-    /// [`EngineError::PromptTooLong`] (there must be room for one more token),
+    /// [`EngineError::PromptTooLong`] (there must be room for one more token, if any is wanted),
     /// [`EngineError::UnknownToken`], [`EngineError::Parameter`], [`EngineError::NoEmbeddings`]; or
     /// [`EngineError::Busy`], or [`EngineError::Lost`].
     pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
@@ -341,7 +371,7 @@ impl Model {
         let decode = tokenizer.map(|tokenizer| Decoder::boxed(tokenizer, &request));
         let prompt = request.prompt;
         // The context may have become shorter since the check: the model's thread says so.
-        let room = self.context().saturating_sub(prompt.len());
+        let room = self.context().saturating_sub(prompt.len()).max(1);
         let job = Job {
             seed: request.sampling.seed.unwrap_or_else(random_seed),
             sampling: request.sampling,
@@ -375,7 +405,8 @@ impl Model {
         if tokens == 0 {
             return Err(EngineError::EmptyPrompt);
         }
-        if tokens >= context {
+        let generates = request.embed.is_none() && request.max_tokens != Some(0);
+        if tokens + usize::from(generates) > context {
             return Err(EngineError::PromptTooLong { tokens, context });
         }
         check_tokens(&request.prompt, self.hyper.vocab)?;
@@ -447,6 +478,24 @@ impl Model {
     #[must_use]
     pub fn devices(&self) -> &[Descriptor] {
         &self.devices
+    }
+}
+
+/// The device that an error says cannot run the model, if it was left to the plan whether it does.
+fn dispensable(
+    error: &DeviceError,
+    devices: &[Arc<dyn Device>],
+    options: &LoadOptions,
+) -> Option<usize> {
+    use DeviceError::{Lost, OutOfMemory, Refused};
+    let asked = [&options.prefill_device, &options.decode_device].into_iter().any(Option::is_some);
+    match error {
+        OutOfMemory { device, .. } | Refused { device, .. } | Lost { device, .. }
+            if options.device == DeviceChoice::Auto && !asked =>
+        {
+            devices.iter().position(|other| other.descriptor().name == *device)
+        }
+        _ => None,
     }
 }
 

@@ -175,8 +175,10 @@ impl DraftModel {
     /// these.
     fn goes_on_without(&mut self, error: &DeviceError) -> bool {
         let Some(fallback) = &mut self.fallback else { return false };
-        let prepared = fallback.lost_by(error).map(|lost| fallback.without(lost));
-        let Some(Ok(prepared)) = prepared else { return false };
+        let Some(lost) = fallback.lost_by(error) else { return false };
+        // Its memory may be what the new one needs: they are never there at the same time.
+        self.executor = None;
+        let Ok(prepared) = fallback.without(lost) else { return false };
         self.executor = Some(prepared.executor);
         self.core.restart(prepared.limits);
         // What its tokens took elsewhere says nothing.

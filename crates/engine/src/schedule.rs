@@ -6,7 +6,9 @@
 //! pages for all its tokens: clients that have several waiting take turns, one each. If a growing
 //! sequence finds no page, pages are taken from idle sessions (the one unused for longest first),
 //! then from waiting sequences, then from the running sequence that was admitted last: it is
-//! computed again later, with equal bits. The one admitted first always gets on, so that all do.
+//! computed again later, with equal bits where one device runs both stages. (What another device
+//! decoded is then read as a prompt, by the one that reads prompts, which may round otherwise.) The
+//! one admitted first always gets on, so that all do.
 //!
 //! Embeddings come from batches of their own, which stop in front of the output head and take turns
 //! with the others.

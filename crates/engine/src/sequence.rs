@@ -51,6 +51,11 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
+    /// Whether tokens are to follow the prompt.
+    pub(crate) fn generates(&self) -> bool {
+        self.pool.is_none() && self.max_tokens > 0
+    }
+
     /// Takes a generated token; returns its text and the end that it brings about.
     pub(crate) fn push(&mut self, token: u32) -> (String, Option<Finish>) {
         self.usage.completion += 1;

@@ -86,10 +86,10 @@ impl Limits {
         Self { context: self.context.min(self.pages * self.page_tokens), ..self }
     }
 
-    /// Why a sequence is too long: requests have room for a token of their answer, too.
+    /// Why a sequence is too long: one that is answered has room for a token of the answer, too.
     fn refuses(&self, sequence: &Sequence) -> Option<EngineError> {
         let (tokens, context) = (sequence.tokens.len(), self.context);
-        let needed = tokens + usize::from(sequence.job.is_some());
+        let needed = tokens + usize::from(sequence.job.as_ref().is_some_and(Job::generates));
         (needed > context).then_some(EngineError::PromptTooLong { tokens, context })
     }
 

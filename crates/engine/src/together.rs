@@ -155,7 +155,9 @@ fn written_rows(spans: &[Span<'_>], layers: &[usize], cache: &dyn KvCache) -> Ve
     let mut all = Vec::new();
     for span in spans.iter().filter(|span| !span.rows.is_empty()) {
         let end = span.start + span.rows.len();
-        for index in span.start / size..end.div_ceil(size) {
+        let indices = span.start / size..end.div_ceil(size);
+        cache.prefetch(&span.pages[indices.clone()], layers);
+        for index in indices {
             let (page, tokens) = (span.pages[index], (end - index * size).min(size));
             for &layer in layers {
                 let (mut keys, mut values) = (vec![0.0; tokens * width], vec![0.0; tokens * width]);

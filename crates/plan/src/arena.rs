@@ -37,18 +37,18 @@ impl Arena {
             let mut busy: Vec<(u64, u64)> = placed
                 .iter()
                 .filter(|(_, other)| life.first <= other.last && other.first <= life.last)
-                .map(|(offset, other)| (*offset, offset + other.bytes))
+                .map(|(offset, other)| (*offset, offset.saturating_add(other.bytes)))
                 .collect();
             busy.sort_unstable();
-            let mut offset = 0;
+            let mut offset = 0_u64;
             for (start, end) in busy {
-                if offset + life.bytes <= start {
+                if offset.saturating_add(life.bytes) <= start {
                     break;
                 }
                 offset = offset.max(end);
             }
             arena.offsets[life.value] = offset;
-            arena.bytes = arena.bytes.max(offset + life.bytes);
+            arena.bytes = arena.bytes.max(offset.saturating_add(life.bytes));
             placed.push((offset, life));
         }
         arena
@@ -66,7 +66,8 @@ fn lives(graph: &Graph, rows: usize, logit_rows: usize) -> Vec<Life> {
                 Rows::Logits => logit_rows,
             };
             let bytes = (rows as u64).saturating_mul(shape.width as u64).saturating_mul(4);
-            Life { value, bytes: bytes.next_multiple_of(ALIGN), first: 0, last: 0 }
+            let bytes = bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX);
+            Life { value, bytes, first: 0, last: 0 }
         })
         .collect();
     for (index, node) in graph.nodes.iter().enumerate() {

@@ -23,6 +23,17 @@ pub(crate) struct Chosen {
     pub(crate) reasons: Vec<String>,
 }
 
+impl Chosen {
+    /// Whether it is the better one of two: it holds more of the prompt and the answer that the
+    /// plan is for, or as much and is faster.
+    fn beats(&self, other: &Self, case: &Case<'_>) -> bool {
+        let wanted = case.options.prompt.saturating_add(case.options.answer);
+        let held = |chosen: &Self| chosen.kv.context.min(wanted);
+        let faster = || self.forecast.total_s(case) < other.forecast.total_s(case);
+        held(self) > held(other) || held(self) == held(other) && faster()
+    }
+}
+
 /// Devices of which all sets are tried; of more, only those of one and two, and all.
 const ALL_SETS: usize = 6;
 
@@ -42,9 +53,7 @@ pub(crate) fn choose(
         for set in sets(&all) {
             match of_set(case, prefill, decode, &set, differ) {
                 Ok(Some(chosen)) => {
-                    let better = best.as_ref().is_none_or(|best| {
-                        chosen.forecast.total_s(case) < best.forecast.total_s(case)
-                    });
+                    let better = best.as_ref().is_none_or(|best| chosen.beats(best, case));
                     best = if better { Some(chosen) } else { best };
                 }
                 Ok(None) => {}
@@ -132,9 +141,7 @@ fn of_set(
         true => (each, of_each),
         false => (same, of_same),
     };
-    for memory in &mut memory {
-        memory.kv_bytes = forecast.kv_bytes;
-    }
+    memory.iter_mut().for_each(|memory| memory.hold(forecast.kv_bytes));
     let cooperative = shared.map(|shared| Cooperative {
         devices: shared.devices,
         rows: shared.rows,

@@ -1,5 +1,5 @@
 //! What a plan takes of each memory: one copy of the weights per form in which devices pack them,
-//! activations once per device, and keys and values once.
+//! and activations, keys and values once per device.
 
 use crate::arena::Arena;
 use crate::case::Case;
@@ -17,7 +17,10 @@ pub struct MemoryUse {
     pub copies: Vec<(String, u64)>,
     /// Bytes of activations of the largest batch, of all devices there; see [`scratch_bytes`].
     pub scratch_bytes: u64,
-    /// Bytes of keys and values of the prompt and the answer that a prediction is for.
+    /// KV caches: each device has one of its own.
+    pub caches: u64,
+    /// Bytes of keys and values of the prompt and the answer that a prediction is for, in all
+    /// caches.
     pub kv_bytes: u64,
     /// Bytes that weights, activations and KV may take there.
     pub limit_bytes: u64,
@@ -30,10 +33,15 @@ impl MemoryUse {
         self.copies.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes that are left for keys and values.
+    /// Bytes that are left for the keys and values of each cache.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.limit_bytes.saturating_sub(self.needed())
+        self.limit_bytes.saturating_sub(self.needed()) / self.caches.max(1)
+    }
+
+    /// Every cache holds these bytes.
+    pub(crate) fn hold(&mut self, kv_bytes: u64) {
+        self.kv_bytes = kv_bytes.saturating_mul(self.caches);
     }
 
     /// Bytes that cannot be fewer: of weights and activations.
@@ -76,6 +84,7 @@ pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
             memory: memory.to_owned(),
             copies: Vec::new(),
             scratch_bytes: 0,
+            caches: 0,
             kv_bytes: 0,
             limit_bytes: 0,
         });
@@ -84,7 +93,8 @@ pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
             Some((_, most)) => *most = (*most).max(bytes),
             None => used.copies.push((device.layout.clone(), bytes)),
         }
-        used.scratch_bytes += case.scratch_bytes;
+        used.scratch_bytes = used.scratch_bytes.saturating_add(case.scratch_bytes);
+        used.caches += 1;
         used.limit_bytes = used.limit_bytes.max(limit(device, case.options));
     }
     of.values_mut().for_each(|used| used.copies.sort());

@@ -102,9 +102,9 @@ pub struct PlanOptions {
     pub policy: Policy,
     /// Whether two devices may read one prompt at the same time.
     pub cooperative: bool,
-    /// Most rows of one prefill batch.
+    /// Most rows of one prefill batch, up to 65,535.
     pub prefill_rows: usize,
-    /// Sequences that may run at once.
+    /// Sequences that may run at once, up to 65,535.
     pub max_sequences: usize,
     /// Longest sequence, prompt and answer; `None`: the model's own context, or as much of it as
     /// fits.

@@ -17,6 +17,9 @@ use tangor_model::Graph;
 /// Rows per sequence of a verify batch: a drafted continuation and the token before it.
 pub(crate) const VERIFY_ROWS: usize = 8;
 
+/// Most rows of a batch: as many as a GPU is given workgroups of in one go.
+const MAX_ROWS: usize = 65_535;
+
 /// What a stage does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -225,7 +228,8 @@ pub enum PlanError {
 /// Makes a plan.
 ///
 /// Without [`PlanOptions::kv_bytes`] the KV cache takes at most half of the memory that the weights
-/// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more.
+/// leave, and at most 4 GiB, unless one sequence of the context that was asked for needs more. Each
+/// device has a cache of its own: those in one memory share its room equally.
 ///
 /// # Errors
 /// [`PlanError`]: a device that is not there, a node that no device runs, or weights or KV that do
@@ -349,13 +353,14 @@ fn say_what_goes_elsewhere(plan: &mut Plan, prefill: &Seats, decode: &Seats) {
 }
 
 fn check(options: &PlanOptions) -> Result<(), PlanError> {
+    let rows = "from 1 to 65535";
     let fields = [
-        ("prefill_rows", Some(options.prefill_rows)),
-        ("max_sequences", Some(options.max_sequences)),
-        ("context", options.context),
+        ("prefill_rows", options.prefill_rows, MAX_ROWS, rows),
+        ("max_sequences", options.max_sequences, MAX_ROWS, rows),
+        ("context", options.context.unwrap_or(1), usize::MAX, "at least 1"),
     ];
-    match fields.into_iter().find(|(_, value)| *value == Some(0)) {
-        Some((field, _)) => Err(PlanError::Option { field, value: 0, allowed: "at least 1" }),
+    match fields.into_iter().find(|(_, value, most, _)| !(1..=*most).contains(value)) {
+        Some((field, value, _, allowed)) => Err(PlanError::Option { field, value, allowed }),
         None => Ok(()),
     }
 }

@@ -68,9 +68,7 @@ pub(crate) fn choose(
     }
     let room = memory.iter().map(MemoryUse::room).min().unwrap_or(0);
     let kv = kv_plan(case.graph, case.options, room, reasons)?;
-    for memory in &mut memory {
-        memory.kv_bytes = forecast.kv_bytes;
-    }
+    memory.iter_mut().for_each(|memory| memory.hold(forecast.kv_bytes));
     let reasons = std::mem::take(reasons);
     Ok(Chosen { stages, cooperative: None, considered: vec![], forecast, memory, kv, reasons })
 }

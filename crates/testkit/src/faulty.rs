@@ -20,6 +20,8 @@ pub enum Fault {
     GetsLost,
     /// It computes what are not numbers.
     NotNumbers,
+    /// It has no room for weights.
+    Full,
     /// Whatever the batch: it is lost after so many runs, for good.
     Dies {
         /// Runs that go well.
@@ -37,6 +39,8 @@ pub struct Faulty {
     descriptor: Descriptor,
     fault: Fault,
     runs: Arc<AtomicUsize>,
+    prepared: Arc<AtomicUsize>,
+    most: AtomicUsize,
 }
 
 impl Faulty {
@@ -50,13 +54,20 @@ impl Faulty {
             host_memory: false,
             ..inner.descriptor().clone()
         };
-        Arc::new(Self { inner, descriptor, fault, runs: Arc::default() })
+        let (runs, prepared, most) = Default::default();
+        Arc::new(Self { inner, descriptor, fault, runs, prepared, most })
     }
 
     /// Runs that it was asked for so far, of all that it has prepared.
     #[must_use]
     pub fn runs(&self) -> usize {
         self.runs.load(Ordering::Relaxed)
+    }
+
+    /// The most segments that it had prepared at the same time.
+    #[must_use]
+    pub fn most_prepared(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 }
 
@@ -75,12 +86,19 @@ impl Device for Faulty {
         options: Prepare,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn Runnable>, DeviceError> {
+        if matches!(self.fault, Fault::Full) {
+            let device = self.descriptor.name.clone();
+            return Err(DeviceError::OutOfMemory { device, what: "weights", bytes: 1 << 30 });
+        }
         let inner = self.inner.prepare(segment, options, progress)?;
+        let prepared = self.prepared.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(prepared, Ordering::Relaxed);
         Ok(Box::new(FaultyRunnable {
             inner,
             name: self.descriptor.name.clone(),
             fault: self.fault,
             runs: Arc::clone(&self.runs),
+            prepared: Arc::clone(&self.prepared),
         }))
     }
 }
@@ -91,6 +109,13 @@ struct FaultyRunnable {
     name: String,
     fault: Fault,
     runs: Arc<AtomicUsize>,
+    prepared: Arc<AtomicUsize>,
+}
+
+impl Drop for FaultyRunnable {
+    fn drop(&mut self) {
+        self.prepared.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Runnable for FaultyRunnable {

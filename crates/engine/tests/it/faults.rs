@@ -2,10 +2,11 @@
 
 use crate::support::*;
 use std::sync::Arc;
-use tangor_engine::device::{Device, DeviceKind};
+use tangor_engine::device::{Device, DeviceError, DeviceKind};
 use tangor_engine::plan::{DeviceChoice, Kind, Rates, Stage, StagePlan};
 use tangor_engine::{
-    Constraint, EngineError, Event, Finish, LoadOptions, OnLost, Request, SessionOptions,
+    Constraint, EngineError, Event, Finish, LoadOptions, Model, OnLost, Request, SessionOptions,
+    Text,
 };
 use tangor_testkit::faulty::{Fault, Faulty, POISON};
 
@@ -130,6 +131,65 @@ fn a_request_hears_that_a_device_was_lost() {
     };
     assert_eq!(events.iter().filter(|event| heard(event)).count(), 1, "{events:?}");
     assert!(matches!(events.last(), Some(Ok(Event::Done(_)))), "{events:?}");
+}
+
+/// What ran before may be all that keeps the memory for what comes after.
+#[test]
+fn what_ran_is_let_go_before_the_model_is_prepared_anew() {
+    let graph = llama();
+    let options = LoadOptions {
+        prefill_device: Some("cpu".into()),
+        decode_device: Some("gpu".into()),
+        ..exact()
+    };
+    let devices = |gpu| {
+        let gpu = Faulty::new("gpu0", DeviceKind::Gpu, gpu);
+        (Arc::clone(&gpu) as Arc<dyn Device>, Faulty::new("cpu", DeviceKind::Cpu, Fault::Nothing))
+    };
+    for draft in [false, true] {
+        let (gpu, cpu) = devices(Fault::Dies { after: 3 });
+        let both = [gpu, Arc::clone(&cpu) as Arc<dyn Device>];
+        let parts = || (graph.clone(), Text::default());
+        let model = match draft {
+            false => load(&graph, &both, &options),
+            true => Model::from_graphs(parts(), parts(), &both, &options, &mut |_| {}).unwrap(),
+        };
+        let most = cpu.most_prepared();
+        let events: Vec<_> = model.generate(greedy(&prompt(1, 9), 20)).unwrap().collect();
+        assert!(matches!(events.last(), Some(Ok(Event::Done(_)))), "{events:?}");
+        let heard = |event: &_| matches!(event, Ok(Event::Replanned { .. }));
+        assert!(events.iter().any(heard), "{events:?}");
+        assert_eq!(cpu.most_prepared(), most, "with a draft: {draft}");
+    }
+}
+
+#[test]
+fn a_device_that_is_full_while_loading_is_left_out_unless_it_was_asked_for() {
+    let graph = llama();
+    let request = greedy(&prompt(1, 9), 9);
+    let expected = ask(&load(&graph, &oracle(), &exact()), &request);
+    let gpu = || Faulty::new("gpu0", DeviceKind::Gpu, Fault::Full) as Arc<dyn Device>;
+    let cpu = |fault| Faulty::new("cpu", DeviceKind::Cpu, fault) as Arc<dyn Device>;
+    let free = Rates { run_s: 1e-12, node_s: 1e-12, row_tile: 1, ..Rates::typical(Kind::Cpu) };
+    let fast = Rates { int8_ops_per_s: 1e15, read_bytes_per_s: 1e15, ..free };
+    let options = |device| LoadOptions { device, rates: vec![("gpu0".into(), fast)], ..exact() };
+    let model = load(&graph, &[gpu(), cpu(Fault::Nothing)], &options(DeviceChoice::Auto));
+    assert_eq!(ask(&model, &request), expected);
+    let reasons = model.plan().reasons;
+    assert!(reasons.iter().any(|why| why.contains("gpu0 has no room for")), "{reasons:?}");
+    let asked = LoadOptions { decode_device: Some("gpu0".into()), ..options(DeviceChoice::Auto) };
+    for (devices, options) in [
+        (vec![gpu(), cpu(Fault::Nothing)], options(DeviceChoice::Gpu)),
+        (vec![gpu(), cpu(Fault::Nothing)], options(DeviceChoice::Hybrid)),
+        (vec![gpu(), cpu(Fault::Nothing)], asked),
+        (vec![gpu()], options(DeviceChoice::Auto)),
+        (vec![gpu(), cpu(Fault::Full)], options(DeviceChoice::Auto)),
+    ] {
+        let text = Text::default();
+        let loaded = Model::from_graph(graph.clone(), text, &devices, &options, &mut |_| {});
+        let full = |error| matches!(error, EngineError::Device(DeviceError::OutOfMemory { .. }));
+        assert!(full(loaded.map(|_| ()).unwrap_err()), "{:?}", options.device);
+    }
 }
 
 #[test]

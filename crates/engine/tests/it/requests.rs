@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use tangor_engine::device::KvType;
 use tangor_engine::plan::{DeviceChoice, PlanError};
 use tangor_engine::{
-    Constraint, EngineError, Event, Finish, LoadOptions, Model, Request, SamplingParams,
+    Constraint, EngineError, Event, Finish, LoadOptions, Model, Pooling, Request, SamplingParams,
     SessionOptions, Speculate, Text,
 };
 
@@ -190,6 +190,27 @@ fn a_prompt_is_scored_as_a_session_scores_it_whatever_runs_beside_it() {
         assert_eq!(answer.tokens.len(), 2);
         drop(others);
     }
+}
+
+#[test]
+fn a_prompt_that_nothing_is_to_follow_may_fill_the_context() {
+    let model = load(&llama(), &oracle(), &exact());
+    let full = prompt(3, 128);
+    let scored = || Request { score_prompt: true, ..greedy(&full, 0) };
+    let embedded = |how| Request { embed: Some(how), ..greedy(&full, 5) };
+    let answer = model.generate(scored()).unwrap().wait().unwrap();
+    assert_eq!((answer.prompt_logprobs.len(), answer.tokens.len()), (127, 0));
+    for how in [Pooling::Last, Pooling::Mean] {
+        let answer = model.generate(embedded(how)).unwrap().wait().unwrap();
+        assert_eq!(answer.embedding.len(), model.hyper().hidden, "{how:?}");
+    }
+    for request in [scored(), embedded(Pooling::Last)] {
+        let longer = Request { prompt: prompt(3, 129), ..request };
+        let error = model.generate(longer).map(|_| ()).unwrap_err();
+        assert_eq!(error, EngineError::PromptTooLong { tokens: 129, context: 128 });
+    }
+    let answered = Request { score_prompt: true, ..greedy(&full, 1) };
+    assert!(model.generate(answered).is_err(), "a token has no place");
 }
 
 /// Only even tokens, and never the same one twice in a row.

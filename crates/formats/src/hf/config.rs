@@ -109,7 +109,11 @@ impl HfConfig {
             None => hidden_size.checked_div(heads).unwrap_or(0),
         };
         let rope = fields.object("rope_parameters")?;
-        let nested = rope.as_ref().unwrap_or(&fields);
+        // Some files have all of them in the object, some none or only a few.
+        let of_rope = |name| match rope.as_ref().map(|rope| rope.number(name)).transpose()? {
+            Some(Some(value)) => Ok(Some(value)),
+            _ => fields.number(name),
+        };
         let this = Self {
             architectures: fields.texts("architectures")?,
             hidden_size,
@@ -122,12 +126,9 @@ impl HfConfig {
             max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(2048),
             original_max_position_embeddings: fields.size("original_max_position_embeddings")?,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta: nested.number("rope_theta")?.unwrap_or(10_000.0),
+            rope_theta: of_rope("rope_theta")?.unwrap_or(10_000.0),
             rope_scaling: RopeScaling::read(&fields)?,
-            partial_rotary_factor: match nested.number("partial_rotary_factor")? {
-                Some(factor) => factor,
-                None => fields.number("partial_rotary_factor")?.unwrap_or(1.0),
-            },
+            partial_rotary_factor: of_rope("partial_rotary_factor")?.unwrap_or(1.0),
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),

@@ -87,6 +87,12 @@ fn rope_scaling_reads_in_the_old_and_the_new_spelling() {
     assert_eq!((scaling.kind.as_str(), scaling.factor), ("llama3", Some(32.0)));
     assert_eq!(scaling.original_max_position_embeddings, Some(8192));
 
+    let mixed = config_of(
+        r#""rope_theta":500000.0,"partial_rotary_factor":0.5,
+        "rope_parameters":{"rope_type":"default"},"#,
+    );
+    assert!((mixed.rope_theta - 500_000.0).abs() < 1e-9, "{}", mixed.rope_theta);
+    assert!((mixed.partial_rotary_factor - 0.5).abs() < 1e-9);
     let plain = config_of(r#""rope_parameters":{"rope_theta":1.0,"rope_type":"default"},"#);
     assert_eq!(plain.rope_scaling, None);
     let long = config_of(

@@ -40,6 +40,8 @@ pub fn config(gguf: &Gguf) -> Result<Config, ImportError> {
     crate::arch::find(file.arch)?;
     let mut config = Config::from_hf(&HfConfig::from_json(file.hf_config()?, &Limits::default())?)?;
     config.rope = file.rope(&config)?;
+    // Files have biases in front of attention, behind it, or both; no key tells.
+    config.output_bias = file.has_bias(&["attn_output"]);
     Ok(config)
 }
 
@@ -93,6 +95,11 @@ impl File<'_> {
         self.gguf.tensor_info(tensor).is_some()
     }
 
+    /// Whether the first layer has a bias in one of these modules.
+    fn has_bias(&self, modules: &[&str]) -> bool {
+        modules.iter().any(|module| self.has(&format!("blk.0.{module}.bias")))
+    }
+
     /// The metadata as a `config.json` would have it, except for the rotary embedding's scaling.
     fn hf_config(&self) -> Result<Value, ImportError> {
         let metadata = self.metadata();
@@ -108,9 +115,6 @@ impl File<'_> {
         // Mistral's files say that they are llama.
         let mistral = self.arch == "llama" && window.is_some();
         let vocab = self.gguf.tensor_info(EMBEDDING).and_then(|info| info.dims().get(1).copied());
-        let has_bias = |modules: &[&str]| {
-            modules.iter().any(|module| self.has(&format!("blk.0.{module}.bias")))
-        };
         Ok(json!({
             "model_type": if mistral { "mistral" } else { self.arch },
             "num_hidden_layers": required("block_count")?,
@@ -124,8 +128,8 @@ impl File<'_> {
             "rms_norm_eps": metadata.f32(&self.key("attention.layer_norm_rms_epsilon"))?,
             "sliding_window": window,
             "tie_word_embeddings": !self.has("output.weight"),
-            "attention_bias": has_bias(&["attn_q", "attn_qkv", "attn_output"]),
-            "mlp_bias": has_bias(&["ffn_gate", "ffn_up", "ffn_down"]),
+            "attention_bias": self.has_bias(&["attn_q", "attn_k", "attn_v", "attn_qkv"]),
+            "mlp_bias": self.has_bias(&["ffn_gate", "ffn_up", "ffn_down"]),
         }))
     }
 

@@ -4,19 +4,26 @@ use tangor_model::formats::{Gguf, Limits};
 use tangor_model::{ImportError, import};
 use tangor_testkit::tiny;
 
-/// A recorded file with one text (of the same length) in place of another, wherever it occurs.
-fn changed(name: &str, from: &str, to: &str) -> Result<tangor_model::Graph, ImportError> {
-    assert_eq!(from.len(), to.len(), "offsets must stay");
+/// A recorded file with texts (of the same length) in place of others, wherever they occur.
+fn with(name: &str, pairs: &[(String, String)]) -> Result<Gguf, ImportError> {
     let mut bytes = std::fs::read(tiny::folder(name).join("model.gguf")).unwrap();
-    let mut changes = 0;
-    for start in 0..bytes.len() - from.len() {
-        if bytes[start..].starts_with(from.as_bytes()) {
-            bytes[start..start + to.len()].copy_from_slice(to.as_bytes());
-            changes += 1;
+    for (from, to) in pairs {
+        assert_eq!(from.len(), to.len(), "offsets must stay");
+        let mut changes = 0;
+        for start in 0..bytes.len() - from.len() {
+            if bytes[start..].starts_with(from.as_bytes()) {
+                bytes[start..start + to.len()].copy_from_slice(to.as_bytes());
+                changes += 1;
+            }
         }
+        assert!(changes > 0, "{from} is not in {name}");
     }
-    assert!(changes > 0, "{from} is not in {name}");
-    import::gguf::graph(&Gguf::parse(name, bytes.into(), &Limits::default())?)
+    Ok(Gguf::parse(name, bytes.into(), &Limits::default())?)
+}
+
+/// The graph of a recorded file with one text in place of another.
+fn changed(name: &str, from: &str, to: &str) -> Result<tangor_model::Graph, ImportError> {
+    import::gguf::graph(&with(name, &[(from.into(), to.into())])?)
 }
 
 #[test]
@@ -44,6 +51,20 @@ fn refuses_scaling_that_no_device_has() {
     let error = result.expect_err("must be refused").to_string();
     assert!(error.contains("RoPE scaling \"yarnyy\" is not supported"), "{error}");
     assert!(error.contains("llama.rope.scaling.type must be none or linear"), "{error}");
+}
+
+#[test]
+fn biases_are_where_the_tensors_are() {
+    let biases = |gone: &[&str]| {
+        let names = gone.iter().map(|module| (format!("{module}.bias"), format!("{module}.baas")));
+        let pairs: Vec<_> = names.collect();
+        let config = import::gguf::config(&with("llama-biases", &pairs).unwrap()).unwrap();
+        (config.qkv_bias, config.output_bias, config.mlp_bias)
+    };
+    assert_eq!(biases(&[]), (true, true, true));
+    assert_eq!(biases(&["attn_output"]), (true, false, true));
+    assert_eq!(biases(&["attn_qkv"]), (false, true, true));
+    assert_eq!(biases(&["attn_output", "ffn_gate", "ffn_up", "ffn_down"]), (true, false, false));
 }
 
 #[test]

@@ -180,6 +180,66 @@ fn the_cache_is_as_large_as_asked_and_never_larger_than_fits() {
 }
 
 #[test]
+fn a_device_that_holds_too_little_loses_to_a_slower_one_that_holds_the_prompt() {
+    let mut devices = vec![device(Kind::Cpu), device(Kind::Gpu)];
+    devices[1].host_memory = false;
+    devices[1].rates.read_bytes_per_s = 1e12;
+    devices[1].rates.int8_ops_per_s = 1e14;
+    let options = PlanOptions::default();
+    let roomy = plan(&LLAMA_1B, &devices, &options).unwrap();
+    assert_eq!(devices_of(&roomy, Stage::Decode, 1), ["gpu0"]);
+    let alone = plan(&LLAMA_1B, &devices[1..], &options).unwrap();
+    let needed = alone.memory[0].weights_bytes() + alone.memory[0].scratch_bytes;
+    devices[1].memory_bytes = needed + 20 * alone.kv.page_bytes;
+    let alone = plan(&LLAMA_1B, &devices[1..], &options).unwrap();
+    assert_eq!(alone.kv.context, 320);
+    let large = plan(&LLAMA_1B, &devices, &options).unwrap();
+    assert_eq!(devices_of(&large, Stage::Decode, 1), ["cpu0"]);
+    assert!(large.kv.context >= options.prompt + options.answer, "{}", large.kv.context);
+    let short = PlanOptions { prompt: 250, answer: 70, ..options };
+    let small = plan(&LLAMA_1B, &devices, &short).unwrap();
+    assert_eq!(devices_of(&small, Stage::Decode, 1), ["gpu0"], "what fits goes where it is fast");
+}
+
+#[test]
+fn every_device_has_room_for_keys_and_values_of_its_own() {
+    let options = PlanOptions {
+        prefill_device: Some("npu".into()),
+        decode_device: Some("cpu".into()),
+        kv_bytes: Some(u64::MAX),
+        ..PlanOptions::default()
+    };
+    let plan = plan(&LLAMA_1B, &all(), &options).unwrap();
+    let host = &plan.memory[0];
+    assert_eq!((host.memory.as_str(), host.caches), ("host", 2));
+    let needed = host.weights_bytes() + host.scratch_bytes;
+    assert!(needed + 2 * plan.kv.bytes <= host.limit_bytes, "{}", plan.explain());
+    assert_eq!(host.kv_bytes, 2 * plan.predicted.kv_bytes);
+}
+
+#[test]
+fn absurd_numbers_of_rows_are_refused_and_wrap_nowhere() {
+    let plain = PlanOptions::default;
+    for options in [
+        PlanOptions { prefill_rows: 65_536, ..plain() },
+        PlanOptions { prefill_rows: usize::MAX, ..plain() },
+        PlanOptions { max_sequences: usize::MAX, ..plain() },
+        PlanOptions { max_sequences: 0, ..plain() },
+    ] {
+        let error = plan(&LLAMA_1B, &all(), &options).unwrap_err();
+        let refused = matches!(error, PlanError::Option { allowed: "from 1 to 65535", .. });
+        assert!(refused, "{error}");
+    }
+    let most = PlanOptions { prefill_rows: 65_535, ..plain() };
+    let error = plan(&LLAMA_1B, &all(), &most).unwrap_err();
+    assert!(matches!(error, PlanError::WeightsDoNotFit { .. }), "{error}");
+    for rows in [usize::MAX, usize::MAX / (4 * LLAMA_1B.hyper.ffn)] {
+        let arena = Arena::new(&LLAMA_1B, rows, rows);
+        assert!(arena.bytes > u64::MAX / 2, "{rows} rows take {} bytes", arena.bytes);
+    }
+}
+
+#[test]
 fn weights_that_fit_nowhere_are_an_error_and_small_devices_are_left_out() {
     let mut devices = all();
     devices[1].memory_bytes = 100 << 20;
