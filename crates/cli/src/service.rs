@@ -140,8 +140,9 @@ pub(crate) fn secrets(config: &Path) -> PathBuf {
 /// Whether that file has a key for clients.
 pub(crate) fn has_key(config: &Path) -> bool {
     let text = fs::read_to_string(secrets(config)).unwrap_or_default();
-    let keys = text.lines().filter_map(|line| line.trim_start().strip_prefix("TANGOR_API_KEY="));
-    keys.last().is_some_and(|key| !key.trim().trim_matches(['"', '\'']).is_empty())
+    let mut keys =
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("TANGOR_API_KEY="));
+    keys.next_back().is_some_and(|key| !key.trim().trim_matches(['"', '\'']).is_empty())
 }
 
 /// Puts a unit in its place, whole or not at all; says where that is.
