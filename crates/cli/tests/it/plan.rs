@@ -115,17 +115,18 @@ fn this_machine_has_no_devices_for_the_vendors_rule() {
 #[test]
 fn prompt_and_answer_have_to_fit_the_context() {
     let place = Place::new();
-    let shape = ["plan", "--shape", "llama-3.2-1b", "--no-measure", "--device", "cpu"];
+    let shape = ["plan", "--shape", "llama-3.2-1b"];
+    let here = &["--no-measure", "--device", "cpu"][..];
     let most = usize::MAX.to_string();
-    for (more, context) in [
-        (&["-p", &most][..], "131072"),
-        (&["-n", &most], "131072"),
-        (&["-p", &most, "-n", &most], "131072"),
-        (&["-p", "131072", "-n", "1"], "131072"),
-        (&["-p", "1000", "-n", "25", "--context", "1024"], "1024"),
-        (&["-p", &most, "--profile", "strix-point"], "131072"),
+    for (whose, more, context) in [
+        (here, &["-p", &most][..], "131072"),
+        (here, &["-n", &most], "131072"),
+        (here, &["-p", &most, "-n", &most], "131072"),
+        (here, &["-p", "131072", "-n", "1"], "131072"),
+        (here, &["-p", "1000", "-n", "25", "--context", "1024"], "1024"),
+        (&["--profile", "strix-point"], &["-p", &most], "131072"),
     ] {
-        let written = Written::of(place.tangor(&[&shape[..], more].concat()));
+        let written = Written::of(place.tangor(&[&shape[..], whose, more].concat()));
         assert_eq!(written.code, 1, "{more:?}");
         let said = format!("must be at most {context}, the context");
         assert!(written.stderr.contains(&said), "{more:?}: {}", written.stderr);
