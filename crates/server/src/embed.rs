@@ -67,9 +67,7 @@ fn check(app: &App, resident: &Resident, texts: &Texts) -> Result<()> {
 
 /// Every text's tokens.
 fn prompts(resident: &Resident, texts: &Texts) -> Result<Vec<Vec<u32>>> {
-    let context = resident.model().context();
-    // What the engine has room for.
-    let room = context - 1;
+    let room = resident.model().context();
     let tokens = |(index, source): (usize, &Source)| {
         let tokens = match source {
             Source::Tokens(tokens) => cut(tokens.clone(), room, texts.truncate),
@@ -88,8 +86,8 @@ fn prompts(resident: &Resident, texts: &Texts) -> Result<Vec<Vec<u32>>> {
         }
         if count > room {
             let message = format!(
-                "text {number} of input has {count} tokens and the model takes at most {room} \
-                 (its context holds {context}): shorten it"
+                "text {number} of input has {count} tokens and the model's context holds {room}: \
+                 shorten it"
             );
             return Err(ApiError::field("input", message).code("context_length_exceeded"));
         }

@@ -57,8 +57,10 @@ impl Prepared {
 pub(crate) fn prepare(resident: &Resident, ask: &Ask) -> Result<Prepared> {
     let read = read(resident, &ask.prompt)?;
     let context = resident.model().context();
+    // Where nothing is to follow, a prompt may fill it.
+    let answer = usize::from(ask.max_tokens != Some(0));
     for prompt in &read.prompts {
-        if prompt.len() >= context {
+        if prompt.len() + answer > context {
             let tokens = prompt.len();
             return Err(EngineError::PromptTooLong { tokens, context }.into());
         }
