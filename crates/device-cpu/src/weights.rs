@@ -1,10 +1,11 @@
 //! The packed weights of the segments of one graph: each once, however many segments read it.
 
-use crate::kept::{self, Keeper};
+use crate::kept;
 use crate::pack::{PackError, Packed};
 use crate::pool::Pool;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use tangor_device::kept::Keeper;
 use tangor_device::model::ir::Node;
 use tangor_device::model::{Graph, Op, WeightId};
 use tangor_device::tensor::MapGuard;
@@ -36,10 +37,11 @@ impl Weights {
         let indices: BTreeSet<usize> = segments.iter().flat_map(|s| s.nodes.clone()).collect();
         let linears = linears(first.graph, &indices);
         let ids: Vec<WeightId> = linears.iter().map(|(_, id)| *id).collect();
-        if let Some((packed, guard)) = kept::find(first, &ids) {
+        let key = kept::key(first, &ids);
+        if let Some((packed, guard)) = kept::find(first, &ids, key.as_ref()) {
             return Ok(Self { packed, guard, ..Self::default() });
         }
-        let mut keeper = Keeper::new(first, &ids);
+        let mut keeper = Keeper::new(first, &ids, (key.as_ref(), kept::head()));
         let mut weights = Self::default();
         let size = |id: &WeightId| {
             let weight = first.graph.weight(*id);
@@ -50,7 +52,8 @@ impl Weights {
         for (node, id) in linears {
             let packed = Packed::new(first.graph.weight(id), pool);
             let packed = Arc::new(packed.map_err(|error| failure(error, device, node))?);
-            keeper.keep(&packed);
+            keeper.write(packed.data());
+            keeper.end_weight(&packed.form());
             weights.packed.insert(id, packed);
             done += size(&id);
             #[allow(clippy::cast_precision_loss)]

@@ -1,17 +1,11 @@
-//! Packed weights from one load to the next: found in a cache, or packed and handed to it.
-//!
-//! The index is text: a line that says what it is, then a line per weight, in the order in which
-//! the segments use them: `START BYTES FORM`.
+//! Packed weights from one load to the next: what names them, and how they are found again.
 
 use crate::context::Context;
 use crate::pack::kept::{Kept, VERSION};
 use crate::pack::{Packed, cuts};
 use std::fmt::Write;
 use tangor_device::model::WeightId;
-use tangor_device::{DeviceError, PackedBytes, PackedKey, PackedWriter, Segment};
-
-/// Every weight starts on a cache line.
-const ALIGN: usize = 64;
+use tangor_device::{DeviceError, PackedBytes, PackedKey, Segment, kept};
 
 /// What names a segment's packed weights, on an adapter with buffers of so many bytes.
 pub(crate) fn key(
@@ -65,26 +59,16 @@ pub(crate) fn find(
     Ok(None)
 }
 
-/// The weights of a segment, as an index says where they are in the data.
+/// The weights of a segment, as an entry has them.
 fn read(
     segment: &Segment<'_>,
     weights: &[WeightId],
     max_weights: u64,
-    bytes: &PackedBytes,
+    entry: &PackedBytes,
 ) -> Option<Vec<Kept>> {
-    let mut lines = bytes.index.lines();
-    if lines.next()? != head() {
-        return None;
-    }
-    let kept = |&id: &WeightId| {
-        let mut words = lines.next()?.splitn(3, ' ');
-        let (start, len) = (words.next()?.parse::<usize>().ok()?, words.next()?.parse().ok()?);
-        let end = start.checked_add(len).filter(|&end| end <= bytes.data.len())?;
-        let data = bytes.data.slice(start..end);
-        Kept::new(segment.graph.weight(id), max_weights, words.next()?, data)
-    };
-    let all: Option<Vec<Kept>> = weights.iter().map(kept).collect();
-    if lines.next().is_none() { all } else { None }
+    let all = kept::weights(entry, &head(), weights.len())?;
+    let kept = |(&id, (form, data))| Kept::new(segment.graph.weight(id), max_weights, form, data);
+    weights.iter().zip(all).map(kept).collect()
 }
 
 /// Packs a few tiles again. Whoever changes a layout and forgets its version, or a file and keeps
@@ -99,54 +83,7 @@ fn spot_check(segment: &Segment<'_>, weights: &[WeightId], found: &[Kept]) -> bo
     })
 }
 
-/// Hands the weights of a segment to its cache as they are packed.
-#[derive(Debug)]
-pub(crate) struct Keeper {
-    /// Gone once it has failed.
-    writer: Option<Box<dyn PackedWriter>>,
-    index: String,
-    /// Where the weight begins that is being written, and where its bytes end so far.
-    start: usize,
-    end: usize,
-}
-
-impl Keeper {
-    pub(crate) fn new(
-        segment: &Segment<'_>,
-        weights: &[WeightId],
-        key: Option<&PackedKey>,
-    ) -> Self {
-        let size = |&id: &WeightId| segment.graph.weight(id).stored_bytes() as u64;
-        let writer = || segment.packed?.create(key?, weights.iter().map(size).sum());
-        Self { writer: writer(), index: head(), start: 0, end: 0 }
-    }
-
-    /// The next bytes of a weight.
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        if self.writer.as_mut().is_some_and(|writer| !writer.write(bytes)) {
-            self.writer = None;
-        }
-        self.end += bytes.len();
-    }
-
-    /// All bytes of a weight were written.
-    pub(crate) fn end_weight(&mut self, packed: &Packed) {
-        let (start, len) = (self.start, self.end - self.start);
-        // Writing to a string does not fail.
-        let _ = write!(self.index, "\n{start} {len} {}", packed.form());
-        let padding = self.end.next_multiple_of(ALIGN) - self.end;
-        self.write(&[0; ALIGN][..padding]);
-        self.start = self.end;
-    }
-
-    /// All weights were packed.
-    pub(crate) fn finish(self) {
-        if let Some(writer) = self.writer {
-            writer.finish(self.index);
-        }
-    }
-}
-
-fn head() -> String {
+/// The first line of an entry's index.
+pub(crate) fn head() -> String {
     format!("tangor gpu {VERSION}")
 }

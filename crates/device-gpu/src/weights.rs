@@ -1,10 +1,11 @@
 //! The packed weights of the segments of one graph: each once, however many segments read it.
 
 use crate::context::Context;
-use crate::kept::{self, Keeper};
+use crate::kept;
 use crate::pack::Packed;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use tangor_device::kept::Keeper;
 use tangor_device::model::{Graph, Op, WeightId};
 use tangor_device::{DeviceError, Segment};
 
@@ -36,7 +37,7 @@ impl Weights {
         let all = match found {
             Some(found) => found,
             None => {
-                let keeper = Keeper::new(first, &ids, key.as_ref());
+                let keeper = Keeper::new(first, &ids, (key.as_ref(), kept::head()));
                 pack(first, &ids, (keeper, context), progress)?
             }
         };
@@ -70,7 +71,7 @@ fn pack(
     let (mut all, mut done) = (Vec::with_capacity(ids.len()), 0);
     for &id in ids {
         let packed = Packed::new(graph.weight(id), context, &mut |bytes| keeper.write(bytes))?;
-        keeper.end_weight(&packed);
+        keeper.end_weight(&packed.form());
         all.push(packed);
         done += size(id);
         #[allow(clippy::cast_precision_loss)]

@@ -5,6 +5,7 @@
 
 pub mod conformance;
 mod contract;
+pub mod kept;
 pub mod oracle;
 mod packed;
 pub mod rounding;
