@@ -378,8 +378,10 @@ impl Reader {
 
     /// What the answer may say: with one call, nothing from the second on.
     fn allowed(&self, deltas: Vec<ToolDelta>) -> Vec<Delta> {
-        let second =
-            |delta: &ToolDelta| matches!(delta, ToolDelta::Call { index, .. } if *index > 0);
+        let second = |delta: &ToolDelta| {
+            use ToolDelta::{Arguments, Call};
+            matches!(delta, Call { index, .. } | Arguments { index, .. } if *index > 0)
+        };
         let ends = |delta: &ToolDelta| self.one_call && second(delta);
         deltas.into_iter().take_while(|delta| !ends(delta)).map(delta).collect()
     }

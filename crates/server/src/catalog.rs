@@ -98,10 +98,9 @@ impl Catalog {
         Ok(Entry { id: installed.name.clone(), installed })
     }
 
-    /// What the files of a model say of its shape; nothing where they cannot be read. Reads the
-    /// disk, once per model.
-    pub(crate) fn card(&self, entry: &Entry) -> Arc<Card> {
-        let digest = entry.digest();
+    /// What the files of a model, with this digest, say of its shape; nothing where they cannot be
+    /// read. Reads the disk once per model, and every time where that fails.
+    pub(crate) fn card(&self, entry: &Entry, digest: Sha256Digest) -> Arc<Card> {
         let cards = || self.cards.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(card) = cards().get(&digest) {
             return Arc::clone(card);

@@ -266,8 +266,8 @@ fn grammar(
     };
     Ok(match (demanded, &ask.format) {
         (Some(calls), _) => {
-            let after = |thinking: &Reasoning| thinking.grammar(calls);
-            Some(with_json(&thinking.map_or_else(|| calls.to_owned(), after))?)
+            let whole = reasoning.map_or_else(|| calls.to_owned(), |r| r.grammar(calls));
+            Some(with_json(&whole)?)
         }
         (None, Format::Text) => None,
         (None, Format::Json) => Some(valid(&json!({"type": "object"}))?),

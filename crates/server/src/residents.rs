@@ -168,7 +168,7 @@ impl Residents {
         slots.sweep();
         let clock = slots.tick();
         let Some(slot) = slots.of(wish.id) else {
-            return self.begin(slots, wish, wish.ask.copied().unwrap_or_default(), None);
+            return self.begin(slots, wish, wish.ask.copied().unwrap_or_default());
         };
         slot.settle(wish.ask);
         match slot.then {
@@ -181,8 +181,7 @@ impl Residents {
                 // Unless it makes room, it stays as it is.
                 slot.then = Then::Stays;
                 self.check_pause(slot)?;
-                let old = (slot.number, slot.pinned);
-                let begun = self.begin(slots, wish, *wish.ask.unwrap_or(&next), Some(old))?;
+                let begun = self.begin(slots, wish, *wish.ask.unwrap_or(&next))?;
                 if let (None, Some(slot)) = (&begun, slots.of(wish.id)) {
                     slot.then = Then::Reloads(next);
                 }
@@ -192,24 +191,15 @@ impl Residents {
         }
     }
 
-    /// Begins to load a model; in the place of an `old` one, by its number and whether it is
-    /// pinned, which goes when there is room, and not before.
-    fn begin(
-        &self,
-        slots: &mut Slots,
-        wish: &Wish<'_>,
-        ask: LoadAsk,
-        old: Option<(u64, bool)>,
-    ) -> Result<Option<Entered>> {
-        let (old, pinned) = (old.map(|(number, _)| number), old.is_some_and(|(_, pinned)| pinned));
-        let Some(left) = self.make_room(slots, wish.installed.bytes, old)? else {
-            return Ok(None);
-        };
-        old.into_iter().for_each(|number| slots.remove(number));
+    /// Begins to load a model; one that is there goes when there is room, and not before, and
+    /// leaves its pin.
+    fn begin(&self, slots: &mut Slots, wish: &Wish<'_>, ask: LoadAsk) -> Result<Option<Entered>> {
+        let Some(left) = self.make_room(slots, wish)? else { return Ok(None) };
+        let pinned = slots.remove(wish.id).is_some_and(|old| old.pinned);
         let (sender, outcome) = watch::channel(None);
-        let (number, used) = (slots.tick(), slots.tick());
+        let used = slots.tick();
         let (id, then, uses) = (wish.id.to_owned(), Then::Stays, Arc::default());
-        let slot = Slot { number, id, pinned, used, ask, then, uses, outcome: outcome.clone() };
+        let slot = Slot { id, pinned, used, ask, then, uses, outcome: outcome.clone() };
         let load = Load {
             loader: Arc::clone(&self.loader),
             table: Arc::clone(&self.table),
@@ -226,11 +216,10 @@ impl Residents {
         Ok(Some(Entered { hold, outcome, load: Some(load) }))
     }
 
-    /// Lets idle models go, those unused for longest first, until there is room for one whose files
-    /// have `bytes`, in the place of the `old` one; the bytes that it may take, or `None` if that
-    /// has to wait for others to end.
-    fn make_room(&self, slots: &mut Slots, bytes: u64, old: Option<u64>) -> Result<Option<u64>> {
-        let budget = self.memory.unwrap_or(u64::MAX);
+    /// Lets other idle models go, those unused for longest first, until there is room for this one;
+    /// the bytes that it may take, or `None` if that has to wait for others to end.
+    fn make_room(&self, slots: &mut Slots, wish: &Wish<'_>) -> Result<Option<u64>> {
+        let (bytes, budget) = (wish.installed.bytes, self.memory.unwrap_or(u64::MAX));
         if bytes > budget {
             return Err(too_large(bytes, budget));
         }
@@ -241,14 +230,14 @@ impl Residents {
         // Weights take about what their files do; keys, values and activations come on top.
         let wanted = bytes.saturating_add(bytes / 4);
         loop {
-            let others = || slots.all.iter().filter(|slot| Some(slot.number) != old);
+            let others = || slots.all.iter().filter(|slot| slot.id != wish.id);
             let taken: u64 = others().map(Slot::memory).sum();
             let left = budget.saturating_sub(taken);
             let alone = others().count() == 0;
             if alone || (others().count() < self.models && wanted <= left) {
                 return Ok(Some(left));
             }
-            let Some(oldest) = slots.oldest_idle(old).map(|slot| slot.number) else {
+            let Some(oldest) = slots.oldest_idle(wish.id).map(|slot| slot.id.clone()) else {
                 let all_pinned = others().all(|slot| slot.pinned);
                 let crowded = others().count() >= self.models;
                 return match all_pinned {
@@ -257,7 +246,7 @@ impl Residents {
                     false => Ok(None),
                 };
             };
-            slots.remove(oldest);
+            slots.remove(&oldest);
         }
     }
 
@@ -273,10 +262,8 @@ impl Residents {
         let idle: u64 = slots.all.iter().filter(|s| s.is_idle()).map(Slot::memory).sum();
         let mut freed = 0;
         while freed < bytes.min(idle) {
-            let Some(oldest) = slots.oldest_idle(None) else { break };
-            freed += oldest.memory();
-            let number = oldest.number;
-            slots.remove(number);
+            let Some(oldest) = slots.oldest_idle(id).map(|slot| slot.id.clone()) else { break };
+            freed += slots.remove(&oldest).map_or(0, |slot| slot.memory());
         }
         freed >= bytes
     }
@@ -299,24 +286,19 @@ impl Residents {
     /// Lets a model go; requests that use it go on, and later ones have it loaded again. `false` if
     /// it is not in memory.
     pub(crate) fn unload(&self, id: &str) -> bool {
-        let mut slots = self.table.slots();
-        let slot = slots.of(id).filter(|slot| slot.then != Then::Ends);
-        let found = slot.map(|slot| slot.then = Then::Ends).is_some();
-        slots.let_go();
-        drop(slots);
-        self.table.changed.notify_waiters();
-        found
+        self.table.change(|slots| {
+            let slot = slots.of(id).filter(|slot| slot.then != Then::Ends);
+            slot.map(|slot| slot.then = Then::Ends).is_some()
+        })
     }
 
     /// Lets a model go when nobody uses it, unless it is pinned or somebody asks for it before.
     pub(crate) fn leave(&self, id: &str) {
-        let mut slots = self.table.slots();
-        if let Some(slot) = slots.of(id).filter(|slot| slot.then == Then::Stays) {
-            slot.then = Then::Leaves;
-        }
-        slots.let_go();
-        drop(slots);
-        self.table.changed.notify_waiters();
+        self.table.change(|slots| {
+            if let Some(slot) = slots.of(id).filter(|slot| slot.then == Then::Stays) {
+                slot.then = Then::Leaves;
+            }
+        });
     }
 
     /// Keeps a model in memory, or no longer.
@@ -344,11 +326,7 @@ impl Residents {
 
     /// Lets every model go.
     pub(crate) fn clear(&self) {
-        let mut slots = self.table.slots();
-        slots.all.iter_mut().for_each(|slot| slot.then = Then::Ends);
-        slots.let_go();
-        drop(slots);
-        self.table.changed.notify_waiters();
+        self.table.change(|slots| slots.all.iter_mut().for_each(|slot| slot.then = Then::Ends));
     }
 }
 

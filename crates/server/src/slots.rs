@@ -33,14 +33,13 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 pub(crate) struct Slots {
+    /// At most one of a model.
     pub(crate) all: Vec<Slot>,
-    /// Counts uses, to tell which was the last, and slots.
+    /// Counts uses, to tell which was the last.
     clock: u64,
 }
 
 pub(crate) struct Slot {
-    /// Tells it from earlier and later ones of the same model.
-    pub(crate) number: u64,
     pub(crate) id: String,
     pub(crate) pinned: bool,
     pub(crate) used: u64,
@@ -75,10 +74,20 @@ impl Table {
         // Whoever panicked while holding it has changed no part of it by halves.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Changes what becomes of models: those that may go now do, and whoever waits looks again.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Slots) -> T) -> T {
+        let mut slots = self.slots();
+        let out = change(&mut slots);
+        slots.let_go();
+        drop(slots);
+        self.changed.notify_waiters();
+        out
+    }
 }
 
 impl Slots {
-    /// The next number.
+    /// The time of the next use.
     pub(crate) fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -93,19 +102,19 @@ impl Slots {
         self.all.retain(|slot| !matches!(&*slot.outcome.borrow(), Some(Err(_))));
     }
 
-    /// Of the models that may go at once, other than the one with the number `but`, the one that is
-    /// unused for longest.
-    pub(crate) fn oldest_idle(&self, but: Option<u64>) -> Option<&Slot> {
-        let others = self.all.iter().filter(|slot| Some(slot.number) != but);
+    /// Of the models that may go at once, other than `but`, the one that is unused for longest.
+    pub(crate) fn oldest_idle(&self, but: &str) -> Option<&Slot> {
+        let others = self.all.iter().filter(|slot| slot.id != but);
         others.filter(|slot| slot.is_idle()).min_by_key(|slot| slot.used)
     }
 
-    pub(crate) fn remove(&mut self, number: u64) {
-        self.all.retain(|slot| slot.number != number);
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Slot> {
+        let at = self.all.iter().position(|slot| slot.id == id)?;
+        Some(self.all.remove(at))
     }
 
     /// Removes models that go and that nobody uses.
-    pub(crate) fn let_go(&mut self) {
+    fn let_go(&mut self) {
         self.all.retain(|slot| match slot.then {
             Then::Ends => slot.uses() > 0,
             Then::Leaves => slot.uses() > 0 || slot.pinned,
@@ -155,10 +164,6 @@ impl Slot {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut slots = self.table.slots();
-        self.uses.fetch_sub(1, Ordering::AcqRel);
-        slots.let_go();
-        drop(slots);
-        self.table.changed.notify_waiters();
+        self.table.change(|_| self.uses.fetch_sub(1, Ordering::AcqRel));
     }
 }

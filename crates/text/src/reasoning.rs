@@ -53,15 +53,16 @@ impl Reasoning {
         matches!(self.state, State::Thinking { .. })
     }
 
-    /// A grammar in Lark's notation of answers that follow `answer`, which begins with `start:`:
-    /// where the text so far ends amid thinking, that comes to its end first.
+    /// A grammar in Lark's notation of whole texts: the rest of the thinking, where the text so far
+    /// ends amid it, and then what `answer` allows, a grammar whose first rule is `start:`.
     #[must_use]
     pub fn grammar(&self, answer: &str) -> String {
         if !self.is_open() {
             return answer.to_owned();
         }
         let answer = answer.replacen("start:", "answer:", 1);
-        format!("start: thought answer\nthought[stop=/<\\/think>\\s*/]: /(?s:.*)/\n{answer}")
+        let close = CLOSE.replace('/', "\\/");
+        format!("start: thought answer\nthought[stop=/{close}\\s*/]: /(?s:.*)/\n{answer}")
     }
 
     /// Takes the next piece.

@@ -3,6 +3,7 @@
 use super::timestamp;
 use crate::app::App;
 use crate::body::Json;
+use crate::card::Card;
 use crate::catalog::{Catalog, Entry};
 use crate::error::{ApiError, Result};
 use crate::pulling::{self, Arrival};
@@ -107,15 +108,15 @@ pub(crate) async fn tags(State(app): State<Arc<App>>) -> Result<axum::Json<Value
 
 /// A model as Ollama lists it. Reads the disk.
 fn describe(catalog: &Catalog, entry: &Entry) -> Value {
-    let installed = &entry.installed;
+    let (installed, digest) = (&entry.installed, entry.digest());
     let name = tagged(&entry.id);
     json!({
         "name": name,
         "model": name,
         "modified_at": timestamp(installed.pulled_at.unwrap_or(0), 0),
         "size": installed.bytes,
-        "digest": entry.digest().to_string(),
-        "details": details(catalog, entry),
+        "digest": digest.to_string(),
+        "details": details(&catalog.card(entry, digest), entry),
     })
 }
 
@@ -124,8 +125,7 @@ fn tagged(id: &str) -> String {
     if id.contains(':') { id.to_owned() } else { format!("{id}:latest") }
 }
 
-fn details(catalog: &Catalog, entry: &Entry) -> Value {
-    let card = catalog.card(entry);
+fn details(card: &Card, entry: &Entry) -> Value {
     json!({
         "parent_model": "",
         "format": format(entry),
@@ -174,7 +174,7 @@ pub(crate) async fn show(
     let name = named.name()?;
     let shown = app.blocking(move |app| {
         let entry = app.catalog.find(&name)?;
-        let (text, card) = (text(app, &entry)?, app.catalog.card(&entry));
+        let (text, card) = (text(app, &entry)?, app.catalog.card(&entry, entry.digest()));
         let resident = app.in_memory(&entry.id);
         let context = resident.map_or(card.context, |resident| resident.model().context());
         let fills = fills_gaps(&text);
@@ -182,7 +182,7 @@ pub(crate) async fn show(
             "modelfile": format!("FROM {}", entry.id),
             "parameters": "",
             "template": template(&text, fills),
-            "details": details(&app.catalog, &entry),
+            "details": details(&card, &entry),
             "model_info": card.metadata(&entry.id, context),
             "capabilities": capabilities(&text, fills),
             "modified_at": timestamp(entry.installed.pulled_at.unwrap_or(0), 0),
