@@ -7,7 +7,7 @@ use tangor_device::{
     Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
 };
 
-/// What a device does about a batch that contains [`POISON`].
+/// What a device does about a batch that contains [`POISON`], where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// Nothing: it computes what the oracle does.
@@ -20,7 +20,7 @@ pub enum Fault {
     GetsLost,
     /// It computes what are not numbers.
     NotNumbers,
-    /// It has no room for weights.
+    /// Whatever the batch: it has no room for weights.
     Full,
     /// Whatever the batch: it is lost after so many runs, for good.
     Dies {
@@ -130,7 +130,9 @@ impl Runnable for FaultyRunnable {
         let lost = || DeviceError::Lost { device: self.name.clone(), why: "unplugged".into() };
         let poisoned = batch.tokens.contains(&POISON);
         match self.fault {
-            Fault::Fails if poisoned => return Err(DeviceError::Timeout { device: "bad".into() }),
+            Fault::Fails if poisoned => {
+                return Err(DeviceError::Timeout { device: self.name.clone() });
+            }
             Fault::GetsLost if poisoned => return Err(lost()),
             Fault::Dies { after } if runs >= after => return Err(lost()),
             Fault::Panics if poisoned => panic!("poisoned"),

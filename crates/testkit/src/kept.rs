@@ -48,7 +48,7 @@ fn text(key: &PackedKey) -> String {
 /// Bytes from a cache line on, and `shift` bytes further.
 ///
 /// # Panics
-/// Never.
+/// If `shift` is more than 64.
 #[must_use]
 pub fn aligned(bytes: &[u8], shift: usize) -> Bytes {
     let mut longer = vec![0; bytes.len() + 128];
