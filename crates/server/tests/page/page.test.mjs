@@ -127,8 +127,20 @@ async function scripted(deltas, end = {}) {
   );
 }
 
+/** Waits for all that moves to stand still: axe reads a link on its way in as one that skips. */
+const still = () =>
+  page.evaluate(() =>
+    Promise.all(
+      document
+        .getAnimations()
+        .filter((moving) => moving.effect.getComputedTiming().endTime !== Infinity)
+        .map((moving) => moving.finished.catch(() => {})),
+    ),
+  );
+
 /** What axe finds wrong with the page as it is. */
 async function accessible(what) {
+  await still();
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() =>
     globalThis.axe.run(document, {
@@ -646,7 +658,7 @@ test("the page is accessible and calm, in light and dark, and as narrow as a tel
     await page.setViewportSize({ width: 360, height: 720 });
     for (const view of ["chat", "models", "plan", "metrics"]) {
       await page.goto(`${base}/#${view}`);
-      await page.waitForTimeout(200);
+      await still();
       const wide = await page.evaluate(() => document.documentElement.scrollWidth);
       assert.ok(wide <= 360, `${view} is ${wide} wide`);
       await shot(`${view}-narrow-${colorScheme}`);
@@ -654,7 +666,6 @@ test("the page is accessible and calm, in light and dark, and as narrow as a tel
     await accessible(`narrow, ${colorScheme}`);
     await page.getByRole("button", { name: "Menu" }).click();
     await accessible(`menu, ${colorScheme}`);
-    await page.waitForTimeout(250);
     await shot(`menu-narrow-${colorScheme}`);
     await page.keyboard.press("Escape");
     assert.equal(
