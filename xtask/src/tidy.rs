@@ -32,7 +32,7 @@ const TEST_EDGES: &[&str] =
     &["testkit", "device", "device-cpu", "formats", "model", "tensor", "store"];
 
 /// Crates that may contain unsafe code; all others forbid it.
-const UNSAFE: &[&str] = &["tensor", "device-cpu"];
+const UNSAFE: &[&str] = &["tensor", "device-cpu", "device-gpu"];
 
 /// Longest file, in lines.
 const FILE_LINES: usize = 1000;

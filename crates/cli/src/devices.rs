@@ -1,7 +1,8 @@
 //! The devices of this machine: one row per kind of processor.
 
-use crate::args::{DeviceChoice, ModelOptions};
+use crate::args::{DeviceChoice, Global, ModelOptions};
 use crate::error::{Failure, Outcome};
+use crate::packed::Packed;
 use std::sync::Arc;
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
 use tangor_device_gpu::{AdapterChoice, AdapterKind, GpuDevice, GpuOptions};
@@ -13,9 +14,9 @@ use tangor_engine::plan::{Kind, Rates};
 struct Family {
     choice: DeviceChoice,
     /// Opens it, whatever stands in for it.
-    open: fn(&ModelOptions) -> Outcome<Opened>,
+    open: fn(&ModelOptions, &Global) -> Outcome<Opened>,
     /// Opens it if the machine has a real one; what is missing or broken is no error.
-    find: fn(&ModelOptions) -> Option<Opened>,
+    find: fn(&ModelOptions, &Global) -> Option<Opened>,
 }
 
 /// A device, and what measures it for the planner.
@@ -29,7 +30,7 @@ pub(crate) struct Opened {
 
 /// Every kind, in the order in which they are listed.
 const FAMILIES: [Family; 3] = [
-    Family { choice: DeviceChoice::Cpu, open: open_cpu, find: |options| open_cpu(options).ok() },
+    Family { choice: DeviceChoice::Cpu, open: open_cpu, find: find_cpu },
     Family { choice: DeviceChoice::Gpu, open: open_gpu, find: find_gpu },
     Family { choice: DeviceChoice::Npu, open: open_npu, find: find_npu },
 ];
@@ -37,7 +38,7 @@ const FAMILIES: [Family; 3] = [
 /// The devices that the options speak of, with what measures them. The processor is always there,
 /// to go on with when another device is lost. `auto` takes what is real; `hybrid` and a device by
 /// name also take what stands in for it, as a graphics processor in software.
-pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
+pub(crate) fn opened(options: &ModelOptions, global: &Global) -> Outcome<Vec<Opened>> {
     let named = [Some(options.device), options.prefill_device, options.decode_device];
     let wants = |choice| named.contains(&Some(choice));
     let explores = options.device == DeviceChoice::Auto
@@ -45,14 +46,14 @@ pub(crate) fn opened(options: &ModelOptions) -> Outcome<Vec<Opened>> {
     let mut devices: Vec<Opened> = Vec::new();
     for family in FAMILIES {
         if family.choice == DeviceChoice::Cpu || wants(family.choice) {
-            let opened = (family.open)(options);
+            let opened = (family.open)(options, global);
             devices.push(opened.map_err(|failure| failure.about(name(family.choice)))?);
         } else if wants(DeviceChoice::Hybrid) || explores {
-            devices.extend((family.find)(options));
+            devices.extend((family.find)(options, global));
         }
     }
     if wants(DeviceChoice::Hybrid) && devices.len() == 1 {
-        devices.push(open_gpu(options)?);
+        devices.push(open_gpu(options, global)?);
     }
     Ok(devices)
 }
@@ -77,7 +78,7 @@ pub(crate) fn cpu_with(threads: Option<usize>, isa: Option<&str>) -> Outcome<Cpu
     Ok(CpuDevice::new(CpuOptions { threads, isa, ..CpuOptions::default() })?)
 }
 
-fn open_cpu(options: &ModelOptions) -> Outcome<Opened> {
+fn open_cpu(options: &ModelOptions, _: &Global) -> Outcome<Opened> {
     let device = Arc::new(cpu(options)?);
     let measured = Arc::clone(&device);
     let measure = move || Ok(tangor_eval::calibrate(&*measured, Kind::Cpu)?);
@@ -85,18 +86,24 @@ fn open_cpu(options: &ModelOptions) -> Outcome<Opened> {
     Ok(Opened { device, identity, measure: Box::new(measure) })
 }
 
-fn gpu(options: &ModelOptions) -> Outcome<GpuDevice> {
+fn find_cpu(options: &ModelOptions, global: &Global) -> Option<Opened> {
+    open_cpu(options, global).ok()
+}
+
+fn gpu(options: &ModelOptions, global: &Global) -> Outcome<GpuDevice> {
     let adapter = match options.gpu.as_deref() {
         None => AdapterChoice::Best,
         Some(text) => {
             text.parse().map_or_else(|_| AdapterChoice::Name(text.to_owned()), AdapterChoice::Index)
         }
     };
-    Ok(GpuDevice::open(&GpuOptions { adapter, ..GpuOptions::default() })?)
+    // Without a store, everything is compiled again.
+    let kernels = Packed::new(global).ok().map(|packed| packed as _);
+    Ok(GpuDevice::open(&GpuOptions { adapter, kernels, ..GpuOptions::default() })?)
 }
 
-fn open_gpu(options: &ModelOptions) -> Outcome<Opened> {
-    Ok(opened_gpu(gpu(options)?))
+fn open_gpu(options: &ModelOptions, global: &Global) -> Outcome<Opened> {
+    Ok(opened_gpu(gpu(options, global)?))
 }
 
 fn opened_gpu(gpu: GpuDevice) -> Opened {
@@ -120,12 +127,12 @@ fn opened_gpu(gpu: GpuDevice) -> Opened {
     Opened { device, identity, measure: Box::new(measure) }
 }
 
-fn find_gpu(options: &ModelOptions) -> Option<Opened> {
+fn find_gpu(options: &ModelOptions, global: &Global) -> Option<Opened> {
     let named = options.gpu.is_some();
     if !named && !may_have_gpu() {
         return None;
     }
-    let gpu = gpu(options).ok()?;
+    let gpu = gpu(options, global).ok()?;
     (named || gpu.facts().kind != AdapterKind::Software).then(|| opened_gpu(gpu))
 }
 
@@ -158,7 +165,7 @@ fn npu(options: &ModelOptions) -> Outcome<NpuDevice> {
     Ok(NpuDevice::open(NpuOptions { provider, hardware, ..usual })?)
 }
 
-fn open_npu(options: &ModelOptions) -> Outcome<Opened> {
+fn open_npu(options: &ModelOptions, _: &Global) -> Outcome<Opened> {
     let device = Arc::new(npu(options)?);
     let measured = Arc::clone(&device);
     let measure = move || {
@@ -178,9 +185,9 @@ fn open_npu(options: &ModelOptions) -> Outcome<Opened> {
     Ok(Opened { device, identity, measure: Box::new(measure) })
 }
 
-fn find_npu(options: &ModelOptions) -> Option<Opened> {
+fn find_npu(options: &ModelOptions, global: &Global) -> Option<Opened> {
     let worth_it = options.npu.is_some() || may_have_npu();
-    worth_it.then(|| open_npu(options).ok())?
+    worth_it.then(|| open_npu(options, global).ok())?
 }
 
 /// Whether it is worth loading ONNX Runtime to look: somebody has named it, or the system has a

@@ -377,7 +377,7 @@ fn devices_and_rates(
     options: &ModelOptions,
     global: &Global,
 ) -> Outcome<(Vec<Arc<dyn Device>>, rates::Named)> {
-    let opened = devices::opened(options)?;
+    let opened = devices::opened(options, global)?;
     let rates = rates::all_kept(&store(global)?, &opened);
     Ok((opened.into_iter().map(|opened| opened.device).collect(), rates))
 }
@@ -419,7 +419,7 @@ pub(crate) fn profiles(
             ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
         })
     };
-    devices::opened(options)?.into_iter().map(profile).collect()
+    devices::opened(options, global)?.into_iter().map(profile).collect()
 }
 
 /// What the options ask of the engine, for so many sequences at once: more would only take memory.

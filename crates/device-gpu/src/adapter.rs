@@ -62,6 +62,8 @@ pub struct AdapterFacts {
     pub mappable: bool,
     /// Whether kernels can be timed.
     pub timestamps: bool,
+    /// What names compiled kernels, if the driver hands them over.
+    pub kernels: Option<String>,
 }
 
 impl AdapterFacts {
@@ -79,6 +81,8 @@ impl AdapterFacts {
             },
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             backend: info.backend.to_string(),
+            kernels: wgpu::util::pipeline_cache_key(&info)
+                .filter(|_| has(Features::PIPELINE_CACHE)),
             name: info.name,
             max_buffer_bytes: limits.max_buffer_size,
             max_binding_bytes: limits.max_storage_buffer_binding_size,

@@ -1,6 +1,7 @@
 //! An open adapter: buffers that are counted, pipelines that are made once, and waiting that ends.
 
 use crate::adapter::AdapterFacts;
+use crate::kernels::Kernels;
 use crate::shader::{Constants, Inputs, Kernel};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     used: AtomicU64,
     layouts: Mutex<HashMap<&'static str, Layouts>>,
     pipelines: Mutex<HashMap<Key, Arc<wgpu::ComputePipeline>>>,
+    /// What was compiled at earlier starts, if it is kept.
+    kernels: Option<Arc<Kernels>>,
 }
 
 /// Address of a kernel, and its constants.
@@ -102,6 +105,7 @@ impl Context {
         facts: AdapterFacts,
         abilities: Abilities,
         ([max_buffer, max_weights, memory_limit], time_limit): ([u64; 3], Duration),
+        kernels: Option<Arc<Kernels>>,
     ) -> Self {
         let reports = Arc::new(Reports::default());
         let errors = Arc::clone(&reports);
@@ -125,6 +129,7 @@ impl Context {
             used: AtomicU64::new(0),
             layouts: Mutex::default(),
             pipelines: Mutex::default(),
+            kernels,
         }
     }
 
@@ -258,6 +263,13 @@ impl Context {
         made.clone()
     }
 
+    /// Keeps the kernels that were compiled since this was last called, if there were any.
+    pub(crate) fn keep_kernels(&self) {
+        if let Some(kernels) = &self.kernels {
+            kernels.keep(lock(&self.pipelines).len());
+        }
+    }
+
     /// A kernel with these constants, compiled now or before.
     pub(crate) fn pipeline(
         &self,
@@ -285,7 +297,7 @@ impl Context {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: self.kernels.as_ref().map(|kernels| &kernels.compiled),
         });
         let mut failed = None;
         for scope in scopes.into_iter().rev() {

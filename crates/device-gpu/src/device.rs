@@ -3,6 +3,7 @@
 use crate::adapter::{self, AdapterChoice, AdapterFacts, AdapterKind};
 use crate::context::{Abilities, Context, NAME, lock};
 use crate::error::GpuError;
+use crate::kernels::Kernels;
 use crate::kv::GpuKv;
 use crate::limits::dot_cost_of;
 use crate::memory::{Bindings, Memory};
@@ -15,13 +16,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tangor_device::model::Graph;
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
-    Segment,
+    Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, PackedCache, Prepare,
+    Runnable, Segment,
 };
 use wgpu::{BufferUsages, Features};
 
 /// How to use an adapter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct GpuOptions {
     /// Which one.
     pub adapter: AdapterChoice,
@@ -43,6 +44,8 @@ pub struct GpuOptions {
     pub integer_dots: Option<bool>,
     /// Whether to time every kernel, which makes runs slower; see [`GpuDevice::take_profile`].
     pub profile: bool,
+    /// Where compiled kernels are kept, where the driver hands them over.
+    pub kernels: Option<Arc<dyn PackedCache>>,
 }
 
 impl Default for GpuOptions {
@@ -56,6 +59,7 @@ impl Default for GpuOptions {
             split_below: None,
             integer_dots: None,
             profile: false,
+            kernels: None,
         }
     }
 }
@@ -90,8 +94,11 @@ impl GpuDevice {
         {
             return Err(unfit("it has too few buffers, lanes or too little shared memory"));
         }
-        let wanted =
-            [(Features::SUBGROUP, options.subgroups), (Features::TIMESTAMP_QUERY, options.profile)];
+        let wanted = [
+            (Features::SUBGROUP, options.subgroups),
+            (Features::TIMESTAMP_QUERY, options.profile),
+            (Features::PIPELINE_CACHE, true),
+        ];
         let features = wanted.into_iter().filter(|wanted| wanted.1).map(|wanted| wanted.0);
         let features = features.fold(Features::empty(), Features::union) & adapter.features();
         let opened = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
@@ -113,11 +120,17 @@ impl GpuDevice {
         let weights = options.max_weight_bytes.map_or(largest, |bytes| bytes.min(largest));
         let memory = options.memory_bytes.unwrap_or_else(|| memory_bytes(&facts));
         let sizes = ([largest, weights, memory], options.time_limit);
-        let mut context = Arc::new(Context::new(opened.clone(), facts.clone(), plain, sizes));
-        let found = abilities(&context, options, features).map_err(|e| driver(e.to_string()))?;
-        if found != plain {
-            context = Arc::new(Context::new(opened, facts.clone(), found, sizes));
-        }
+        let kernels = options.kernels.as_ref();
+        let kernels = kernels.and_then(|cache| Kernels::open(cache, &opened.0, &facts));
+        let kernels = kernels.map(Arc::new);
+        let context = |abilities| {
+            let context =
+                Context::new(opened.clone(), facts.clone(), abilities, sizes, kernels.clone());
+            Arc::new(context)
+        };
+        let plain = context(plain);
+        let found = abilities(&plain, options, features).map_err(|e| driver(e.to_string()))?;
+        let context = if found == plain.abilities { plain } else { context(found) };
         let descriptor = Descriptor {
             name: NAME.into(),
             kind: DeviceKind::Gpu,
@@ -304,6 +317,7 @@ impl GpuDevice {
             runnable.warm(u32::try_from(options.max_rows.max(1)).unwrap_or(u32::MAX))?;
             all.push(Box::new(runnable));
         }
+        self.context.keep_kernels();
         Ok(all)
     }
 }

@@ -3,8 +3,8 @@
 //! [`GpuDevice`] packs a segment's weights once (`pack`, `weights`) into a form that few and many
 //! rows read alike, or finds them packed (`kept`), turns its nodes into a list of dispatches over
 //! reused buffers (`program`), and runs that over batches with one upload, one submission and one
-//! wait (`run`). Kernels are texts in WGSL (`shaders`), put together from pieces (`shader`); they
-//! need nothing that an adapter might lack.
+//! wait (`run`). Kernels are texts in WGSL (`shaders`), put together from pieces (`shader`) and
+//! compiled once (`kernels`); they need nothing that an adapter might lack.
 //!
 //! Every sum is cut along the inner dimension alone (blocks of 128 inputs of a linear, pages of
 //! keys in attention), and its parts are added in order, so that a row's result does not depend on
@@ -12,13 +12,14 @@
 //! for, or, where the adapter has an instruction for it, as integers: exact within 32 inputs, which
 //! are then scaled. A device does one or the other, for one row and for many.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod adapter;
 mod context;
 mod device;
 mod error;
 mod kept;
+mod kernels;
 mod kv;
 pub mod limits;
 mod memory;

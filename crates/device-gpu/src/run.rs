@@ -61,8 +61,10 @@ impl Runnable for GpuRunnable {
         let done = self.start(memory, batch, kv, inputs).and_then(|(encoder, upload, timed)| {
             self.finish(memory, encoder, (&upload, timed), outputs)
         });
-        if done.is_err() {
-            memory.staging = None;
+        match done {
+            Err(_) => memory.staging = None,
+            // Runs of new shapes compile more.
+            Ok(()) => self.context.keep_kernels(),
         }
         done
     }
@@ -227,7 +229,7 @@ impl GpuRunnable {
         Ok(())
     }
 
-    /// Compiles what one row and `most` rows need, except where the cache decides.
+    /// Compiles what up to `most` rows need, except where the cache decides.
     pub(crate) fn warm(&self, most: u32) -> Result<(), DeviceError> {
         for step in &self.program.steps {
             match &step.work {
@@ -236,7 +238,7 @@ impl GpuRunnable {
                 }
                 Work::Linear { form, tail, digits, tiles, .. } => {
                     let inputs = self.inputs(*digits);
-                    for rows in [1, most] {
+                    for rows in SHAPES.into_iter().chain([most]).filter(|&rows| rows <= most) {
                         let below = self.context.abilities.split_below;
                         let shape = linear_shape(rows, *tiles, below);
                         let constants = linear_constants(&form.constants(), *tail, shape, inputs);
@@ -309,6 +311,10 @@ impl GpuRunnable {
         Ok(Some((self.context.pipeline(step.kernel, constants)?, size)))
     }
 }
+
+/// Fewest rows of each kind of workgroup that [`linear_shape`] knows: beyond the last, only how
+/// inputs are shared changes, once.
+const SHAPES: [u32; 4] = [1, 2, 5, 9];
 
 /// Rows of a workgroup of a linear, and groups of lanes that share its inputs.
 pub(crate) fn linear_shape(rows: u32, tiles: u32, split_below: u32) -> (u32, u32) {
