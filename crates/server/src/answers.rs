@@ -94,6 +94,13 @@ pub(crate) struct End {
     pub(crate) timings: Timings,
 }
 
+impl End {
+    /// Whether the answer has as many tokens as it may have, and would have gone on.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.reason == Reason::Length
+    }
+}
+
 /// Why an answer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {

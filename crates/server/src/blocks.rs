@@ -1,7 +1,7 @@
 //! An answer as a row of blocks, as the Responses API, Anthropic and Ollama have it: thinking,
 //! text, calls, each complete before the next one begins.
 
-use crate::answers::{Choice, Delta, End, Happening, Reason};
+use crate::answers::{Choice, Delta, End, Happening};
 use serde_json::{Value, json};
 
 /// What a block is.
@@ -34,12 +34,16 @@ impl Block {
         }
     }
 
+    /// Whether it says all that it was to say: `cut`, if the answer's end cut it off.
+    pub(crate) fn is_whole(&self, cut: bool) -> bool {
+        !cut || (self.arguments().is_some() && !self.text.trim().is_empty())
+    }
+
     /// This, for dialects in which every call is whole: what clients are handed as one, they make.
     /// A call that the answer's end cut off is nothing; one that is broken is text.
     pub(crate) fn sound(self, cut: bool) -> Option<Self> {
         let BlockKind::Call { name, .. } = &self.kind else { return Some(self) };
-        let begun = !self.text.trim().is_empty();
-        if self.arguments().is_some() && (begun || !cut) {
+        if self.arguments().is_some() && self.is_whole(cut) {
             return Some(self);
         }
         let written = || format!("{{\"name\": {}, \"arguments\": {}", json!(name), self.text);
@@ -85,9 +89,9 @@ impl Blocks {
         self.end.as_ref()
     }
 
-    /// Whether the answer ended because it has as many tokens as it may have.
+    /// Whether the answer ended in the middle of the last block.
     pub(crate) fn is_cut(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.reason == Reason::Length)
+        self.end().is_some_and(End::is_cut)
     }
 
     /// Takes the next part of the answer.
@@ -164,7 +168,7 @@ pub(crate) fn blocks(choice: &Choice) -> Vec<Block> {
 /// The same, for dialects in which every call is whole.
 pub(crate) fn sound_blocks(choice: &Choice) -> Vec<Block> {
     let mut all = blocks(choice);
-    let cut = choice.end.reason == Reason::Length;
+    let cut = choice.end.is_cut();
     let last = all.pop().and_then(|last| last.sound(cut));
     all.into_iter().filter_map(|block| block.sound(false)).chain(last).collect()
 }

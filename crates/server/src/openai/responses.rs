@@ -2,7 +2,7 @@
 
 use super::OneOrMany;
 use super::chat::tool_choice;
-use crate::answers::{End, Happening, Reason, new_id};
+use crate::answers::{End, Happening, new_id};
 use crate::app::App;
 use crate::ask::{Ask, Chat, Knobs, Prompt, only_functions};
 use crate::blocks::{Block, BlockKind, Blocks, Change, blocks};
@@ -252,9 +252,11 @@ pub(crate) async fn create(
         return Ok(stream(&app, Form::Events, answers, wording));
     }
     let choices = answers.collect().await?;
-    let items = choices.first().map(blocks).unwrap_or_default();
-    let items: Vec<Value> = items.iter().map(|block| body.item(block, "completed")).collect();
+    let blocks = choices.first().map(blocks).unwrap_or_default();
     let end = choices.first().map(|choice| &choice.end);
+    let is_cut = end.is_some_and(End::is_cut);
+    let cut = |block: &Block| is_cut && block.index + 1 == blocks.len();
+    let items: Vec<Value> = blocks.iter().map(|block| body.closed(block, cut(block))).collect();
     Ok(axum::Json(body.response(&items, end)).into_response())
 }
 
@@ -291,7 +293,7 @@ impl Body {
 
     /// The response so far; without an end, it goes on.
     fn response(&self, items: &[Value], end: Option<&End>) -> Value {
-        let cut = end.is_some_and(|end| end.reason == Reason::Length);
+        let cut = end.is_some_and(End::is_cut);
         let status = match end {
             None => "in_progress",
             Some(_) if cut => "incomplete",
@@ -312,6 +314,11 @@ impl Body {
             body[key] = value.clone();
         }
         body
+    }
+
+    /// A block to which nothing is added any more; `cut`, if the answer's end cut it off.
+    fn closed(&self, block: &Block, cut: bool) -> Value {
+        self.item(block, if block.is_whole(cut) { "completed" } else { "incomplete" })
     }
 
     /// An item's id: the response's, and its place.
@@ -433,7 +440,7 @@ impl Events {
                 frames.push(self.event("response.function_call_arguments.done", data));
             }
         }
-        let item = self.body.item(block, "completed");
+        let item = self.body.closed(block, self.blocks.is_cut());
         self.items.push(item.clone());
         let data = json!({"output_index": block.index, "item": item});
         frames.push(self.event("response.output_item.done", data));

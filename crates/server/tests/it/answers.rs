@@ -72,6 +72,7 @@ fn every_dialect_gives_the_same_answer() {
     let response = server.post("/v1/responses", ask).json();
     assert_eq!(response["output"][0]["content"][0]["text"], text);
     assert_eq!(response["status"], "incomplete");
+    assert_eq!(response["output"][0]["status"], "incomplete");
 }
 
 #[test]
@@ -99,7 +100,11 @@ fn events_of_the_responses_api_are_numbered_and_add_up() {
     );
     let last = &events.last().unwrap().1;
     assert_eq!(last["type"], "response.incomplete");
-    assert_eq!(last["response"]["output"][0]["content"][0]["text"], text);
+    let item = &last["response"]["output"][0];
+    assert_eq!(
+        (&item["content"][0]["text"], &item["status"]),
+        (&json!(text), &json!("incomplete"))
+    );
     assert_eq!(last["response"]["usage"]["output_tokens"], 9);
 }
 
