@@ -127,6 +127,60 @@ async function scripted(deltas, end = {}) {
   );
 }
 
+/**
+ * The answer to whatever is asked next begins with a text, and stays like that until `more` or
+ * `end` is called in the page.
+ */
+const held = (begin) =>
+  page.evaluate((begin) => {
+    const real = globalThis.fetch;
+    globalThis.fetch = (path, options) => {
+      if (path !== "/v1/chat/completions") return real(path, options);
+      globalThis.fetch = real;
+      const bytes = (data) => new TextEncoder().encode(`data: ${data}\n\n`);
+      const start = (stream) => {
+        const { signal } = options;
+        signal.addEventListener("abort", () => stream.error(signal.reason));
+        const chunk = (content) => JSON.stringify({ choices: [{ index: 0, delta: { content } }] });
+        globalThis.more = (content) => stream.enqueue(bytes(chunk(content)));
+        globalThis.end = () => {
+          stream.enqueue(bytes("[DONE]"));
+          stream.close();
+        };
+        if (begin) globalThis.more(begin);
+      };
+      return Promise.resolve(new Response(new ReadableStream({ start })));
+    };
+  }, begin);
+
+/** Asks for an answer that is held, and waits for its beginning. */
+async function askHeld(text, begin) {
+  await held(begin);
+  await prompt().fill(text);
+  await prompt().press("Enter");
+  await answers().last().locator(".body", { hasText: begin }).waitFor();
+}
+
+/** Keeps a conversation in the browser, and shows it. */
+async function kept(messages, talk = {}) {
+  await page.evaluate(
+    ([messages, talk]) => {
+      const made = { id: "1-1", changed: 1, messages, ...talk };
+      localStorage.setItem(`tangor.talk.${made.id}`, JSON.stringify(made));
+      sessionStorage.setItem("tangor.open", made.id);
+    },
+    [messages, talk],
+  );
+  await page.reload();
+  await ready();
+}
+
+const ready = (of = page) =>
+  of.locator("#model option:not([value=''])").first().waitFor({ state: "attached" });
+const idle = () => page.locator("#send", { hasText: "Send" }).waitFor();
+const talkCount = () =>
+  page.evaluate(() => Object.keys(localStorage).filter((key) => key.includes("talk")).length);
+
 /** Waits for all that moves to stand still: axe reads a link on its way in as one that skips. */
 const still = () =>
   page.evaluate(() =>
@@ -347,6 +401,17 @@ test("a connection that breaks leaves what arrived, and says so", async () => {
   assert.match(await page.locator("#trouble").textContent(), /ended before the answer did/);
   assert.match(await answers().first().textContent(), /Half an/);
   assert.match(await facts(0).textContent(), /ended early/);
+  fine();
+});
+
+test("what is nested too deep for its reader is shown as it is, today and at the next visit", async () => {
+  const content = "> ".repeat(20_000);
+  await scripted([{ content }]);
+  await ask("Quote me");
+  assert.equal(await answers().first().locator("pre").textContent(), content);
+  await page.reload();
+  await ready();
+  assert.equal(await answers().first().locator("pre").textContent(), content);
   fine();
 });
 
