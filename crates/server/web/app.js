@@ -2,7 +2,7 @@
 
 import * as api from "/page/api.js";
 import * as chat from "/page/chat.js";
-import { ask, byId, h } from "/page/dom.js";
+import { ask, byId, forgetful, h, put, refill, session } from "/page/dom.js";
 import * as metrics from "/page/metrics.js";
 import * as models from "/page/models.js";
 import * as plan from "/page/plan.js";
@@ -123,8 +123,8 @@ function list() {
       ),
     );
   };
-  byId("talks").replaceChildren(...all.map(item));
-  byId("talks-none").hidden = all.length > 0;
+  refill(byId("talks"), ...all.map(item));
+  byId("talks-none").hidden = all.length > 0 && !forgetful;
   byId("export").disabled = all.length === 0;
   byId("clear").disabled = all.length === 0;
 }
@@ -134,7 +134,7 @@ function show(id) {
   location.hash = "#chat";
   menu(false);
   chat.open(id);
-  sessionStorage.setItem(OPEN, chat.current());
+  put(session, OPEN, chat.current());
   list();
 }
 
@@ -229,19 +229,20 @@ async function start() {
 }
 
 api.onKeyWanted(wantKey);
-settings.show();
+settings.start();
 models.start();
 chat.start({
   model: models.chosen,
   onChange: () => {
-    sessionStorage.setItem(OPEN, chat.current());
+    put(session, OPEN, chat.current());
     list();
     // Which models are in memory may have changed; that this fails is said where it matters.
     models.refresh({ quiet: true }).catch(() => {});
   },
 });
 listen();
-const open = sessionStorage.getItem(OPEN);
+if (forgetful) byId("talks-none").textContent = "This browser keeps nothing over a visit.";
+const open = session.getItem(OPEN);
 if (open && talks.load(open)) chat.open(open);
 list();
 start();

@@ -1,7 +1,7 @@
 // The models on this machine: choosing, loading, letting go, fetching.
 
 import * as api from "/page/api.js";
-import { byId, bytes, h, number, table } from "/page/dom.js";
+import { byId, bytes, h, local, number, put, refill, table, tell } from "/page/dom.js";
 
 const CHOSEN = "tangor.model";
 
@@ -28,7 +28,7 @@ export async function refresh(options) {
 }
 
 function pick() {
-  const wanted = picker.value || localStorage.getItem(CHOSEN);
+  const wanted = picker.value || local.getItem(CHOSEN);
   const group = (label, some) =>
     some.length === 0
       ? null
@@ -47,10 +47,11 @@ function pick() {
   picker.value = found?.id ?? "";
 }
 
-/** Chooses a model. */
-export function choose(id) {
+/** Chooses a model that is there. */
+function choose(id) {
+  if (!models.some((model) => model.id === id)) return;
   picker.value = id;
-  localStorage.setItem(CHOSEN, picker.value);
+  put(local, CHOSEN, id);
 }
 
 /** Begins. */

@@ -364,6 +364,14 @@ test("what is sent is what is set, and what cannot be is refused with its reason
   assert.equal(await page.locator("#top_p-hint").textContent(), "this must be 0 to 1");
   await ask("Again");
   assert.equal(asked[1].top_p, undefined);
+  await set("System prompt", "You are brief.");
+  await page.getByRole("button", { name: "Reset all" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Cancel" }).click();
+  assert.equal(await page.getByLabel("System prompt").inputValue(), "You are brief.");
+  await page.getByRole("button", { name: "Reset all" }).click();
+  await page.getByRole("button", { name: "Reset", exact: true }).click();
+  await page.waitForFunction(() => document.getElementById("set-system").value === "");
+  assert.equal(await page.getByLabel("Temperature").inputValue(), "");
   fine();
 });
 
@@ -401,6 +409,86 @@ test("a connection that breaks leaves what arrived, and says so", async () => {
   assert.match(await page.locator("#trouble").textContent(), /ended before the answer did/);
   assert.match(await answers().first().textContent(), /Half an/);
   assert.match(await facts(0).textContent(), /ended early/);
+  fine();
+});
+
+test("two tabs with one conversation overwrite neither each other's words nor settings", async () => {
+  await kept([
+    { role: "user", content: "Hello" },
+    { role: "assistant", content: "Hi" },
+  ]);
+  const other = await context.newPage();
+  await other.addInitScript(() => sessionStorage.setItem("tangor.open", "1-1"));
+  await other.goto(base);
+  await other.locator(".answer").first().waitFor();
+  await ready(other);
+  await askHeld("From here", "Half an");
+  await other.route("**/v1/chat/completions", (route) => route.abort());
+  await other.locator(".question").nth(1).waitFor();
+  await other.locator("#prompt").fill("From there");
+  await other.locator("#prompt").press("Enter");
+  await other.locator("#trouble .trouble").waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  // What one tab keeps is there for the other a moment later.
+  await page.waitForFunction(() => {
+    const texts = JSON.stringify({ ...localStorage });
+    return ["From here", "Half an", "From there"].every((text) => texts.includes(text));
+  });
+  assert.equal(await talkCount(), 2);
+  await set("System prompt", "Be brief.");
+  await other.getByRole("button", { name: "Settings" }).click();
+  await other.waitForFunction(() => document.getElementById("set-system").value === "Be brief.");
+  await other.getByLabel("Seed").fill("3");
+  await page.waitForFunction(() => {
+    const { system, seed } = JSON.parse(localStorage.getItem("tangor.settings"));
+    return system === "Be brief." && seed === 3;
+  });
+  fine();
+});
+
+test("a browser that keeps nothing, has no room or keeps nonsense is no reason to stop", async () => {
+  await page.evaluate(() => {
+    localStorage.setItem("tangor.talk.1", '{"messages": [null]}');
+    localStorage.setItem("tangor.talk.2", "{");
+    localStorage.setItem("tangor.settings", '{"system": 7, "temperature": "hot"}');
+    sessionStorage.setItem("tangor.open", "1");
+  });
+  await page.reload();
+  await ready();
+  await scripted([{ content: "Still here" }]);
+  await ask("Hello");
+  assert.equal(await answers().count(), 1);
+  assert.equal(await talkCount(), 3);
+  await page.evaluate(() => {
+    Storage.prototype.setItem = () => {
+      throw new DOMException("full", "QuotaExceededError");
+    };
+  });
+  await scripted([{ content: "Still here" }]);
+  await ask("Again");
+  assert.match(await page.locator("#trouble").textContent(), /no room.*Export/);
+  await page.getByRole("button", { name: "Clear all" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Clear all" }).click();
+  await page.locator("#empty").waitFor();
+  assert.equal(await talkCount(), 0);
+  fine();
+  await page.addInitScript(() => {
+    for (const name of ["localStorage", "sessionStorage"])
+      Object.defineProperty(globalThis, name, {
+        get() {
+          throw new DOMException("forbidden", "SecurityError");
+        },
+      });
+  });
+  await page.reload();
+  await ready();
+  await scripted([{ content: "Still here" }]);
+  await ask("Hello");
+  assert.equal(await answers().count(), 1);
+  assert.equal(await page.locator("#talks li").count(), 1);
+  assert.match(await page.locator("#talks-none").textContent(), /keeps nothing/);
+  assert.ok(await page.locator("#talks-none").isVisible());
   fine();
 });
 
