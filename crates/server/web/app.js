@@ -19,6 +19,9 @@ const VIEWS = {
 
 const OPEN = "tangor.open";
 
+/** Where the menu covers the page; the style knows it, too. */
+const NARROW = "(max-width: 60rem)";
+
 let timer = null;
 
 function viewName() {
@@ -204,7 +207,12 @@ function listen() {
   });
   talks.onChange((id) => {
     list();
-    if (id === chat.current() && !chat.busy()) chat.open(id);
+    if (id === chat.current()) chat.renew();
+  });
+  matchMedia(NARROW).addEventListener("change", () => menu(false));
+  // Other programs fetch models and let them go.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) models.refresh({ quiet: true }).catch(() => {});
   });
 }
 
@@ -233,6 +241,7 @@ settings.start();
 models.start();
 chat.start({
   model: models.chosen,
+  loaded: models.inMemory,
   onChange: () => {
     put(session, OPEN, chat.current());
     list();

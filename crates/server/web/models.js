@@ -15,6 +15,9 @@ const view = byId("view-models");
 /** The model that is chosen, or null. */
 export const chosen = () => picker.value || null;
 
+/** Whether a model was in memory when that was looked at last. */
+export const inMemory = (id) => loaded.has(id);
+
 /** Looks again which models there are, and which are in memory. */
 export async function refresh(options) {
   const [list, health] = await Promise.all([

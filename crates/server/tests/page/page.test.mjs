@@ -238,14 +238,18 @@ test("an answer streams, and says how fast it came", async () => {
 
 test("Escape stops an answer, what is there of it stays, and the conversation goes on", async () => {
   await set("Longest answer", "1900");
-  await prompt().fill("Hello");
-  await prompt().press("Enter");
-  await page.waitForFunction(
-    () => document.querySelector(".answer > .body")?.textContent.length > 5,
-  );
-  await page.keyboard.press("Escape");
-  await page.locator("#send", { hasText: "Send" }).waitFor();
+  // Pressed in the page: from here it could come when the answer has ended already.
+  await page.evaluate(() => {
+    const look = new MutationObserver(() => {
+      if (!(document.querySelector(".answer > .body")?.textContent.length > 5)) return;
+      look.disconnect();
+      document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+    });
+    look.observe(document.getElementById("messages"), { childList: true, subtree: true });
+  });
+  await ask("Hello");
   assert.match(await facts(0).textContent(), /stopped/);
+  assert.match(await page.locator("#said").textContent(), /The answer was stopped\.$/);
   const kept = await answers().first().locator(".body").last().textContent();
   assert.ok(kept.length > 5);
   await page.waitForFunction(async () => {
@@ -259,11 +263,12 @@ test("Escape stops an answer, what is there of it stays, and the conversation go
 });
 
 test("the button stops as well", async () => {
-  await set("Longest answer", "1900");
+  await held("Half an");
   await prompt().fill("Hello");
   await page.getByRole("button", { name: "Send" }).click();
   await page.getByRole("button", { name: "Stop" }).click();
-  await page.locator("#send", { hasText: "Send" }).waitFor();
+  await idle();
+  assert.match(await facts(0).textContent(), /stopped/);
   fine();
 });
 
@@ -328,6 +333,19 @@ test("another model answers when it is chosen, and is listed as in memory", asyn
     () => document.querySelector("#model optgroup option")?.value === "other",
   );
   assert.deepEqual(await group.allTextContents(), ["other"]);
+  // Another program fetches one, with a name that is foreign text; the page is looked at again.
+  const id = '"><img src=x onerror=alert(1)>';
+  await page.route(
+    "**/v1/models",
+    async (route) => {
+      const response = await route.fetch();
+      const list = await response.json();
+      await route.fulfill({ response, json: { ...list, data: [...list.data, { id, size: 1 }] } });
+    },
+    { times: 2 },
+  );
+  await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+  await page.locator("#model option", { hasText: id }).waitFor({ state: "attached" });
   await page.getByRole("link", { name: "Models" }).click();
   await page.getByRole("button", { name: "Let go other" }).click();
   await page.getByRole("button", { name: "Load tiny" }).click();
@@ -412,6 +430,80 @@ test("a connection that breaks leaves what arrived, and says so", async () => {
   fine();
 });
 
+test("an answer that cannot be made again stays, and a question without one can be asked again", async () => {
+  await scripted([{ content: "The good one" }]);
+  await ask("Hello");
+  const refuse = () => page.route("**/v1/chat/completions", (route) => route.abort(), { times: 1 });
+  await refuse();
+  await page.getByRole("button", { name: "Regenerate the answer" }).click();
+  await page.locator("#trouble .trouble").waitFor();
+  await idle();
+  assert.match(await answers().first().textContent(), /The good one/);
+  await page.reload();
+  assert.match(await answers().first().textContent(), /The good one/);
+  await refuse();
+  await ask("And now?");
+  await page.reload();
+  await scripted([{ content: "Here it is" }]);
+  await page.getByRole("button", { name: "Ask again" }).click();
+  await answers().nth(1).locator(".body", { hasText: "Here it is" }).waitFor();
+  await idle();
+  assert.equal(await page.getByRole("button", { name: "Ask again" }).count(), 0);
+  assert.equal(asked.at(-1).messages.length, 3);
+  fine();
+});
+
+test("a draft stays until it is sent, and what came of an answer when its page is left", async () => {
+  await prompt().fill("A long thought");
+  await page.reload();
+  await ready();
+  assert.equal(await prompt().inputValue(), "A long thought");
+  await askHeld("Hello", "Half an");
+  await page.reload();
+  await answers().first().waitFor();
+  assert.match(await answers().first().textContent(), /Half an.*stopped/s);
+  assert.equal(await prompt().inputValue(), "");
+  fine();
+});
+
+test("who reads on is not disturbed, and what is removed while it grows stays away", async () => {
+  await askHeld("The one", "Half an");
+  await page.locator("#talks .talk").click();
+  await page.evaluate(() => globalThis.more(" answer"));
+  await answers().first().locator(".body", { hasText: "Half an answer" }).waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  assert.doesNotMatch(await facts(0).textContent(), /stopped/);
+  await askHeld("And now?", "Another");
+  await page.getByRole("button", { name: "Remove The one" }).click();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  await page.locator("#empty").waitFor();
+  await idle();
+  assert.equal(await talkCount(), 0);
+  fine();
+});
+
+test("a model that is not in memory is said to be loaded", async () => {
+  await page.locator("#model optgroup[label='On this machine'] option").first().waitFor({
+    state: "attached",
+  });
+  const rest = await page
+    .locator("#model optgroup[label='On this machine'] option")
+    .first()
+    .textContent();
+  await page.getByLabel("Model", { exact: true }).selectOption(rest);
+  await held("");
+  await prompt().fill("Hello");
+  await prompt().press("Enter");
+  await answers().first().waitFor();
+  assert.equal(await facts(0).textContent(), `Loading ${rest} …`);
+  await page.evaluate(() => globalThis.more("Hi"));
+  await facts(0).filter({ hasText: "Answering …" }).waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  fine();
+});
+
 test("two tabs with one conversation overwrite neither each other's words nor settings", async () => {
   await kept([
     { role: "user", content: "Hello" },
@@ -489,6 +581,74 @@ test("a browser that keeps nothing, has no room or keeps nonsense is no reason t
   assert.equal(await page.locator("#talks li").count(), 1);
   assert.match(await page.locator("#talks-none").textContent(), /keeps nothing/);
   assert.ok(await page.locator("#talks-none").isVisible());
+  fine();
+});
+
+test("a conversation of thousands of messages opens from its end, and grows at its end alone", async () => {
+  const pair = (index) => [
+    { role: "user", content: `Question ${index}` },
+    { role: "assistant", content: `Some **bold** text.\n\n- one\n- two\n\nThe end of ${index}` },
+  ];
+  await kept(Array.from({ length: 1000 }, (_, index) => pair(index)).flat());
+  await answers().last().locator("strong").waitFor();
+  await page.waitForFunction(() =>
+    [...document.querySelectorAll(".answer > .body")].every((body) => body.textContent),
+  );
+  const atEnd = () =>
+    page.waitForFunction(() => {
+      const log = document.getElementById("log");
+      return log.scrollHeight - log.scrollTop - log.clientHeight < 2;
+    });
+  await atEnd();
+  const style = await answers()
+    .first()
+    .evaluate((node) => getComputedStyle(node).contentVisibility);
+  assert.equal(style, "auto", "all of it is laid out all the time");
+  await page.evaluate(() => {
+    globalThis.first = document.querySelector(".answer");
+    globalThis.block = globalThis.first.querySelector(".block");
+  });
+  await scripted([{ content: "The newest" }]);
+  await ask("One more");
+  await atEnd();
+  assert.ok(
+    await page.evaluate(
+      () => document.querySelector(".answer .block") === globalThis.block,
+      "what stood there was made anew",
+    ),
+  );
+  assert.equal(await answers().count(), 1001);
+  fine();
+});
+
+test("an answer that is long to show leaves time for the rest of the page", async () => {
+  await page.evaluate(() => {
+    const real = globalThis.requestAnimationFrame;
+    globalThis.pictures = [];
+    globalThis.requestAnimationFrame = (act) =>
+      real((now) => {
+        const began = performance.now();
+        act(now);
+        globalThis.pictures.push({ began, took: performance.now() - began });
+      });
+  });
+  await held("Some **bold** text with `code` and words.\n\n- a\n- b\n\n".repeat(600));
+  await prompt().fill("Tell me all");
+  await prompt().press("Enter");
+  const pictures = await page.evaluate(async () => {
+    while (globalThis.pictures.length < 8) {
+      globalThis.more?.("x");
+      await new Promise((then) => setTimeout(then, 5));
+    }
+    return globalThis.pictures;
+  });
+  pictures.slice(1).forEach(({ began }, index) => {
+    const last = pictures[index];
+    const pause = began - last.began - last.took;
+    assert.ok(pause > 3 * last.took, `${last.took} ms of work, and a pause of ${pause} ms`);
+  });
+  await page.keyboard.press("Escape");
+  await idle();
   fine();
 });
 
