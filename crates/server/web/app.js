@@ -9,10 +9,13 @@ import * as plan from "/page/plan.js";
 import * as settings from "/page/settings.js";
 import * as talks from "/page/talks.js";
 
-/** Views by their names in the address; what is shown again while it is looked at has a pace. */
+/**
+ * Views by their names in the address. What is shown again while it is looked at has a pace; where
+ * only a part of a view is shown anew, that part is named.
+ */
 const VIEWS = {
   chat: { title: "Chat", show: async () => {} },
-  models: { title: "Models", show: models.show },
+  models: { title: "Models", show: models.show, part: "model-list" },
   plan: { title: "Plan", show: plan.show },
   metrics: { title: "Metrics", show: metrics.show, every: 3000 },
 };
@@ -26,7 +29,7 @@ let timer = null;
 
 function viewName() {
   const name = location.hash.slice(1);
-  return name in VIEWS ? name : "chat";
+  return Object.hasOwn(VIEWS, name) ? name : "chat";
 }
 
 /** Shows the view that the address names. */
@@ -42,7 +45,9 @@ async function route() {
   document.title = name === "chat" ? "Tangor" : `${VIEWS[name].title} · Tangor`;
   await fill(name);
   const { every } = VIEWS[name];
-  if (every) timer = setInterval(() => pause(name) || fill(name, true), every);
+  if (!every || viewName() !== name) return;
+  clearInterval(timer);
+  timer = setInterval(() => pause(name) || fill(name, true), every);
 }
 
 /** Nothing is replaced that nobody sees, or under the reader's hands. */
@@ -56,9 +61,11 @@ async function fill(name, again = false) {
     await VIEWS[name].show();
   } catch (error) {
     clearInterval(timer);
+    const { title, part } = VIEWS[name];
     const retry = h("button", { type: "button", class: "small", click: route }, "Try again");
-    byId(`view-${name}`).replaceChildren(
-      h("h2", {}, VIEWS[name].title),
+    refill(
+      byId(part ?? `view-${name}`),
+      part ? "" : h("h2", {}, title),
       h(
         "div",
         {
@@ -70,7 +77,6 @@ async function fill(name, again = false) {
         retry,
       ),
     );
-    if (name === "models") models.start();
   }
 }
 

@@ -104,7 +104,8 @@ export async function show() {
     ];
   });
   const headings = ["Model", "Where", "Actions", "Size", "Context", "Devices"];
-  byId("model-list").replaceChildren(
+  refill(
+    byId("model-list"),
     rows.length > 0
       ? table("Models on this machine", headings, rows, [3])
       : h("p", {}, "There is no model on this machine yet. Fetch one below."),
@@ -112,11 +113,15 @@ export async function show() {
 }
 
 async function change(button, path, id) {
-  button.disabled = true;
-  button.textContent = path.endsWith("unload") ? "Letting go …" : "Loading …";
+  const leaves = path.endsWith("unload");
+  // One that is disabled would lose the focus.
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
+  button.textContent = leaves ? "Letting go …" : "Loading …";
   say("");
   try {
     await api.request(path, { body: { model_name: id } });
+    tell(leaves ? `${id} was let go.` : `${id} is in memory.`);
   } catch (error) {
     say(error.message, error.advice);
   }
@@ -182,6 +187,7 @@ async function pull(name) {
     const response = await api.request("/api/v1/pull", { body, signal: pulling.signal });
     await progress(response, bar, words);
     words.textContent = `${name} is on this machine.`;
+    tell(words.textContent);
     await show();
     choose(name);
   } catch (error) {

@@ -799,6 +799,30 @@ test("a model is fetched with its progress, and a server that is offline says so
   fine();
 });
 
+test("a list of models that does not come is said, and what is pressed in it keeps the focus", async () => {
+  await page.route("**/v1/models", (route) => route.abort(), { times: 1 });
+  await page.getByRole("link", { name: "Models" }).click();
+  await page.locator("#model-list .trouble").waitFor();
+  assert.ok(await page.getByLabel("Name of the model").isVisible());
+  await page.getByRole("button", { name: "Try again" }).click();
+  const button = page.getByRole("button", { name: /^(Load|Let go) tiny$/ });
+  await button.waitFor();
+  const before = await button.textContent();
+  await button.focus();
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(
+    (before) =>
+      /tiny/.test(document.activeElement.ariaLabel) &&
+      !document.activeElement.ariaDisabled &&
+      document.activeElement.textContent !== before,
+    before,
+  );
+  assert.match(await page.locator("#said").textContent(), /^tiny (is in memory|was let go)\.$/);
+  await page.goto(`${base}/#constructor`);
+  await page.locator("#empty").waitFor();
+  fine();
+});
+
 test("the plan and the metrics say what the server says", async () => {
   await set("Longest answer", "5");
   await ask("Hello");
