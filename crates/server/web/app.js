@@ -80,12 +80,15 @@ async function fill(name, again = false) {
   }
 }
 
-/** The menu covers the page where that is narrow. */
+/** The menu covers the page where that is narrow: nothing else is to be had until it is closed. */
 function menu(open) {
-  document.body.classList.toggle("menu-open", open);
+  const { classList } = document.body;
+  if (classList.contains("menu-open") === open) return;
+  classList.toggle("menu-open", open);
   byId("menu").setAttribute("aria-expanded", open);
   byId("scrim").hidden = !open;
-  if (open) byId("new-talk").focus();
+  for (const part of document.querySelectorAll("header, main, #settings")) part.inert = open;
+  byId(open ? "new-talk" : "menu").focus();
 }
 
 function tune(open) {
@@ -115,6 +118,8 @@ function list() {
         {
           type: "button",
           class: "talk",
+          dir: "auto",
+          title,
           "aria-current": here ? "true" : undefined,
           click: () => show(talk.id),
         },
@@ -205,7 +210,6 @@ function listen() {
     if (event.key !== "Escape" || byId("dialog").open || chat.busy()) return;
     if (document.body.classList.contains("menu-open")) {
       menu(false);
-      byId("menu").focus();
     } else if (!byId("settings").hidden) {
       tune(false);
       byId("tune").focus();

@@ -150,12 +150,15 @@ export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) {
     return navigator.clipboard.writeText(text);
   }
+  const before = document.activeElement;
   const area = h("textarea", { class: "unseen", "aria-hidden": "true" });
   area.value = text;
   document.body.append(area);
   area.select();
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   area.remove();
+  before?.focus();
+  if (!copied) throw new Error("The browser does not copy.");
 }
 
 /** A button that copies, and says for a moment that it did. */
@@ -172,6 +175,7 @@ export function copyButton(what, text) {
     } catch {
       button.textContent = "Not allowed";
     }
+    tell(button.textContent);
     setTimeout(() => {
       button.textContent = "Copy";
     }, 1500);

@@ -126,7 +126,7 @@ function block(token) {
     table.replaceWith(scrolls);
     scrolls.append(table);
   }
-  return h("div", { class: "block" }, made);
+  return h("div", { class: "block", dir: "auto" }, made);
 }
 
 function code({ text, lang }) {
@@ -134,7 +134,7 @@ function code({ text, lang }) {
   const label = name ? `Code, ${name}` : "Code";
   return h(
     "figure",
-    { class: "code", "aria-label": label },
+    { class: "code", dir: "ltr", "aria-label": label },
     h(
       "figcaption",
       {},

@@ -347,6 +347,7 @@ test("another model answers when it is chosen, and is listed as in memory", asyn
   await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
   await page.locator("#model option", { hasText: id }).waitFor({ state: "attached" });
   await page.getByRole("link", { name: "Models" }).click();
+  await page.locator("#view-models tbody th", { hasText: id }).waitFor();
   await page.getByRole("button", { name: "Let go other" }).click();
   await page.getByRole("button", { name: "Load tiny" }).click();
   await page.getByRole("button", { name: "Let go tiny" }).waitFor();
@@ -663,6 +664,24 @@ test("what is nested too deep for its reader is shown as it is, today and at the
   fine();
 });
 
+test("what is written from right to left stands to the right, and code does not", async () => {
+  await page.setViewportSize({ width: 360, height: 720 });
+  await scripted([
+    { content: "مرحبا **بالعالم**\n\n- واحد\n\n    ```rust\n    fn main() {}\n    ```\n\nEnglish" },
+  ]);
+  await ask("اكتب لي");
+  const direction = (node) => node.evaluate((one) => getComputedStyle(one).direction);
+  assert.equal(await direction(page.locator(".question .said")), "rtl");
+  const answer = answers().first();
+  assert.equal(await direction(answer.locator("li").first()), "rtl");
+  assert.equal(await direction(answer.locator("pre")), "ltr");
+  assert.equal(await answer.locator("figcaption span").textContent(), "rust");
+  assert.equal(await answer.locator("pre").textContent(), "fn main() {}");
+  assert.equal(await direction(answer.locator("p").last()), "ltr");
+  await shot("right-to-left");
+  fine();
+});
+
 test("what a model writes runs nothing, fetches nothing and leads nowhere unseen", async () => {
   const content = [
     '<img src=x onerror="alert(1)"><script>alert(2)</script>',
@@ -720,8 +739,18 @@ test("code can be copied, and thoughts are folded", async () => {
   await details.locator("summary").click();
   assert.match(await details.textContent(), /They want a loop\./);
   await page.getByRole("button", { name: "Copy the code" }).click();
-  await page.getByText("Copied").waitFor();
-  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), "for i in 0..3 {}");
+  await page.locator(".code").getByText("Copied").waitFor();
+  const copied = () => page.evaluate(() => navigator.clipboard.readText());
+  assert.equal(await copied(), "for i in 0..3 {}");
+  assert.equal(await page.locator("#said").textContent(), "Copied");
+  // Another machine of the network sees the page without the newer way to copy.
+  await page.evaluate(() => Object.defineProperty(globalThis, "isSecureContext", { value: false }));
+  await page.getByRole("button", { name: "Copy your message" }).focus();
+  await page.keyboard.press("Enter");
+  await page.locator(".question").getByText("Copied").waitFor();
+  assert.equal(await copied(), "A loop");
+  const focused = await page.evaluate(() => document.activeElement.ariaLabel);
+  assert.equal(focused, "Copy your message");
   assert.match(
     await facts(0).textContent(),
     /42\.7 tokens\/s · first token after 212 ms · 181 tokens · 64 of 90/,
@@ -1010,6 +1039,57 @@ test("the page is accessible and calm, in light and dark, and as narrow as a tel
       "false",
     );
   }
+  fine();
+});
+
+test("at twice the size, in colours of one's own and under fingers the page is whole", async () => {
+  await page.setViewportSize({ width: 640, height: 400 });
+  await page.getByRole("button", { name: "Menu" }).click();
+  await still();
+  const key = page.getByRole("button", { name: "API key" });
+  await key.scrollIntoViewIfNeeded();
+  const { y, height } = await key.boundingBox();
+  assert.ok(y >= 0 && y + height <= 400, `the last button of the menu is at ${y}`);
+  assert.ok(await page.evaluate(() => document.querySelector("main").inert));
+  await page.keyboard.press("Escape");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "menu");
+  await page.setViewportSize({ width: 1200, height: 800 });
+  await page.emulateMedia({ forcedColors: "active" });
+  await prompt().focus();
+  const outline = await page.locator(".box").evaluate((box) => getComputedStyle(box).outlineStyle);
+  assert.equal(outline, "solid");
+  await scripted([{ content: "Hi" }]);
+  await ask("Hello");
+  await shot("forced-colours");
+  const edges = await page.evaluate(() =>
+    [".question .said", ".box"].map(
+      (one) => document.querySelector(one).getBoundingClientRect().right,
+    ),
+  );
+  assert.ok(
+    Math.abs(edges[0] - edges[1]) < 1,
+    `messages end at ${edges[0]}, their box at ${edges[1]}`,
+  );
+  fine();
+  await context.close();
+  context = await browser.newContext({
+    viewport: { width: 360, height: 720 },
+    hasTouch: true,
+    isMobile: true,
+  });
+  page = await fresh(base);
+  await ready();
+  await prompt().fill("one");
+  await prompt().press("Enter");
+  assert.equal(await prompt().inputValue(), "one\n");
+  assert.equal(await page.locator("#keys").isVisible(), false);
+  await scripted([{ content: "Hi" }]);
+  await page.getByRole("button", { name: "Send" }).click();
+  await answers().first().locator(".body", { hasText: "Hi" }).waitFor();
+  await idle();
+  await page.getByRole("button", { name: "Menu" }).click();
+  await page.locator("#talks .talk").click();
+  await page.waitForFunction(() => document.activeElement.id === "log");
   fine();
 });
 
