@@ -1,11 +1,13 @@
 // Asking the server: the key, errors with what to do about them, and streams of events.
 
+import { put, session } from "/page/dom.js";
+
 const KEY = "tangor.key";
 
 /** The API key: kept until the tab is closed, and nowhere else. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  get: () => session.getItem(KEY) ?? "",
+  set: (value) => (value ? put(session, KEY, value) : session.removeItem(KEY)),
 };
 
 /** Why the server gave no answer. `advice` says what to do. */

@@ -2,28 +2,34 @@
 
 import * as api from "/page/api.js";
 import * as chat from "/page/chat.js";
-import { ask, byId, h } from "/page/dom.js";
+import { ask, byId, forgetful, h, put, refill, session } from "/page/dom.js";
 import * as metrics from "/page/metrics.js";
 import * as models from "/page/models.js";
 import * as plan from "/page/plan.js";
 import * as settings from "/page/settings.js";
 import * as talks from "/page/talks.js";
 
-/** Views by their names in the address; what is shown again while it is looked at has a pace. */
+/**
+ * Views by their names in the address. What is shown again while it is looked at has a pace; where
+ * only a part of a view is shown anew, that part is named.
+ */
 const VIEWS = {
   chat: { title: "Chat", show: async () => {} },
-  models: { title: "Models", show: models.show },
+  models: { title: "Models", show: models.show, part: "model-list" },
   plan: { title: "Plan", show: plan.show },
   metrics: { title: "Metrics", show: metrics.show, every: 3000 },
 };
 
 const OPEN = "tangor.open";
 
+/** Where the menu covers the page; the style knows it, too. */
+const NARROW = "(max-width: 60rem)";
+
 let timer = null;
 
 function viewName() {
   const name = location.hash.slice(1);
-  return name in VIEWS ? name : "chat";
+  return Object.hasOwn(VIEWS, name) ? name : "chat";
 }
 
 /** Shows the view that the address names. */
@@ -39,7 +45,9 @@ async function route() {
   document.title = name === "chat" ? "Tangor" : `${VIEWS[name].title} · Tangor`;
   await fill(name);
   const { every } = VIEWS[name];
-  if (every) timer = setInterval(() => pause(name) || fill(name, true), every);
+  if (!every || viewName() !== name) return;
+  clearInterval(timer);
+  timer = setInterval(() => pause(name) || fill(name, true), every);
 }
 
 /** Nothing is replaced that nobody sees, or under the reader's hands. */
@@ -53,9 +61,11 @@ async function fill(name, again = false) {
     await VIEWS[name].show();
   } catch (error) {
     clearInterval(timer);
+    const { title, part } = VIEWS[name];
     const retry = h("button", { type: "button", class: "small", click: route }, "Try again");
-    byId(`view-${name}`).replaceChildren(
-      h("h2", {}, VIEWS[name].title),
+    refill(
+      byId(part ?? `view-${name}`),
+      part ? "" : h("h2", {}, title),
       h(
         "div",
         {
@@ -67,16 +77,18 @@ async function fill(name, again = false) {
         retry,
       ),
     );
-    if (name === "models") models.start();
   }
 }
 
-/** The menu covers the page where that is narrow. */
+/** The menu covers the page where that is narrow: nothing else is to be had until it is closed. */
 function menu(open) {
-  document.body.classList.toggle("menu-open", open);
+  const { classList } = document.body;
+  if (classList.contains("menu-open") === open) return;
+  classList.toggle("menu-open", open);
   byId("menu").setAttribute("aria-expanded", open);
   byId("scrim").hidden = !open;
-  if (open) byId("new-talk").focus();
+  for (const part of document.querySelectorAll("header, main, #settings")) part.inert = open;
+  byId(open ? "new-talk" : "menu").focus();
 }
 
 function tune(open) {
@@ -106,6 +118,8 @@ function list() {
         {
           type: "button",
           class: "talk",
+          dir: "auto",
+          title,
           "aria-current": here ? "true" : undefined,
           click: () => show(talk.id),
         },
@@ -123,8 +137,8 @@ function list() {
       ),
     );
   };
-  byId("talks").replaceChildren(...all.map(item));
-  byId("talks-none").hidden = all.length > 0;
+  refill(byId("talks"), ...all.map(item));
+  byId("talks-none").hidden = all.length > 0 && !forgetful;
   byId("export").disabled = all.length === 0;
   byId("clear").disabled = all.length === 0;
 }
@@ -134,7 +148,7 @@ function show(id) {
   location.hash = "#chat";
   menu(false);
   chat.open(id);
-  sessionStorage.setItem(OPEN, chat.current());
+  put(session, OPEN, chat.current());
   list();
 }
 
@@ -196,7 +210,6 @@ function listen() {
     if (event.key !== "Escape" || byId("dialog").open || chat.busy()) return;
     if (document.body.classList.contains("menu-open")) {
       menu(false);
-      byId("menu").focus();
     } else if (!byId("settings").hidden) {
       tune(false);
       byId("tune").focus();
@@ -204,7 +217,12 @@ function listen() {
   });
   talks.onChange((id) => {
     list();
-    if (id === chat.current() && !chat.busy()) chat.open(id);
+    if (id === chat.current()) chat.renew();
+  });
+  matchMedia(NARROW).addEventListener("change", () => menu(false));
+  // Other programs fetch models and let them go.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) models.refresh({ quiet: true }).catch(() => {});
   });
 }
 
@@ -229,19 +247,21 @@ async function start() {
 }
 
 api.onKeyWanted(wantKey);
-settings.show();
+settings.start();
 models.start();
 chat.start({
   model: models.chosen,
+  loaded: models.inMemory,
   onChange: () => {
-    sessionStorage.setItem(OPEN, chat.current());
+    put(session, OPEN, chat.current());
     list();
     // Which models are in memory may have changed; that this fails is said where it matters.
     models.refresh({ quiet: true }).catch(() => {});
   },
 });
 listen();
-const open = sessionStorage.getItem(OPEN);
+if (forgetful) byId("talks-none").textContent = "This browser keeps nothing over a visit.";
+const open = session.getItem(OPEN);
 if (open && talks.load(open)) chat.open(open);
 list();
 start();

@@ -1,17 +1,23 @@
 // The conversation that is shown: asking, stopping, asking again, editing.
 
 import * as api from "/page/api.js";
-import { byId, h } from "/page/dom.js";
+import { byId, h, put, sends, session, tell, touch } from "/page/dom.js";
 import { Answer, question } from "/page/message.js";
 import * as settings from "/page/settings.js";
 import * as talks from "/page/talks.js";
 
+const DRAFT = "tangor.draft";
+
 let talk = talks.fresh();
+/** What is shown of the messages, in their order. */
 let shown = [];
+/** Answers that are still to be shown, the last one at the end. */
+let waiting = [];
 /** What ends the answer that is being written, or null. */
 let running = null;
 let changed = () => {};
 let modelOf = () => null;
+let inMemory = () => true;
 
 const log = byId("log");
 const prompt = byId("prompt");
@@ -22,34 +28,65 @@ export const busy = () => running !== null;
 /** The id of the conversation that is shown. */
 export const current = () => talk.id;
 
-/** Begins: `model` names the chosen model, `onChange` hears of every change to keep. */
-export function start({ model, onChange }) {
+/**
+ * Begins: `model` names the chosen model, `loaded` says whether one is in memory, `onChange` hears
+ * of every change to keep.
+ */
+export function start({ model, loaded, onChange }) {
   modelOf = model;
+  inMemory = loaded;
   changed = onChange;
   byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     busy() ? stop() : send();
   });
   prompt.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (!sends(event)) return;
     event.preventDefault();
     if (!busy()) send();
   });
-  prompt.addEventListener("input", fit);
+  prompt.addEventListener("input", typed);
+  prompt.value ||= session.getItem(DRAFT) ?? "";
+  fit();
+  if (touch()) byId("keys").replaceChildren();
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && busy() && !byId("dialog").open) stop();
+    if (event.key === "Escape" && !event.isComposing && busy() && !byId("dialog").open) stop();
+  });
+  // Whoever leaves amid an answer finds what came of it.
+  window.addEventListener("pagehide", () => {
+    const message = talk.messages.at(-1);
+    if (!busy() || !message?.content) return;
+    message.stopped = true;
+    talks.keep(talk);
   });
   follow();
   draw();
 }
 
-/** Shows a conversation; without one, a new one. */
+/** Shows a conversation; without one, a new one. The one that is shown goes on undisturbed. */
 export function open(id) {
+  if (id !== talk.id) become((id && talks.load(id)) || talks.fresh());
+  toPrompt();
+}
+
+/** Shows the conversation as another tab left it. */
+export function renew() {
+  const there = talks.load(talk.id);
+  if (there && busy()) return;
+  become(there ?? talks.fresh());
+}
+
+function become(other) {
   stop();
-  talk = (id && talks.load(id)) || talks.fresh();
+  talk = other;
   trouble(null);
   draw();
-  prompt.focus();
+  toEnd();
+}
+
+/** To the prompt; on a telephone its keyboard would cover what is to be read. */
+function toPrompt() {
+  (touch() ? log : prompt).focus();
 }
 
 /** Ends the answer that is being written; what is there of it stays. */
@@ -61,49 +98,57 @@ function send() {
   const content = prompt.value.trim();
   if (!content) return;
   prompt.value = "";
-  fit();
+  typed();
   talk.messages.push({ role: "user", content });
-  draw();
   answer();
 }
 
-function edit(index, content) {
+function edit(message, content) {
   stop();
-  talk.messages.splice(index, Infinity, { role: "user", content });
-  draw();
-  prompt.focus();
+  talk.messages.splice(talk.messages.indexOf(message), Infinity, { role: "user", content });
+  toPrompt();
   answer();
 }
 
 /** The last question is answered once more, with the next seed unless the user set one. */
 function regenerate() {
   if (busy()) return;
-  const last = talk.messages.at(-1);
-  if (last?.role === "assistant") talk.messages.pop();
-  draw();
-  prompt.focus();
-  answer(last?.role === "assistant" && !last.broken ? last : null);
+  const before = talk.messages.at(-1)?.role === "assistant" ? talk.messages.pop() : null;
+  toPrompt();
+  answer(before);
 }
 
-/** Makes the list anew. */
+/** Shows the messages as they are; those that stand there already are left alone. */
 function draw() {
-  shown = talk.messages.map((message, index) => {
-    if (message.role === "user") return { node: question(message, (text) => edit(index, text)) };
-    const made = new Answer(message, regenerate);
-    made.show();
-    return made;
+  const differs = shown.findIndex(({ message }, index) => message !== talk.messages[index]);
+  const kept = differs < 0 ? shown.length : differs;
+  for (const { node } of shown.splice(kept)) node.remove();
+  const made = talk.messages.slice(kept).map((message) => {
+    if (message.role === "assistant") return new Answer(message, regenerate);
+    return question(message, (text) => edit(message, text), regenerate);
   });
-  byId("messages").replaceChildren(...shown.map(({ node }) => node));
+  shown.at(-1)?.again.toggleAttribute("hidden", true);
+  shown.push(...made);
+  // Only the last message can be answered again.
+  shown.at(-1)?.again.toggleAttribute("hidden", false);
+  byId("messages").append(...made.map(({ node }) => node));
   byId("empty").hidden = talk.messages.length > 0;
-  last();
-  toEnd();
+  if (kept === 0) waiting = [];
+  waiting.push(...made.filter(({ show }) => show));
+  fill();
 }
 
-/** Only the last answer can be asked for again. */
-function last() {
-  shown.forEach((one, index) => {
-    if (one.again) one.again.hidden = index !== shown.length - 1;
-  });
+/** Shows answers from the last to the first, for moments between which the page can be used. */
+function fill() {
+  const until = performance.now() + 15;
+  while (waiting.length > 0 && performance.now() < until) waiting.pop().show();
+  if (waiting.length > 0) setTimeout(fill);
+}
+
+/** A draft stays until it is sent. */
+function typed() {
+  put(session, DRAFT, prompt.value);
+  fit();
 }
 
 function fit() {
@@ -125,21 +170,19 @@ function body(seed) {
 }
 
 async function answer(before = null) {
-  const seed = before ? (before.seed ?? 0) + 1 : 0;
+  const seed = before && !before.broken ? (before.seed ?? 0) + 1 : 0;
   const asked = body(seed);
   const owner = talk;
   const message = { role: "assistant", content: "", model: asked.model, seed: asked.seed };
-  const one = new Answer(message, regenerate);
   const mine = new AbortController();
   trouble(null);
   begin(mine);
-  // The question is kept at once, whatever becomes of the answer.
-  keep(owner);
+  // The question is kept at once, whatever becomes of the answer; an answer until there is another.
+  if (!before) keep(owner);
   owner.messages.push(message);
-  shown.push(one);
-  byId("messages").append(one.node);
-  last();
-  one.show(true);
+  draw();
+  const one = shown.at(-1);
+  one.show(inMemory(asked.model) ? "Answering …" : `Loading ${asked.model} …`);
   toEnd();
   const voice = new Voice();
   try {
@@ -147,15 +190,19 @@ async function answer(before = null) {
       voice.hear(message.content);
       one.grow();
     });
-    if (before && before.content === message.content) message.note = same(asked);
+    if (seed && before.content === message.content) message.note = same(asked);
   } catch (error) {
     if (error.name === "AbortError") message.stopped = true;
     else failed(owner, message, error);
   }
-  voice.end(message.content);
+  voice.end(message);
+  one.show();
   const empty = !message.content && !message.reasoning && !message.timings;
-  if (empty && owner.messages.at(-1) === message) owner.messages.pop();
-  finish(owner, one, mine, empty);
+  if (empty && owner.messages.at(-1) === message) {
+    owner.messages.pop();
+    if (before) owner.messages.push(before);
+  }
+  finish(owner, mine);
 }
 
 /** Why an answer that was asked for again says the same. */
@@ -196,18 +243,13 @@ function begin(mine) {
   byId("send").classList.add("stops");
 }
 
-function finish(owner, one, mine, empty) {
+function finish(owner, mine) {
   if (running === mine) {
     running = null;
     byId("send").textContent = "Send";
     byId("send").classList.remove("stops");
   }
-  one.show();
-  if (empty) {
-    one.node.remove();
-    shown = shown.filter((other) => other !== one);
-    last();
-  }
+  if (owner === talk) draw();
   keep(owner);
 }
 
@@ -265,10 +307,9 @@ function toEnd() {
 /** Tells screen readers the answer in whole sentences, politely: token by token nobody can listen. */
 class Voice {
   #told = 0;
-  #place = byId("said");
 
   constructor() {
-    this.#place.replaceChildren(h("p", {}, "Answering."));
+    tell("Answering.");
   }
 
   hear(text) {
@@ -278,14 +319,15 @@ class Voice {
     if (end + 1 > this.#told) this.#tell(text.slice(this.#told, end + 1), end + 1);
   }
 
-  end(text) {
-    this.#tell(text.slice(this.#told), text.length);
-    this.#tell("The answer is complete.", text.length);
+  end({ content, stopped, broken }) {
+    this.#tell(content.slice(this.#told), content.length);
+    const how = broken ? "ended early" : stopped ? "was stopped" : "is complete";
+    this.#tell(`The answer ${how}.`, content.length);
   }
 
   #tell(text, until) {
     this.#told = until;
     const plain = text.replace(/[*_`#>|]+/g, "").trim();
-    if (plain) this.#place.append(h("p", {}, plain));
+    if (plain) byId("said").append(h("p", {}, plain));
   }
 }

@@ -1,4 +1,4 @@
-// Making elements without ever turning text into HTML, and a dialog.
+// Making elements without ever turning text into HTML, a dialog, and what the browser keeps.
 
 /** The element with an id. */
 export const byId = (id) => document.getElementById(id);
@@ -17,6 +17,61 @@ export function h(tag, properties = {}, ...children) {
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
+}
+
+/** Fills a place anew; a button that has the focus there has it again, or the one in its stead. */
+export function refill(place, ...children) {
+  const buttons = () => [...place.querySelectorAll("button")];
+  const at = buttons().indexOf(document.activeElement);
+  place.replaceChildren(...children);
+  if (at >= 0) (buttons()[at] ?? buttons().at(-1))?.focus();
+}
+
+/** Tells those who do not see the page. */
+export const tell = (text) => byId("said")?.replaceChildren(h("p", {}, text));
+
+/** Whether a key sends what is written. A telephone's keyboard has no other key for a new line. */
+export const sends = ({ key, shiftKey, isComposing }) =>
+  key === "Enter" && !shiftKey && !isComposing && !touch();
+
+/** Whether fingers are what the page is used with. */
+export const touch = () => matchMedia("(pointer: coarse)").matches;
+
+/** In the place of a storage that the browser forbids: it lasts as long as the page. */
+class Forgetful {
+  getItem(name) {
+    return this[name] ?? null;
+  }
+  setItem(name, value) {
+    this[name] = value;
+  }
+  removeItem(name) {
+    delete this[name];
+  }
+}
+
+function storage(name) {
+  try {
+    return window[name] ?? new Forgetful();
+  } catch {
+    return new Forgetful();
+  }
+}
+
+export const local = storage("localStorage");
+export const session = storage("sessionStorage");
+
+/** Whether nothing stays over a visit. */
+export const forgetful = local instanceof Forgetful;
+
+/** Keeps a text; false where there is no room. */
+export function put(where, name, text) {
+  try {
+    where.setItem(name, text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** A table with a caption; cells are nodes or text, and those of `right` stand to the right. */
@@ -95,12 +150,15 @@ export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) {
     return navigator.clipboard.writeText(text);
   }
+  const before = document.activeElement;
   const area = h("textarea", { class: "unseen", "aria-hidden": "true" });
   area.value = text;
   document.body.append(area);
   area.select();
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   area.remove();
+  before?.focus();
+  if (!copied) throw new Error("The browser does not copy.");
 }
 
 /** A button that copies, and says for a moment that it did. */
@@ -117,6 +175,7 @@ export function copyButton(what, text) {
     } catch {
       button.textContent = "Not allowed";
     }
+    tell(button.textContent);
     setTimeout(() => {
       button.textContent = "Copy";
     }, 1500);

@@ -90,9 +90,17 @@ export class Markdown {
     this.#node = node;
   }
 
-  /** Shows a text. */
+  /** Shows a text; as it is written where it is nested deeper than its reader can follow. */
   set(text) {
-    const tokens = marked.lexer(text);
+    try {
+      this.#make(marked.lexer(text));
+    } catch {
+      this.#blocks = [];
+      this.#node.replaceChildren(code({ text }));
+    }
+  }
+
+  #make(tokens) {
     const same = this.#blocks.findIndex((raw, index) => tokens[index]?.raw !== raw);
     const kept = same < 0 ? this.#blocks.length : same;
     while (this.#node.childNodes.length > kept) this.#node.lastChild.remove();
@@ -105,7 +113,8 @@ function block(token) {
   if (token.type === "code") return code(token);
   const made = DOMPurify.sanitize(marked.parser([token]), ALLOWED);
   for (const pre of made.querySelectorAll("pre")) {
-    pre.replaceWith(code({ text: pre.textContent, lang: "" }));
+    const lang = pre.firstChild?.className?.replace("language-", "");
+    pre.replaceWith(code({ text: pre.textContent.replace(/\n$/, ""), lang }));
   }
   for (const table of made.querySelectorAll("table")) {
     const scrolls = h("div", {
@@ -117,7 +126,7 @@ function block(token) {
     table.replaceWith(scrolls);
     scrolls.append(table);
   }
-  return h("div", { class: "block" }, made);
+  return h("div", { class: "block", dir: "auto" }, made);
 }
 
 function code({ text, lang }) {
@@ -125,7 +134,7 @@ function code({ text, lang }) {
   const label = name ? `Code, ${name}` : "Code";
   return h(
     "figure",
-    { class: "code", "aria-label": label },
+    { class: "code", dir: "ltr", "aria-label": label },
     h(
       "figcaption",
       {},

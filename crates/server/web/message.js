@@ -1,6 +1,6 @@
 // One message as it is shown.
 
-import { copyButton, h, number, seconds } from "/page/dom.js";
+import { copyButton, h, number, seconds, sends } from "/page/dom.js";
 import { Markdown } from "/page/markdown.js";
 
 /** Speed and first token, from what the server measured. */
@@ -23,11 +23,11 @@ export function measured({ timings, usage, stopped, finish, seed, model }) {
 }
 
 /** A message of the user's: as it was written. */
-export function question(message, edit) {
-  const body = h("div", { class: "body said" }, message.content);
+export function question(message, edit, ask) {
+  const body = h("div", { class: "body said", dir: "auto" }, message.content);
   const node = h("li", { class: "message question" }, h("h2", { class: "unseen" }, "You"), body);
   const begin = () => {
-    const area = h("textarea", { rows: "3", "aria-label": "Edit your message" });
+    const area = h("textarea", { rows: "3", dir: "auto", "aria-label": "Edit your message" });
     area.value = message.content;
     const end = () => {
       form.replaceWith(body, actions);
@@ -53,7 +53,7 @@ export function question(message, edit) {
       if (event.key === "Escape") {
         event.stopPropagation();
         end();
-      } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      } else if (sends(event)) {
         event.preventDefault();
         form.requestSubmit();
       }
@@ -62,9 +62,15 @@ export function question(message, edit) {
     actions.remove();
     area.focus();
   };
+  const again = h(
+    "button",
+    { type: "button", class: "small", hidden: true, click: ask },
+    "Ask again",
+  );
   const actions = h(
     "div",
     { class: "actions" },
+    again,
     h(
       "button",
       { type: "button", class: "small", "aria-label": "Edit your message", click: begin },
@@ -73,12 +79,11 @@ export function question(message, edit) {
     copyButton("your message", () => message.content),
   );
   node.append(actions);
-  return node;
+  return { message, node, again };
 }
 
 /** An answer, which may still grow. */
 export class Answer {
-  #message;
   #body = h("div", { class: "body" });
   #thought = h("div", { class: "body" });
   #title = h("summary", {}, "Thinking …");
@@ -88,9 +93,11 @@ export class Answer {
   #thoughtShown;
   #due = false;
   #growing = false;
+  /** Milliseconds that it took to show this. */
+  #took = 0;
 
   constructor(message, regenerate) {
-    this.#message = message;
+    this.message = message;
     this.#shown = new Markdown(this.#body);
     this.#thoughtShown = new Markdown(this.#thought);
     this.#reasoning = h(
@@ -104,6 +111,7 @@ export class Answer {
       {
         type: "button",
         class: "small",
+        hidden: true,
         "aria-label": "Regenerate the answer",
         click: regenerate,
       },
@@ -125,21 +133,24 @@ export class Answer {
     );
   }
 
-  /** Something was added: shown with the next picture. */
+  /** Something was added: shown soon, and the later the longer that takes, so that there is time
+   * for the rest of the page. */
   grow() {
     if (this.#due) return;
     this.#due = true;
-    requestAnimationFrame(() => {
+    const show = () => {
       this.#due = false;
       // It may have ended meanwhile.
-      if (!this.#growing) return;
-      this.show(true);
-    });
+      if (this.#growing) this.show("Answering …");
+    };
+    setTimeout(() => requestAnimationFrame(show), 4 * this.#took);
   }
 
-  /** Shows the message as it is. */
-  show(growing = false) {
-    const { content, reasoning, thoughtFor, note } = this.#message;
+  /** Shows the message as it is; `state` says what is done while it grows. */
+  show(state = "") {
+    const began = performance.now();
+    const { content, reasoning, thoughtFor, note } = this.message;
+    const growing = state !== "";
     this.#growing = growing;
     this.node.classList.toggle("growing", growing);
     this.node.setAttribute("aria-busy", growing);
@@ -151,7 +162,8 @@ export class Answer {
       this.#title.textContent = done ? `Thought for ${seconds(thoughtFor)}` : "Thinking …";
     }
     const empty = !growing && content === "" ? "The answer is empty." : "";
-    const facts = [growing ? "" : measured(this.#message), note, empty].filter(Boolean);
-    this.#facts.textContent = growing ? "Answering …" : facts.join(" · ");
+    const facts = [measured(this.message), note, empty].filter(Boolean);
+    this.#facts.textContent = state || facts.join(" · ");
+    this.#took = performance.now() - began;
   }
 }

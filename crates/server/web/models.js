@@ -1,7 +1,7 @@
 // The models on this machine: choosing, loading, letting go, fetching.
 
 import * as api from "/page/api.js";
-import { byId, bytes, h, number, table } from "/page/dom.js";
+import { byId, bytes, h, local, number, put, refill, table, tell } from "/page/dom.js";
 
 const CHOSEN = "tangor.model";
 
@@ -14,6 +14,9 @@ const view = byId("view-models");
 
 /** The model that is chosen, or null. */
 export const chosen = () => picker.value || null;
+
+/** Whether a model was in memory when that was looked at last. */
+export const inMemory = (id) => loaded.has(id);
 
 /** Looks again which models there are, and which are in memory. */
 export async function refresh(options) {
@@ -28,7 +31,7 @@ export async function refresh(options) {
 }
 
 function pick() {
-  const wanted = picker.value || localStorage.getItem(CHOSEN);
+  const wanted = picker.value || local.getItem(CHOSEN);
   const group = (label, some) =>
     some.length === 0
       ? null
@@ -47,10 +50,11 @@ function pick() {
   picker.value = found?.id ?? "";
 }
 
-/** Chooses a model. */
-export function choose(id) {
+/** Chooses a model that is there. */
+function choose(id) {
+  if (!models.some((model) => model.id === id)) return;
   picker.value = id;
-  localStorage.setItem(CHOSEN, picker.value);
+  put(local, CHOSEN, id);
 }
 
 /** Begins. */
@@ -100,7 +104,8 @@ export async function show() {
     ];
   });
   const headings = ["Model", "Where", "Actions", "Size", "Context", "Devices"];
-  byId("model-list").replaceChildren(
+  refill(
+    byId("model-list"),
     rows.length > 0
       ? table("Models on this machine", headings, rows, [3])
       : h("p", {}, "There is no model on this machine yet. Fetch one below."),
@@ -108,11 +113,15 @@ export async function show() {
 }
 
 async function change(button, path, id) {
-  button.disabled = true;
-  button.textContent = path.endsWith("unload") ? "Letting go …" : "Loading …";
+  const leaves = path.endsWith("unload");
+  // One that is disabled would lose the focus.
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
+  button.textContent = leaves ? "Letting go …" : "Loading …";
   say("");
   try {
     await api.request(path, { body: { model_name: id } });
+    tell(leaves ? `${id} was let go.` : `${id} is in memory.`);
   } catch (error) {
     say(error.message, error.advice);
   }
@@ -178,6 +187,7 @@ async function pull(name) {
     const response = await api.request("/api/v1/pull", { body, signal: pulling.signal });
     await progress(response, bar, words);
     words.textContent = `${name} is on this machine.`;
+    tell(words.textContent);
     await show();
     choose(name);
   } catch (error) {

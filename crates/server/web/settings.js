@@ -1,7 +1,7 @@
 // How answers are to be: the system prompt, and how tokens are chosen. What is left empty is not
 // sent, and is then as the model's publisher recommends.
 
-import { byId, h } from "/page/dom.js";
+import { ask, byId, h, local, put } from "/page/dom.js";
 
 const KEPT = "tangor.settings";
 
@@ -16,23 +16,23 @@ const NUMBERS = [
   ["max_tokens", "Longest answer, in tokens", "", 1, 1000000, 1],
 ];
 
-let kept = {};
-try {
-  kept = JSON.parse(localStorage.getItem(KEPT)) ?? {};
-} catch {
-  // What cannot be read counts as not set.
-}
+let kept = read();
 
-function save() {
+/** What is kept; what cannot be read counts as not set. */
+function read() {
   try {
-    localStorage.setItem(KEPT, JSON.stringify(kept));
+    const { system = "", ...knobs } = JSON.parse(local.getItem(KEPT)) ?? {};
+    return { ...knobs, system: `${system}` };
   } catch {
-    // They hold for this visit then.
+    return { system: "" };
   }
 }
 
+/** Where there is no room they hold for this visit. */
+const save = () => put(local, KEPT, JSON.stringify(kept));
+
 /** The system prompt, or nothing. */
-export const system = () => kept.system?.trim() ?? "";
+export const system = () => kept.system.trim();
 
 /** The fields of a request that are set. */
 export function knobs() {
@@ -68,20 +68,33 @@ function field([name, words, hint, min, max, step]) {
   return h("div", { class: "field" }, h("label", { for: `set-${name}` }, words), input, why);
 }
 
+/** Begins: what another tab sets holds here, too, or the next change here would undo it. */
+export function start() {
+  window.addEventListener("storage", ({ key }) => {
+    if (key !== KEPT) return;
+    kept = read();
+    show();
+  });
+  show();
+}
+
 /** Fills the panel. */
-export function show() {
+function show() {
   const area = h("textarea", {
     id: "set-system",
     rows: "5",
+    dir: "auto",
     placeholder: "Who the model is to be",
   });
-  area.value = kept.system ?? "";
+  area.value = kept.system;
   area.addEventListener("input", () => {
     kept.system = area.value;
     save();
   });
-  const reset = () => {
-    kept = {};
+  const reset = async () => {
+    const sure = [h("p", {}, "The system prompt is lost with them.")];
+    if (system() && !(await ask("Reset all settings?", sure, [["Reset", () => true]]))) return;
+    kept = { system: "" };
     save();
     show();
     byId("settings").querySelector("textarea").focus();

@@ -127,6 +127,60 @@ async function scripted(deltas, end = {}) {
   );
 }
 
+/**
+ * The answer to whatever is asked next begins with a text, and stays like that until `more` or
+ * `end` is called in the page.
+ */
+const held = (begin) =>
+  page.evaluate((begin) => {
+    const real = globalThis.fetch;
+    globalThis.fetch = (path, options) => {
+      if (path !== "/v1/chat/completions") return real(path, options);
+      globalThis.fetch = real;
+      const bytes = (data) => new TextEncoder().encode(`data: ${data}\n\n`);
+      const start = (stream) => {
+        const { signal } = options;
+        signal.addEventListener("abort", () => stream.error(signal.reason));
+        const chunk = (content) => JSON.stringify({ choices: [{ index: 0, delta: { content } }] });
+        globalThis.more = (content) => stream.enqueue(bytes(chunk(content)));
+        globalThis.end = () => {
+          stream.enqueue(bytes("[DONE]"));
+          stream.close();
+        };
+        if (begin) globalThis.more(begin);
+      };
+      return Promise.resolve(new Response(new ReadableStream({ start })));
+    };
+  }, begin);
+
+/** Asks for an answer that is held, and waits for its beginning. */
+async function askHeld(text, begin) {
+  await held(begin);
+  await prompt().fill(text);
+  await prompt().press("Enter");
+  await answers().last().locator(".body", { hasText: begin }).waitFor();
+}
+
+/** Keeps a conversation in the browser, and shows it. */
+async function kept(messages, talk = {}) {
+  await page.evaluate(
+    ([messages, talk]) => {
+      const made = { id: "1-1", changed: 1, messages, ...talk };
+      localStorage.setItem(`tangor.talk.${made.id}`, JSON.stringify(made));
+      sessionStorage.setItem("tangor.open", made.id);
+    },
+    [messages, talk],
+  );
+  await page.reload();
+  await ready();
+}
+
+const ready = (of = page) =>
+  of.locator("#model option:not([value=''])").first().waitFor({ state: "attached" });
+const idle = () => page.locator("#send", { hasText: "Send" }).waitFor();
+const talkCount = () =>
+  page.evaluate(() => Object.keys(localStorage).filter((key) => key.includes("talk")).length);
+
 /** Waits for all that moves to stand still: axe reads a link on its way in as one that skips. */
 const still = () =>
   page.evaluate(() =>
@@ -184,14 +238,18 @@ test("an answer streams, and says how fast it came", async () => {
 
 test("Escape stops an answer, what is there of it stays, and the conversation goes on", async () => {
   await set("Longest answer", "1900");
-  await prompt().fill("Hello");
-  await prompt().press("Enter");
-  await page.waitForFunction(
-    () => document.querySelector(".answer > .body")?.textContent.length > 5,
-  );
-  await page.keyboard.press("Escape");
-  await page.locator("#send", { hasText: "Send" }).waitFor();
+  // Pressed in the page: from here it could come when the answer has ended already.
+  await page.evaluate(() => {
+    const look = new MutationObserver(() => {
+      if (!(document.querySelector(".answer > .body")?.textContent.length > 5)) return;
+      look.disconnect();
+      document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+    });
+    look.observe(document.getElementById("messages"), { childList: true, subtree: true });
+  });
+  await ask("Hello");
   assert.match(await facts(0).textContent(), /stopped/);
+  assert.match(await page.locator("#said").textContent(), /The answer was stopped\.$/);
   const kept = await answers().first().locator(".body").last().textContent();
   assert.ok(kept.length > 5);
   await page.waitForFunction(async () => {
@@ -205,11 +263,12 @@ test("Escape stops an answer, what is there of it stays, and the conversation go
 });
 
 test("the button stops as well", async () => {
-  await set("Longest answer", "1900");
+  await held("Half an");
   await prompt().fill("Hello");
   await page.getByRole("button", { name: "Send" }).click();
   await page.getByRole("button", { name: "Stop" }).click();
-  await page.locator("#send", { hasText: "Send" }).waitFor();
+  await idle();
+  assert.match(await facts(0).textContent(), /stopped/);
   fine();
 });
 
@@ -274,7 +333,21 @@ test("another model answers when it is chosen, and is listed as in memory", asyn
     () => document.querySelector("#model optgroup option")?.value === "other",
   );
   assert.deepEqual(await group.allTextContents(), ["other"]);
+  // Another program fetches one, with a name that is foreign text; the page is looked at again.
+  const id = '"><img src=x onerror=alert(1)>';
+  await page.route(
+    "**/v1/models",
+    async (route) => {
+      const response = await route.fetch();
+      const list = await response.json();
+      await route.fulfill({ response, json: { ...list, data: [...list.data, { id, size: 1 }] } });
+    },
+    { times: 2 },
+  );
+  await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+  await page.locator("#model option", { hasText: id }).waitFor({ state: "attached" });
   await page.getByRole("link", { name: "Models" }).click();
+  await page.locator("#view-models tbody th", { hasText: id }).waitFor();
   await page.getByRole("button", { name: "Let go other" }).click();
   await page.getByRole("button", { name: "Load tiny" }).click();
   await page.getByRole("button", { name: "Let go tiny" }).waitFor();
@@ -310,6 +383,14 @@ test("what is sent is what is set, and what cannot be is refused with its reason
   assert.equal(await page.locator("#top_p-hint").textContent(), "this must be 0 to 1");
   await ask("Again");
   assert.equal(asked[1].top_p, undefined);
+  await set("System prompt", "You are brief.");
+  await page.getByRole("button", { name: "Reset all" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Cancel" }).click();
+  assert.equal(await page.getByLabel("System prompt").inputValue(), "You are brief.");
+  await page.getByRole("button", { name: "Reset all" }).click();
+  await page.getByRole("button", { name: "Reset", exact: true }).click();
+  await page.waitForFunction(() => document.getElementById("set-system").value === "");
+  assert.equal(await page.getByLabel("Temperature").inputValue(), "");
   fine();
 });
 
@@ -347,6 +428,257 @@ test("a connection that breaks leaves what arrived, and says so", async () => {
   assert.match(await page.locator("#trouble").textContent(), /ended before the answer did/);
   assert.match(await answers().first().textContent(), /Half an/);
   assert.match(await facts(0).textContent(), /ended early/);
+  fine();
+});
+
+test("an answer that cannot be made again stays, and a question without one can be asked again", async () => {
+  await scripted([{ content: "The good one" }]);
+  await ask("Hello");
+  const refuse = () => page.route("**/v1/chat/completions", (route) => route.abort(), { times: 1 });
+  await refuse();
+  await page.getByRole("button", { name: "Regenerate the answer" }).click();
+  await page.locator("#trouble .trouble").waitFor();
+  await idle();
+  assert.match(await answers().first().textContent(), /The good one/);
+  await page.reload();
+  assert.match(await answers().first().textContent(), /The good one/);
+  await refuse();
+  await ask("And now?");
+  await page.reload();
+  await scripted([{ content: "Here it is" }]);
+  await page.getByRole("button", { name: "Ask again" }).click();
+  await answers().nth(1).locator(".body", { hasText: "Here it is" }).waitFor();
+  await idle();
+  assert.equal(await page.getByRole("button", { name: "Ask again" }).count(), 0);
+  assert.equal(asked.at(-1).messages.length, 3);
+  fine();
+});
+
+test("a draft stays until it is sent, and what came of an answer when its page is left", async () => {
+  await prompt().fill("A long thought");
+  await page.reload();
+  await ready();
+  assert.equal(await prompt().inputValue(), "A long thought");
+  await askHeld("Hello", "Half an");
+  await page.reload();
+  await answers().first().waitFor();
+  assert.match(await answers().first().textContent(), /Half an.*stopped/s);
+  assert.equal(await prompt().inputValue(), "");
+  fine();
+});
+
+test("who reads on is not disturbed, and what is removed while it grows stays away", async () => {
+  await askHeld("The one", "Half an");
+  await page.locator("#talks .talk").click();
+  await page.evaluate(() => globalThis.more(" answer"));
+  await answers().first().locator(".body", { hasText: "Half an answer" }).waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  assert.doesNotMatch(await facts(0).textContent(), /stopped/);
+  await askHeld("And now?", "Another");
+  await page.getByRole("button", { name: "Remove The one" }).click();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  await page.locator("#empty").waitFor();
+  await idle();
+  assert.equal(await talkCount(), 0);
+  fine();
+});
+
+test("a model that is not in memory is said to be loaded", async () => {
+  await page.locator("#model optgroup[label='On this machine'] option").first().waitFor({
+    state: "attached",
+  });
+  const rest = await page
+    .locator("#model optgroup[label='On this machine'] option")
+    .first()
+    .textContent();
+  await page.getByLabel("Model", { exact: true }).selectOption(rest);
+  await held("");
+  await prompt().fill("Hello");
+  await prompt().press("Enter");
+  await answers().first().waitFor();
+  assert.equal(await facts(0).textContent(), `Loading ${rest} …`);
+  await page.evaluate(() => globalThis.more("Hi"));
+  await facts(0).filter({ hasText: "Answering …" }).waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  fine();
+});
+
+test("two tabs with one conversation overwrite neither each other's words nor settings", async () => {
+  await kept([
+    { role: "user", content: "Hello" },
+    { role: "assistant", content: "Hi" },
+  ]);
+  const other = await context.newPage();
+  await other.addInitScript(() => sessionStorage.setItem("tangor.open", "1-1"));
+  await other.goto(base);
+  await other.locator(".answer").first().waitFor();
+  await ready(other);
+  await askHeld("From here", "Half an");
+  await other.route("**/v1/chat/completions", (route) => route.abort());
+  await other.locator(".question").nth(1).waitFor();
+  await other.locator("#prompt").fill("From there");
+  await other.locator("#prompt").press("Enter");
+  await other.locator("#trouble .trouble").waitFor();
+  await page.evaluate(() => globalThis.end());
+  await idle();
+  // What one tab keeps is there for the other a moment later.
+  await page.waitForFunction(() => {
+    const texts = JSON.stringify({ ...localStorage });
+    return ["From here", "Half an", "From there"].every((text) => texts.includes(text));
+  });
+  assert.equal(await talkCount(), 2);
+  await set("System prompt", "Be brief.");
+  await other.getByRole("button", { name: "Settings" }).click();
+  await other.waitForFunction(() => document.getElementById("set-system").value === "Be brief.");
+  await other.getByLabel("Seed").fill("3");
+  await page.waitForFunction(() => {
+    const { system, seed } = JSON.parse(localStorage.getItem("tangor.settings"));
+    return system === "Be brief." && seed === 3;
+  });
+  fine();
+});
+
+test("a browser that keeps nothing, has no room or keeps nonsense is no reason to stop", async () => {
+  await page.evaluate(() => {
+    localStorage.setItem("tangor.talk.1", '{"messages": [null]}');
+    localStorage.setItem("tangor.talk.2", "{");
+    localStorage.setItem("tangor.settings", '{"system": 7, "temperature": "hot"}');
+    sessionStorage.setItem("tangor.open", "1");
+  });
+  await page.reload();
+  await ready();
+  await scripted([{ content: "Still here" }]);
+  await ask("Hello");
+  assert.equal(await answers().count(), 1);
+  assert.equal(await talkCount(), 3);
+  await page.evaluate(() => {
+    Storage.prototype.setItem = () => {
+      throw new DOMException("full", "QuotaExceededError");
+    };
+  });
+  await scripted([{ content: "Still here" }]);
+  await ask("Again");
+  assert.match(await page.locator("#trouble").textContent(), /no room.*Export/);
+  await page.getByRole("button", { name: "Clear all" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Clear all" }).click();
+  await page.locator("#empty").waitFor();
+  assert.equal(await talkCount(), 0);
+  fine();
+  await page.addInitScript(() => {
+    for (const name of ["localStorage", "sessionStorage"])
+      Object.defineProperty(globalThis, name, {
+        get() {
+          throw new DOMException("forbidden", "SecurityError");
+        },
+      });
+  });
+  await page.reload();
+  await ready();
+  await scripted([{ content: "Still here" }]);
+  await ask("Hello");
+  assert.equal(await answers().count(), 1);
+  assert.equal(await page.locator("#talks li").count(), 1);
+  assert.match(await page.locator("#talks-none").textContent(), /keeps nothing/);
+  assert.ok(await page.locator("#talks-none").isVisible());
+  fine();
+});
+
+test("a conversation of thousands of messages opens from its end, and grows at its end alone", async () => {
+  const pair = (index) => [
+    { role: "user", content: `Question ${index}` },
+    { role: "assistant", content: `Some **bold** text.\n\n- one\n- two\n\nThe end of ${index}` },
+  ];
+  await kept(Array.from({ length: 1000 }, (_, index) => pair(index)).flat());
+  await answers().last().locator("strong").waitFor();
+  await page.waitForFunction(() =>
+    [...document.querySelectorAll(".answer > .body")].every((body) => body.textContent),
+  );
+  const atEnd = () =>
+    page.waitForFunction(() => {
+      const log = document.getElementById("log");
+      return log.scrollHeight - log.scrollTop - log.clientHeight < 2;
+    });
+  await atEnd();
+  const style = await answers()
+    .first()
+    .evaluate((node) => getComputedStyle(node).contentVisibility);
+  assert.equal(style, "auto", "all of it is laid out all the time");
+  await page.evaluate(() => {
+    globalThis.first = document.querySelector(".answer");
+    globalThis.block = globalThis.first.querySelector(".block");
+  });
+  await scripted([{ content: "The newest" }]);
+  await ask("One more");
+  await atEnd();
+  assert.ok(
+    await page.evaluate(
+      () => document.querySelector(".answer .block") === globalThis.block,
+      "what stood there was made anew",
+    ),
+  );
+  assert.equal(await answers().count(), 1001);
+  fine();
+});
+
+test("an answer that is long to show leaves time for the rest of the page", async () => {
+  await page.evaluate(() => {
+    const real = globalThis.requestAnimationFrame;
+    globalThis.pictures = [];
+    globalThis.requestAnimationFrame = (act) =>
+      real((now) => {
+        const began = performance.now();
+        act(now);
+        globalThis.pictures.push({ began, took: performance.now() - began });
+      });
+  });
+  await held("Some **bold** text with `code` and words.\n\n- a\n- b\n\n".repeat(600));
+  await prompt().fill("Tell me all");
+  await prompt().press("Enter");
+  const pictures = await page.evaluate(async () => {
+    while (globalThis.pictures.length < 8) {
+      globalThis.more?.("x");
+      await new Promise((then) => setTimeout(then, 5));
+    }
+    return globalThis.pictures;
+  });
+  pictures.slice(1).forEach(({ began }, index) => {
+    const last = pictures[index];
+    const pause = began - last.began - last.took;
+    assert.ok(pause > 3 * last.took, `${last.took} ms of work, and a pause of ${pause} ms`);
+  });
+  await page.keyboard.press("Escape");
+  await idle();
+  fine();
+});
+
+test("what is nested too deep for its reader is shown as it is, today and at the next visit", async () => {
+  const content = "> ".repeat(20_000);
+  await scripted([{ content }]);
+  await ask("Quote me");
+  assert.equal(await answers().first().locator("pre").textContent(), content);
+  await page.reload();
+  await ready();
+  assert.equal(await answers().first().locator("pre").textContent(), content);
+  fine();
+});
+
+test("what is written from right to left stands to the right, and code does not", async () => {
+  await page.setViewportSize({ width: 360, height: 720 });
+  await scripted([
+    { content: "مرحبا **بالعالم**\n\n- واحد\n\n    ```rust\n    fn main() {}\n    ```\n\nEnglish" },
+  ]);
+  await ask("اكتب لي");
+  const direction = (node) => node.evaluate((one) => getComputedStyle(one).direction);
+  assert.equal(await direction(page.locator(".question .said")), "rtl");
+  const answer = answers().first();
+  assert.equal(await direction(answer.locator("li").first()), "rtl");
+  assert.equal(await direction(answer.locator("pre")), "ltr");
+  assert.equal(await answer.locator("figcaption span").textContent(), "rust");
+  assert.equal(await answer.locator("pre").textContent(), "fn main() {}");
+  assert.equal(await direction(answer.locator("p").last()), "ltr");
+  await shot("right-to-left");
   fine();
 });
 
@@ -407,8 +739,18 @@ test("code can be copied, and thoughts are folded", async () => {
   await details.locator("summary").click();
   assert.match(await details.textContent(), /They want a loop\./);
   await page.getByRole("button", { name: "Copy the code" }).click();
-  await page.getByText("Copied").waitFor();
-  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), "for i in 0..3 {}");
+  await page.locator(".code").getByText("Copied").waitFor();
+  const copied = () => page.evaluate(() => navigator.clipboard.readText());
+  assert.equal(await copied(), "for i in 0..3 {}");
+  assert.equal(await page.locator("#said").textContent(), "Copied");
+  // Another machine of the network sees the page without the newer way to copy.
+  await page.evaluate(() => Object.defineProperty(globalThis, "isSecureContext", { value: false }));
+  await page.getByRole("button", { name: "Copy your message" }).focus();
+  await page.keyboard.press("Enter");
+  await page.locator(".question").getByText("Copied").waitFor();
+  assert.equal(await copied(), "A loop");
+  const focused = await page.evaluate(() => document.activeElement.ariaLabel);
+  assert.equal(focused, "Copy your message");
   assert.match(
     await facts(0).textContent(),
     /42\.7 tokens\/s · first token after 212 ms · 181 tokens · 64 of 90/,
@@ -483,6 +825,30 @@ test("a model is fetched with its progress, and a server that is offline says so
   await alert.locator(".trouble").waitFor();
   assert.ok(words.includes("model.gguf: 49.0 MB of 98.0 MB"), words.join("; "));
   assert.match(await alert.textContent(), /ended before the model was here/);
+  fine();
+});
+
+test("a list of models that does not come is said, and what is pressed in it keeps the focus", async () => {
+  await page.route("**/v1/models", (route) => route.abort(), { times: 1 });
+  await page.getByRole("link", { name: "Models" }).click();
+  await page.locator("#model-list .trouble").waitFor();
+  assert.ok(await page.getByLabel("Name of the model").isVisible());
+  await page.getByRole("button", { name: "Try again" }).click();
+  const button = page.getByRole("button", { name: /^(Load|Let go) tiny$/ });
+  await button.waitFor();
+  const before = await button.textContent();
+  await button.focus();
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(
+    (before) =>
+      /tiny/.test(document.activeElement.ariaLabel) &&
+      !document.activeElement.ariaDisabled &&
+      document.activeElement.textContent !== before,
+    before,
+  );
+  assert.match(await page.locator("#said").textContent(), /^tiny (is in memory|was let go)\.$/);
+  await page.goto(`${base}/#constructor`);
+  await page.locator("#empty").waitFor();
   fine();
 });
 
@@ -673,6 +1039,57 @@ test("the page is accessible and calm, in light and dark, and as narrow as a tel
       "false",
     );
   }
+  fine();
+});
+
+test("at twice the size, in colours of one's own and under fingers the page is whole", async () => {
+  await page.setViewportSize({ width: 640, height: 400 });
+  await page.getByRole("button", { name: "Menu" }).click();
+  await still();
+  const key = page.getByRole("button", { name: "API key" });
+  await key.scrollIntoViewIfNeeded();
+  const { y, height } = await key.boundingBox();
+  assert.ok(y >= 0 && y + height <= 400, `the last button of the menu is at ${y}`);
+  assert.ok(await page.evaluate(() => document.querySelector("main").inert));
+  await page.keyboard.press("Escape");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "menu");
+  await page.setViewportSize({ width: 1200, height: 800 });
+  await page.emulateMedia({ forcedColors: "active" });
+  await prompt().focus();
+  const outline = await page.locator(".box").evaluate((box) => getComputedStyle(box).outlineStyle);
+  assert.equal(outline, "solid");
+  await scripted([{ content: "Hi" }]);
+  await ask("Hello");
+  await shot("forced-colours");
+  const edges = await page.evaluate(() =>
+    [".question .said", ".box"].map(
+      (one) => document.querySelector(one).getBoundingClientRect().right,
+    ),
+  );
+  assert.ok(
+    Math.abs(edges[0] - edges[1]) < 1,
+    `messages end at ${edges[0]}, their box at ${edges[1]}`,
+  );
+  fine();
+  await context.close();
+  context = await browser.newContext({
+    viewport: { width: 360, height: 720 },
+    hasTouch: true,
+    isMobile: true,
+  });
+  page = await fresh(base);
+  await ready();
+  await prompt().fill("one");
+  await prompt().press("Enter");
+  assert.equal(await prompt().inputValue(), "one\n");
+  assert.equal(await page.locator("#keys").isVisible(), false);
+  await scripted([{ content: "Hi" }]);
+  await page.getByRole("button", { name: "Send" }).click();
+  await answers().first().locator(".body", { hasText: "Hi" }).waitFor();
+  await idle();
+  await page.getByRole("button", { name: "Menu" }).click();
+  await page.locator("#talks .talk").click();
+  await page.waitForFunction(() => document.activeElement.id === "log");
   fine();
 });
 
