@@ -16,7 +16,9 @@ mod ryzenai;
 mod weights;
 
 use crate::error::ImportError;
-use crate::ir::{Activation, Attention, Graph, Hyper, Op, Rows, ValueId, WeightId};
+use crate::ir::{
+    Activation, Attention, Graph, Hyper, NamedWeight, Op, Rows, ValueId, WeightId, free_name,
+};
 use crate::rope::{Angles, Rope};
 use std::collections::{HashMap, HashSet};
 use tangor_formats::genai::GenaiConfig;
@@ -356,9 +358,11 @@ impl<'a> Importer<'a> {
         }
         let trimmed = whole.slice_rows(0..vocab);
         let name = format!("{}.trimmed", self.graph.weights[weight.0].name);
-        let trimmed =
+        let weight =
             trimmed.map_err(|source| ImportError::Weight { name: name.clone(), source })?;
-        Ok((self.graph.add_weight(&name, trimmed), None))
+        let name = free_name(&mut self.taken, &name);
+        self.graph.weights.push(NamedWeight { name, weight });
+        Ok((WeightId(self.graph.weights.len() - 1), None))
     }
 
     fn hyper(&mut self) -> Result<(), ImportError> {
@@ -430,18 +434,6 @@ fn positions(rope: &Rope) -> usize {
         Some((_, long)) => rows(long),
         None => rows(&rope.short),
     }
-}
-
-/// `name`, or the first of `name.2`, `name.3`, … that is free.
-fn free_name(taken: &mut HashSet<String>, name: &str) -> String {
-    let mut free = name.to_owned();
-    let mut count = 1;
-    while !taken.insert(free.clone()) {
-        // Doubling keeps the search short when a file repeats one name.
-        count = if count < 16 { count + 1 } else { count + taken.len() };
-        free = format!("{name}.{count}");
-    }
-    free
 }
 
 /// The error for a node that has no counterpart.
