@@ -234,7 +234,7 @@ fn one_table(node: &Node, cos: &Tensor, sin: &Tensor, rows: RowsOf) -> Result<Ro
     if split == 0 || split >= cos.len() || rows < limit {
         return Err(refuse(node, "its caches are shorter than the offset into them"));
     }
-    let part = |from: &[f32], to: &[f32]| Angles::Table { cos: from.to_vec(), sin: to.to_vec() };
+    let part = |from: &[f32], to: &[f32]| Angles::Table { cos: from.into(), sin: to.into() };
     let short = part(&cos[..split], &sin[..split]);
     let long = part(&cos[split..], &sin[split..]);
     Ok(Rope { dim, interleaved: false, short, long: Some((limit, long)) })
@@ -251,5 +251,5 @@ fn table(node: &Node, cos: &Tensor, sin: &Tensor) -> Result<(usize, Angles), Imp
     if cos.dims != sin.dims || rows == 0 || half == 0 {
         return Err(refuse(node, "its caches of cosines and sines differ or are empty"));
     }
-    Ok((half * 2, Angles::Table { cos: cosines, sin: sines }))
+    Ok((half * 2, Angles::Table { cos: cosines.into(), sin: sines.into() }))
 }
