@@ -133,6 +133,8 @@ struct Importer<'a> {
     writers: Vec<usize>,
     /// How often each name is read.
     reads: HashMap<&'a str, usize>,
+    /// The name under which each value was written first; nodes that change nothing give it others.
+    first_names: HashMap<ValueId, &'a str>,
     /// Names of the graph's outputs.
     outputs: HashSet<&'a str>,
     /// Bytes that weights in another layout than the file's may still take.
@@ -186,6 +188,7 @@ impl<'a> Importer<'a> {
             values,
             writers: Vec::new(),
             reads,
+            first_names: HashMap::new(),
             outputs: model.graph.outputs.iter().map(String::as_str).collect(),
             allowance: usize::try_from(model.bytes).unwrap_or(usize::MAX).saturating_mul(2),
             weights: HashMap::new(),
@@ -279,6 +282,9 @@ impl<'a> Importer<'a> {
 
     fn set_rows(&mut self, node: &'a Node, index: usize, value: ValueId) {
         let columns = self.whole(value);
+        if let Some(name) = node.output(index) {
+            self.first_names.entry(value).or_insert(name);
+        }
         self.set(node, index, Val::Rows(columns));
     }
 

@@ -68,6 +68,10 @@ impl<'a> Importer<'a> {
             return Ok(id);
         }
         let weight = make()?;
+        if !self.model.finite {
+            let stored = key.names.first().map_or(name, String::as_str);
+            check_finite(&weight).map_err(weight_error(stored))?;
+        }
         let name = free_name(&mut self.taken, name);
         let id = WeightId(self.graph.weights.len());
         self.graph.weights.push(crate::ir::NamedWeight { name, weight });
