@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::error::ImportError;
 use tangor_formats::hf::HfConfig;
 
-pub(super) static ARCH: Arch = Arch { name: "mistral", config, graph: llama::graph };
+pub(super) static ARCH: Arch =
+    Arch { name: "mistral", config, graph: llama::graph, gguf_pairs: true };
 
 fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     let mut config = Config::common(hf)?;

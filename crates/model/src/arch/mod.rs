@@ -22,6 +22,9 @@ pub struct Arch {
     pub(crate) config: fn(&HfConfig) -> Result<Config, ImportError>,
     /// Writes its graph.
     pub(crate) graph: fn(Builder<'_>) -> Result<Graph, ImportError>,
+    /// Whether llama.cpp rotates neighbours, so that its converter reorders the rows of q and k
+    /// ([`tangor_tensor::RowOrder::RopePairs`]).
+    pub(crate) gguf_pairs: bool,
 }
 
 /// Every known architecture.

@@ -7,7 +7,8 @@ use crate::error::ImportError;
 use serde_json::Value;
 use tangor_formats::hf::HfConfig;
 
-pub(super) static ARCH: Arch = Arch { name: "qwen2", config, graph: llama::graph };
+pub(super) static ARCH: Arch =
+    Arch { name: "qwen2", config, graph: llama::graph, gguf_pairs: false };
 
 fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     let mut config = Config { qkv_bias: true, ..Config::common(hf)? };
