@@ -48,7 +48,8 @@ pub struct HfConfig {
     pub mlp_bias: bool,
     /// `silu`, `gelu_pytorch_tanh`, …
     pub hidden_act: String,
-    /// Tokens that a token sees, itself included; `None`: all before it.
+    /// Tokens that a token sees, itself included; `None`: the file has no window, or says not to
+    /// use it.
     pub sliding_window: Option<usize>,
     /// Layers from this one on use the window (qwen2); `None`: all of them.
     pub max_window_layers: Option<usize>,
@@ -133,7 +134,11 @@ impl HfConfig {
             attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             hidden_act: fields.text("hidden_act")?.unwrap_or_else(|| "silu".to_owned()),
-            sliding_window: sliding_window(&fields, &model_type)?,
+            // What a file that says neither means is its architecture's business.
+            sliding_window: match fields.flag("use_sliding_window")? {
+                Some(false) => None,
+                _ => fields.size("sliding_window")?,
+            },
             max_window_layers: fields.count("max_window_layers")?,
             bos_token_id: fields.token("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token("eos_token_id")?,
@@ -174,22 +179,6 @@ impl HfConfig {
         }
         Ok(())
     }
-}
-
-/// The window, or `None` where the file has none or says not to use it.
-fn sliding_window(fields: &Fields<'_>, model_type: &str) -> Result<Option<usize>> {
-    if fields.flag("use_sliding_window")? == Some(false) {
-        return Ok(None);
-    }
-    // The class of qwen2 does not use the window unless told to; that of mistral has a default.
-    if model_type == "qwen2" && fields.flag("use_sliding_window")?.is_none() {
-        return Ok(None);
-    }
-    // Both classes have a default, for files that do not mention the key.
-    if matches!(model_type, "mistral" | "qwen2") && !fields.map.contains_key("sliding_window") {
-        return Ok(Some(4096));
-    }
-    fields.size("sliding_window")
 }
 
 impl RopeScaling {

@@ -55,19 +55,13 @@ fn what_is_left_out_has_the_architecture_s_default() {
 }
 
 #[test]
-fn windows_follow_the_rules_of_each_architecture() {
+fn windows_are_what_the_file_says_of_them() {
     let window = |changes: &str| config_of(changes).sliding_window;
     assert_eq!(window(""), None);
     assert_eq!(window(r#""sliding_window":64,"#), Some(64));
-    assert_eq!(window(r#""model_type":"mistral","#), Some(4096));
-    assert_eq!(window(r#""model_type":"mistral","sliding_window":null,"#), None);
-    assert_eq!(window(r#""model_type":"qwen2","sliding_window":64,"#), None);
-    let used = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":true,"#;
-    assert_eq!(window(used), Some(64));
-    let default = r#""model_type":"qwen2","use_sliding_window":true,"#;
-    assert_eq!(window(default), Some(4096));
-    let unused = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":false,"#;
-    assert_eq!(window(unused), None);
+    assert_eq!(window(r#""sliding_window":null,"#), None);
+    assert_eq!(window(r#""sliding_window":64,"use_sliding_window":true,"#), Some(64));
+    assert_eq!(window(r#""sliding_window":64,"use_sliding_window":false,"#), None);
 }
 
 #[test]

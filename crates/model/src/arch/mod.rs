@@ -42,6 +42,12 @@ pub fn find(model_type: &str) -> Result<&'static Arch, ImportError> {
     ALL.iter().copied().find(|arch| arch.name == model_type).ok_or_else(unknown)
 }
 
+/// The attention window that a file says, or the one that its class takes where the file does not
+/// mention the key.
+fn window_or(hf: &HfConfig, default: usize) -> Option<usize> {
+    if hf.raw.get("sliding_window").is_some() { hf.sliding_window } else { Some(default) }
+}
+
 /// The graph of a configuration, as its architecture's page writes it down: nothing fused.
 ///
 /// # Errors
