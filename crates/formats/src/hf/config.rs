@@ -1,7 +1,7 @@
 //! `config.json`: the dimensions of a model, with the defaults of its architecture.
 
 use super::CONFIG;
-use crate::{FormatError, Limits, Result};
+use crate::{ErrorKind, FormatError, Limits, Result};
 use serde_json::{Map, Value};
 
 /// No width of any model comes near this; more is a damaged file.
@@ -103,8 +103,17 @@ impl HfConfig {
         };
         let fields = Fields { map, within: "" };
         let model_type = fields.text("model_type")?.unwrap_or_default();
-        let hidden_size = fields.required_size("hidden_size")?;
-        let heads = fields.required_size("num_attention_heads")?;
+        let required = |name: &str| {
+            fields.required_size(name).map_err(|error| match error.kind() {
+                ErrorKind::Missing => error.with_hint(format!(
+                    "only text models whose {CONFIG} is like Llama's can be read, and this one \
+                     says that it is of type {model_type:?}"
+                )),
+                _ => error,
+            })
+        };
+        let hidden_size = required("hidden_size")?;
+        let heads = required("num_attention_heads")?;
         let head_dim = match fields.size("head_dim")? {
             Some(head_dim) => head_dim,
             None => hidden_size.checked_div(heads).unwrap_or(0),
@@ -118,12 +127,12 @@ impl HfConfig {
         let this = Self {
             architectures: fields.texts("architectures")?,
             hidden_size,
-            intermediate_size: fields.required_size("intermediate_size")?,
-            num_hidden_layers: fields.required_size("num_hidden_layers")?,
+            intermediate_size: required("intermediate_size")?,
+            num_hidden_layers: required("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: fields.size("num_key_value_heads")?.unwrap_or(heads),
             head_dim,
-            vocab_size: fields.required_size("vocab_size")?,
+            vocab_size: required("vocab_size")?,
             max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(2048),
             original_max_position_embeddings: fields.size("original_max_position_embeddings")?,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
