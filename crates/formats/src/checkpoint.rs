@@ -88,7 +88,7 @@ impl Checkpoint {
         match self {
             Self::Gguf(gguf) => gguf.assume_finite(),
             Self::Hf(hf) => hf.assume_finite(),
-            Self::Oga(_) => {}
+            Self::Oga(oga) => oga.model.finite = true,
         }
     }
 
@@ -116,7 +116,10 @@ impl Checkpoint {
 
 /// Reads a weight to see that it is a number, and leaves none of it in memory: whoever runs it will
 /// read it again, piece by piece.
-pub(crate) fn check_finite(weight: &Weight) -> std::result::Result<(), WeightError> {
+///
+/// # Errors
+/// [`WeightError::NotFinite`].
+pub fn check_finite(weight: &Weight) -> std::result::Result<(), WeightError> {
     let checked = weight.check_finite();
     if weight.rows() > 1 {
         weight.release_rows(0..weight.rows());

@@ -116,6 +116,14 @@ impl FormatError {
         self
     }
 
+    /// Puts `subject` in the place of the one that there is: for who reads the fields of one file
+    /// as those of another.
+    #[must_use]
+    pub fn of(mut self, subject: impl Into<String>) -> Self {
+        self.0.subject = subject.into();
+        self
+    }
+
     /// Says which `part` of the subject the message is about.
     #[must_use]
     pub fn about(mut self, part: &str) -> Self {

@@ -26,7 +26,7 @@ mod sidecars;
 mod source;
 mod table;
 
-pub use crate::checkpoint::Checkpoint;
+pub use crate::checkpoint::{Checkpoint, check_finite};
 pub use crate::error::{ErrorKind, FormatError, Result};
 pub use crate::gguf::Gguf;
 pub use crate::hf::{HfCheckpoint, HfConfig};

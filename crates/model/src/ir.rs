@@ -4,6 +4,7 @@
 //! not values (token ids, positions, KV pages) come with each run as a batch.
 
 use crate::rope::Rope;
+use std::collections::HashSet;
 use std::fmt;
 use tangor_tensor::Weight;
 
@@ -325,6 +326,18 @@ impl Graph {
             (_, widths) => fail(format!("{} cannot read rows of {widths:?}", op.name())),
         }
     }
+}
+
+/// `name`, or the first of `name.2`, `name.3`, … that is free.
+pub(crate) fn free_name(taken: &mut HashSet<String>, name: &str) -> String {
+    let mut free = name.to_owned();
+    let mut count = 1;
+    while !taken.insert(free.clone()) {
+        // Doubling keeps the search short when a file repeats one name.
+        count = if count < 16 { count + 1 } else { count + taken.len() };
+        free = format!("{name}.{count}");
+    }
+    free
 }
 
 /// An operation whose inputs or weights do not fit it.

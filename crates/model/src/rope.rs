@@ -4,6 +4,8 @@
 //! multiplied by `factor`. Schemes that treat long sequences differently (LongRoPE) have two
 //! variants; which one a sequence uses depends on how long it is, never on how it is chunked.
 
+use std::sync::Arc;
+
 /// The rotary embedding of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
@@ -27,12 +29,13 @@ pub enum Angles {
         /// Factor on both.
         factor: f32,
     },
-    /// Tables that came with the file, `(positions, dim / 2)`.
+    /// Tables that came with the file, `(positions, dim / 2)`; shared, since they are as large as
+    /// the context is long and every rewrite of a graph copies its rotary embedding.
     Table {
         /// Cosines, factor included.
-        cos: Vec<f32>,
+        cos: Arc<[f32]>,
         /// Sines, factor included.
-        sin: Vec<f32>,
+        sin: Arc<[f32]>,
     },
 }
 

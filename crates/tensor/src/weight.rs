@@ -66,6 +66,18 @@ pub enum Zeros {
     Float(DType, Bytes),
 }
 
+impl Zeros {
+    /// Bytes of a row of so many groups, of which there are bytes.
+    fn row_bytes(&self, bits: u8, groups: usize) -> usize {
+        match self {
+            Self::Middle => 0,
+            Self::Packed(_) if bits == 4 => groups.div_ceil(2),
+            Self::Packed(_) => groups,
+            Self::Float(dtype, _) => groups.saturating_mul(dtype.size()),
+        }
+    }
+}
+
 /// Scales of a grouped weight, `(rows, groups)`, row-major.
 #[derive(Clone, Debug)]
 pub struct Scales {
@@ -221,7 +233,7 @@ impl Weight {
         match &zeros {
             Zeros::Middle => {}
             Zeros::Packed(bytes) => {
-                let row = if bits == 4 { groups.div_ceil(2) } else { groups };
+                let row = zeros.row_bytes(bits, groups);
                 expect_bytes("zero points", rows, cols, (row, 1, 1), rows, bytes)?;
             }
             Zeros::Float(dtype, bytes) => {
@@ -552,12 +564,7 @@ impl Stored {
             Self::Blocks { format, .. } => cols / format.block_len() * format.block_bytes(),
             Self::Grouped { bits, group, scales, zeros, .. } => {
                 let groups = cols.div_ceil(*group);
-                let zeros = match zeros {
-                    Zeros::Middle => 0,
-                    Zeros::Packed(_) if *bits == 4 => groups.div_ceil(2),
-                    Zeros::Packed(_) => groups,
-                    Zeros::Float(dtype, _) => groups * dtype.size(),
-                };
+                let zeros = zeros.row_bytes(*bits, groups);
                 groups * (group * usize::from(*bits) / 8 + scales.dtype.size()) + zeros
             }
         }
@@ -585,10 +592,16 @@ impl Stored {
             Self::Dense { bytes, .. } | Self::Blocks { bytes, .. } => {
                 of(bytes, self.row_bytes(cols));
             }
-            Self::Grouped { bits, group, codes, scales, .. } => {
+            Self::Grouped { bits, group, codes, scales, zeros } => {
                 let groups = cols.div_ceil(*group);
                 of(codes, groups * (group * usize::from(*bits) / 8));
                 of(&scales.bytes, groups * scales.dtype.size());
+                match zeros {
+                    Zeros::Middle => {}
+                    Zeros::Packed(bytes) | Zeros::Float(_, bytes) => {
+                        of(bytes, zeros.row_bytes(*bits, groups));
+                    }
+                }
             }
         }
     }
@@ -632,7 +645,7 @@ impl Stored {
                         Zeros::Middle if *bits == 4 => 8.0,
                         Zeros::Middle => 128.0,
                         Zeros::Packed(bytes) if *bits == 4 => {
-                            let byte = bytes[row * count.div_ceil(2) + index / 2];
+                            let byte = bytes[row * zeros.row_bytes(4, count) + index / 2];
                             f32::from(if index % 2 == 0 { byte & 15 } else { byte >> 4 })
                         }
                         Zeros::Packed(bytes) => f32::from(bytes[row * count + index]),

@@ -1,7 +1,7 @@
 //! `config.json`: the dimensions of a model, with the defaults of its architecture.
 
 use super::CONFIG;
-use crate::{FormatError, Limits, Result};
+use crate::{ErrorKind, FormatError, Limits, Result};
 use serde_json::{Map, Value};
 
 /// No width of any model comes near this; more is a damaged file.
@@ -48,7 +48,8 @@ pub struct HfConfig {
     pub mlp_bias: bool,
     /// `silu`, `gelu_pytorch_tanh`, …
     pub hidden_act: String,
-    /// Tokens that a token sees, itself included; `None`: all before it.
+    /// Tokens that a token sees, itself included; `None`: the file has no window, or says not to
+    /// use it.
     pub sliding_window: Option<usize>,
     /// Layers from this one on use the window (qwen2); `None`: all of them.
     pub max_window_layers: Option<usize>,
@@ -102,8 +103,17 @@ impl HfConfig {
         };
         let fields = Fields { map, within: "" };
         let model_type = fields.text("model_type")?.unwrap_or_default();
-        let hidden_size = fields.required_size("hidden_size")?;
-        let heads = fields.required_size("num_attention_heads")?;
+        let required = |name: &str| {
+            fields.required_size(name).map_err(|error| match error.kind() {
+                ErrorKind::Missing => error.with_hint(format!(
+                    "only text models whose {CONFIG} is like Llama's can be read, and this one \
+                     says that it is of type {model_type:?}"
+                )),
+                _ => error,
+            })
+        };
+        let hidden_size = required("hidden_size")?;
+        let heads = required("num_attention_heads")?;
         let head_dim = match fields.size("head_dim")? {
             Some(head_dim) => head_dim,
             None => hidden_size.checked_div(heads).unwrap_or(0),
@@ -117,12 +127,12 @@ impl HfConfig {
         let this = Self {
             architectures: fields.texts("architectures")?,
             hidden_size,
-            intermediate_size: fields.required_size("intermediate_size")?,
-            num_hidden_layers: fields.required_size("num_hidden_layers")?,
+            intermediate_size: required("intermediate_size")?,
+            num_hidden_layers: required("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: fields.size("num_key_value_heads")?.unwrap_or(heads),
             head_dim,
-            vocab_size: fields.required_size("vocab_size")?,
+            vocab_size: required("vocab_size")?,
             max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(2048),
             original_max_position_embeddings: fields.size("original_max_position_embeddings")?,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
@@ -133,7 +143,11 @@ impl HfConfig {
             attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             hidden_act: fields.text("hidden_act")?.unwrap_or_else(|| "silu".to_owned()),
-            sliding_window: sliding_window(&fields, &model_type)?,
+            // What a file that says neither means is its architecture's business.
+            sliding_window: match fields.flag("use_sliding_window")? {
+                Some(false) => None,
+                _ => fields.size("sliding_window")?,
+            },
             max_window_layers: fields.count("max_window_layers")?,
             bos_token_id: fields.token("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token("eos_token_id")?,
@@ -174,22 +188,6 @@ impl HfConfig {
         }
         Ok(())
     }
-}
-
-/// The window, or `None` where the file has none or says not to use it.
-fn sliding_window(fields: &Fields<'_>, model_type: &str) -> Result<Option<usize>> {
-    if fields.flag("use_sliding_window")? == Some(false) {
-        return Ok(None);
-    }
-    // The class of qwen2 does not use the window unless told to; that of mistral has a default.
-    if model_type == "qwen2" && fields.flag("use_sliding_window")?.is_none() {
-        return Ok(None);
-    }
-    // Both classes have a default, for files that do not mention the key.
-    if matches!(model_type, "mistral" | "qwen2") && !fields.map.contains_key("sliding_window") {
-        return Ok(Some(4096));
-    }
-    fields.size("sliding_window")
 }
 
 impl RopeScaling {

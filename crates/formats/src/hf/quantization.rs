@@ -9,7 +9,7 @@ use super::packed::{self, Matrix};
 use super::{CONFIG, float_type};
 use crate::safetensors::{ArrayInfo, ElementType, SafeTensors};
 use crate::{FormatError, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tangor_tensor::{Scales, Weight, Zeros};
 
 /// Positions within a 32-bit word of the codes of eight neighbouring outputs: AWQ's interleaving.
@@ -109,6 +109,7 @@ impl Quantization {
             let message = "quantization_config.global_quant_config.weight is missing";
             FormatError::missing(CONFIG, message)
         })?;
+        one_way(fields, weight)?;
         let weight =
             Fields { map: weight, within: "quantization_config.global_quant_config.weight." };
         let signed = match weight.text("dtype")?.as_deref() {
@@ -314,6 +315,27 @@ impl Quantization {
         }
         Ok(packed::packed_zeros(bytes, self.bits, groups))
     }
+}
+
+/// Quark may quantise some layers, or kinds of layers, in a way of their own, which arrays of the
+/// same shapes do not show: their weights must be as all are, or not quantised at all.
+fn one_way(fields: &Fields<'_>, all: &Map<String, Value>) -> Result<()> {
+    let own = ["layer_quant_config", "layer_type_quant_config"]
+        .into_iter()
+        .filter_map(|key| fields.map.get(key).and_then(Value::as_object))
+        .flatten();
+    for (layer, config) in own {
+        let weight = config.get("weight").and_then(Value::as_object);
+        let differs = |weight: &Map<String, Value>| {
+            ["dtype", "qscheme", "group_size"].iter().any(|key| weight.get(*key) != all.get(*key))
+        };
+        if weight.is_some_and(differs) {
+            let message = format!("quantises the weights of {layer:?} in a way of their own");
+            return Err(FormatError::unsupported(CONFIG, message)
+                .with_hint("use a checkpoint whose layers are all quantised alike"));
+        }
+    }
+    Ok(())
 }
 
 /// The inputs of a GPTQ linear may have been quantised in another order ("act-order"); only the

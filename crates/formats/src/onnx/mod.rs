@@ -24,6 +24,9 @@ pub struct OnnxModel {
     pub bytes: u64,
     /// The mapped files, to be checked for changes once their bytes have been read.
     pub guards: Vec<(String, MapGuard)>,
+    /// Whether every number is known to be finite; if not, whoever makes weights of the constants
+    /// has to see to it.
+    pub finite: bool,
 }
 
 /// A graph: the main one, or a branch of an `If`.
@@ -115,7 +118,8 @@ impl Element {
     }
 
     /// The type that ONNX numbers so (`TensorProto.DataType`).
-    const fn from_number(number: u64) -> Self {
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
         match number {
             1 => Self::Float(DType::F32),
             2 => Self::U8,

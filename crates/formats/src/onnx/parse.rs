@@ -47,7 +47,8 @@ pub(super) fn model(file: &str, bytes: Bytes, limits: &Limits) -> Result<OnnxMod
         FormatError::malformed(file, "has no graph")
             .with_hint("this is not an ONNX model, or it is cut short")
     })?;
-    Ok(OnnxModel { file: file.to_owned(), graph, opsets, bytes: len, guards: Vec::new() })
+    let (file, guards) = (file.to_owned(), Vec::new());
+    Ok(OnnxModel { file, graph, opsets, bytes: len, guards, finite: false })
 }
 
 struct Parser<'a> {

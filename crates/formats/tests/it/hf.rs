@@ -2,7 +2,9 @@
 
 use crate::build::{arrays, config, f32s, llama_arrays};
 use std::path::PathBuf;
-use tangor_formats::{Checkpoint, HfCheckpoint, HfConfig, Limits, MemorySource, Result, json};
+use tangor_formats::{
+    Checkpoint, ErrorKind, HfCheckpoint, HfConfig, Limits, MemorySource, Result, json,
+};
 use tangor_tensor::{Layout, Offset};
 
 fn open(source: &MemorySource) -> Result<HfCheckpoint> {
@@ -55,19 +57,13 @@ fn what_is_left_out_has_the_architecture_s_default() {
 }
 
 #[test]
-fn windows_follow_the_rules_of_each_architecture() {
+fn windows_are_what_the_file_says_of_them() {
     let window = |changes: &str| config_of(changes).sliding_window;
     assert_eq!(window(""), None);
     assert_eq!(window(r#""sliding_window":64,"#), Some(64));
-    assert_eq!(window(r#""model_type":"mistral","#), Some(4096));
-    assert_eq!(window(r#""model_type":"mistral","sliding_window":null,"#), None);
-    assert_eq!(window(r#""model_type":"qwen2","sliding_window":64,"#), None);
-    let used = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":true,"#;
-    assert_eq!(window(used), Some(64));
-    let default = r#""model_type":"qwen2","use_sliding_window":true,"#;
-    assert_eq!(window(default), Some(4096));
-    let unused = r#""model_type":"qwen2","sliding_window":64,"use_sliding_window":false,"#;
-    assert_eq!(window(unused), None);
+    assert_eq!(window(r#""sliding_window":null,"#), None);
+    assert_eq!(window(r#""sliding_window":64,"use_sliding_window":true,"#), Some(64));
+    assert_eq!(window(r#""sliding_window":64,"use_sliding_window":false,"#), None);
 }
 
 #[test]
@@ -201,4 +197,35 @@ fn packed_linears_are_the_weights_that_their_tools_meant() {
         assert_eq!(names, ["l.weight", "plain.weight"], "{name}");
         assert!(hf.has("l.weight") && hf.quantization().is_some());
     }
+}
+
+#[test]
+fn quark_layers_that_are_quantised_in_a_way_of_their_own_are_refused() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/quark");
+    let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+    let with = |layers: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_slice(&read("config.json")).unwrap();
+        config["quantization_config"]["layer_quant_config"] = layers;
+        let source = MemorySource::new("m")
+            .with("config.json", config.to_string().into_bytes())
+            .with("model.safetensors", read("model.safetensors"));
+        open(&source)
+    };
+    let config: serde_json::Value = serde_json::from_slice(&read("config.json")).unwrap();
+    let weight = &config["quantization_config"]["global_quant_config"]["weight"];
+    let mut other = weight.clone();
+    other["dtype"] = "int4".into();
+    with(serde_json::json!({})).unwrap();
+    with(serde_json::json!({"lm_head": {"weight": null}, "l": {"weight": weight}})).unwrap();
+    let error = with(serde_json::json!({"*.v_proj": {"weight": other}})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("\"*.v_proj\""), "{error}");
+}
+
+#[test]
+fn a_configuration_of_another_kind_of_model_is_called_by_its_type() {
+    let json = serde_json::json!({"model_type": "gemma3", "text_config": {"hidden_size": 640}});
+    let error = HfConfig::from_json(json, &Limits::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert!(error.hint().unwrap().contains("of type \"gemma3\""), "{:?}", error.hint());
 }

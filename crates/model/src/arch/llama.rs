@@ -10,7 +10,7 @@ use crate::error::ImportError;
 use crate::ir::Graph;
 use tangor_formats::hf::HfConfig;
 
-pub(super) static ARCH: Arch = Arch { name: "llama", config, graph };
+pub(super) static ARCH: Arch = Arch { name: "llama", config, graph, gguf_pairs: true };
 
 fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     Ok(Config {

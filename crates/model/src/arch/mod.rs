@@ -22,6 +22,9 @@ pub struct Arch {
     pub(crate) config: fn(&HfConfig) -> Result<Config, ImportError>,
     /// Writes its graph.
     pub(crate) graph: fn(Builder<'_>) -> Result<Graph, ImportError>,
+    /// Whether llama.cpp rotates neighbours, so that its converter reorders the rows of q and k
+    /// ([`tangor_tensor::RowOrder::RopePairs`]).
+    pub(crate) gguf_pairs: bool,
 }
 
 /// Every known architecture.
@@ -37,6 +40,12 @@ pub fn find(model_type: &str) -> Result<&'static Arch, ImportError> {
         known: ALL.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", "),
     };
     ALL.iter().copied().find(|arch| arch.name == model_type).ok_or_else(unknown)
+}
+
+/// The attention window that a file says, or the one that its class takes where the file does not
+/// mention the key.
+fn window_or(hf: &HfConfig, default: usize) -> Option<usize> {
+    if hf.raw.get("sliding_window").is_some() { hf.sliding_window } else { Some(default) }
 }
 
 /// The graph of a configuration, as its architecture's page writes it down: nothing fused.

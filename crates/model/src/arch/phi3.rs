@@ -8,7 +8,7 @@ use crate::error::ImportError;
 use crate::ir::Graph;
 use tangor_formats::hf::HfConfig;
 
-pub(super) static ARCH: Arch = Arch { name: "phi3", config, graph };
+pub(super) static ARCH: Arch = Arch { name: "phi3", config, graph, gguf_pairs: false };
 
 fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     let mut config = Config::common(hf)?;

@@ -1,19 +1,21 @@
 //! Qwen 1.5, Qwen 2 and 2.5, DeepSeek-R1-Distill-Qwen: Llama with biases on q, k and v, and
 //! windows in the upper layers where the configuration turns them on.
 
-use super::{Arch, llama};
+use super::{Arch, llama, window_or};
 use crate::config::Config;
 use crate::error::ImportError;
 use serde_json::Value;
 use tangor_formats::hf::HfConfig;
 
-pub(super) static ARCH: Arch = Arch { name: "qwen2", config, graph: llama::graph };
+pub(super) static ARCH: Arch =
+    Arch { name: "qwen2", config, graph: llama::graph, gguf_pairs: false };
 
 fn config(hf: &HfConfig) -> Result<Config, ImportError> {
     let mut config = Config { qkv_bias: true, ..Config::common(hf)? };
-    if hf.sliding_window.is_some() {
+    if hf.raw.get("use_sliding_window").and_then(Value::as_bool) == Some(true) {
+        let window = window_or(hf, 4096);
         for layer in windowed_layers(hf)? {
-            config.windows[layer] = hf.sliding_window;
+            config.windows[layer] = window;
         }
     }
     Ok(config)

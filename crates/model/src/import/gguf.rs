@@ -10,12 +10,12 @@ use crate::build::Tensors;
 use crate::config::Config;
 use crate::error::ImportError;
 use crate::ir::Graph;
-use crate::rope::Rope;
+use crate::rope::{Angles, Rope};
 use crate::scaling::{self, Scaling, longrope_attention_factor};
 use serde_json::{Value, json};
 use tangor_formats::gguf::{Metadata, TensorInfo};
 use tangor_formats::hf::HfConfig;
-use tangor_formats::{Gguf, Limits};
+use tangor_formats::{FormatError, Gguf, Limits};
 use tangor_tensor::{RowOrder, Weight};
 
 /// The graph of a GGUF file, nothing fused.
@@ -38,7 +38,10 @@ pub fn graph(gguf: &Gguf) -> Result<Graph, ImportError> {
 pub fn config(gguf: &Gguf) -> Result<Config, ImportError> {
     let file = File { gguf, arch: gguf.metadata().str("general.architecture")? };
     crate::arch::find(file.arch)?;
-    let mut config = Config::from_hf(&HfConfig::from_json(file.hf_config()?, &Limits::default())?)?;
+    file.causal()?;
+    let hf = HfConfig::from_json(file.hf_config()?, &Limits::default());
+    let hf = hf.map_err(|error| error.of(format!("{}: metadata as a config.json", gguf.name())))?;
+    let mut config = Config::from_hf(&hf)?;
     config.rope = file.rope(&config)?;
     // Files have biases in front of attention, behind it, or both; no key tells.
     config.output_bias = file.has_bias(&["attn_output"]);
@@ -100,6 +103,18 @@ impl File<'_> {
         modules.iter().any(|module| self.has(&format!("blk.0.{module}.bias")))
     }
 
+    /// Models that make vectors of whole texts let a token see the ones after it.
+    fn causal(&self) -> Result<(), ImportError> {
+        let key = self.key("attention.causal");
+        match self.metadata().opt_bool(&key)? {
+            Some(false) => Err(ImportError::Unsupported {
+                what: "attention to the tokens that follow".into(),
+                why: format!("{key} must be true; such models make vectors, not text"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The metadata as a `config.json` would have it, except for the rotary embedding's scaling.
     fn hf_config(&self) -> Result<Value, ImportError> {
         let metadata = self.metadata();
@@ -114,7 +129,10 @@ impl File<'_> {
         let window = optional("attention.sliding_window")?.filter(|&window| window > 0);
         // Mistral's files say that they are llama.
         let mistral = self.arch == "llama" && window.is_some();
-        let vocab = self.gguf.tensor_info(EMBEDDING).and_then(|info| info.dims().get(1).copied());
+        let table = self.gguf.tensor_info(EMBEDDING).ok_or_else(|| {
+            FormatError::missing(self.gguf.name(), format!("has no tensor {EMBEDDING:?}"))
+        })?;
+        let vocab = table.dims().get(1).copied();
         Ok(json!({
             "model_type": if mistral { "mistral" } else { self.arch },
             "num_hidden_layers": required("block_count")?,
@@ -141,27 +159,64 @@ impl File<'_> {
             let why = format!("is {dim}, not an even part of heads of {}", hyper.head_dim);
             return Err(ImportError::config(key, why));
         }
+        // Where a file has its pairs next to each other, they are those of whole heads.
+        if dim != hyper.head_dim && crate::arch::find(&hyper.arch)?.gguf_pairs {
+            return Err(ImportError::Unsupported {
+                what: format!("a rotary embedding of {dim} of the {} elements", hyper.head_dim),
+                why: format!("{key} must be all of a head where heads are stored in pairs"),
+            });
+        }
         let theta = metadata.opt_f32(&self.key("rope.freq_base"))?.unwrap_or(10_000.0);
-        Ok(scaling::rope(dim, f64::from(theta), &self.scaling(hyper.context, dim)?))
+        let scaling = self.scaling(hyper.context, dim)?;
+        let mut rope = scaling::rope(dim, f64::from(theta), &scaling);
+        // LongRoPE's variants have it already.
+        if let (Angles::Frequencies { factor, .. }, None) = (&mut rope.short, &rope.long) {
+            *factor = self.attention_factor()?.unwrap_or(1.0);
+        }
+        Ok(rope)
+    }
+
+    /// The factor on cosines and sines.
+    fn attention_factor(&self) -> Result<Option<f32>, ImportError> {
+        let key = self.key("rope.scaling.attn_factor");
+        match self.metadata().opt_f32(&key)? {
+            Some(factor) if factor <= 0.0 => {
+                Err(ImportError::config(key, format!("is {factor}, not a positive number")))
+            }
+            factor => Ok(factor),
+        }
     }
 
     fn scaling(&self, context: usize, dim: usize) -> Result<Scaling, ImportError> {
+        let factor = self.factor()?;
+        let tensor = [SHORT_FACTORS, LONG_FACTORS, DIVISORS].into_iter().find(|t| self.has(t));
+        match (tensor, factor) {
+            (None, None) => Ok(Scaling::None),
+            (None, Some(factor)) => Ok(Scaling::Linear { factor }),
+            (Some(tensor), Some(factor)) => Err(ImportError::Unsupported {
+                what: format!("RoPE scaling by {factor} beside the tensor \"{tensor}\""),
+                why: format!("only one of {} and the tensor may be there", self.key(FACTOR)),
+            }),
+            (Some(DIVISORS), None) => Ok(Scaling::Divisors(self.divisors(DIVISORS, dim)?)),
+            (Some(_), None) => self.longrope(context, dim),
+        }
+    }
+
+    /// What all frequencies are divided by, unless that changes nothing.
+    fn factor(&self) -> Result<Option<f32>, ImportError> {
         let metadata = self.metadata();
-        if self.has(SHORT_FACTORS) || self.has(LONG_FACTORS) {
-            return self.longrope(context, dim);
-        }
-        if self.has(DIVISORS) {
-            return Ok(Scaling::Divisors(self.divisors(DIVISORS, dim)?));
-        }
-        let factor = metadata.opt_f32(&self.key("rope.scaling.factor"))?;
+        let factor = metadata.opt_f32(&self.key(FACTOR))?;
         let factor = factor.or(metadata.opt_f32(&self.key("rope.scale_linear"))?);
         let name = metadata.opt_str(&self.key("rope.scaling.type"))?;
+        let longrope = self.has(SHORT_FACTORS) || self.has(LONG_FACTORS);
         match (name, factor) {
-            (None | Some("none"), None) | (Some("none"), _) => Ok(Scaling::None),
-            (None | Some("linear"), Some(factor)) if factor > 0.0 => Ok(Scaling::Linear { factor }),
+            (None | Some("none"), None) | (Some("none"), _) => Ok(None),
+            (Some("longrope"), None) if longrope => Ok(None),
+            (None | Some("linear"), Some(factor)) if factor > 0.0 => {
+                Ok(Some(factor).filter(|factor| factor.to_bits() != 1f32.to_bits()))
+            }
             (None | Some("linear"), _) => {
-                let why = "is missing, or not a positive number";
-                Err(ImportError::config(self.key("rope.scaling.factor"), why))
+                Err(ImportError::config(self.key(FACTOR), "is missing, or not a positive number"))
             }
             (Some(other), _) => Err(ImportError::Unsupported {
                 what: format!("RoPE scaling \"{other}\""),
@@ -178,7 +233,7 @@ impl File<'_> {
         if original == 0 {
             return Err(ImportError::config(key, "is 0"));
         }
-        let attention = metadata.opt_f32(&self.key("rope.scaling.attn_factor"))?;
+        let attention = self.attention_factor()?;
         let scale = context as f64 / original as f64;
         Ok(Scaling::LongRope {
             short: self.divisors(SHORT_FACTORS, dim)?,
@@ -209,6 +264,7 @@ impl File<'_> {
 }
 
 const EMBEDDING: &str = "token_embd.weight";
+const FACTOR: &str = "rope.scaling.factor";
 const DIVISORS: &str = "rope_freqs.weight";
 const SHORT_FACTORS: &str = "rope_factors_short.weight";
 const LONG_FACTORS: &str = "rope_factors_long.weight";
@@ -252,8 +308,8 @@ impl GgufTensors<'_> {
 
     /// Whether rows of q and k stand in the order of llama.cpp's rotary embedding.
     fn permuted(&self, name: &str) -> bool {
-        let llama = matches!(self.config.hyper.arch.as_str(), "llama" | "mistral");
-        llama && (name.contains(".q_proj.") || name.contains(".k_proj."))
+        let pairs = crate::arch::find(&self.config.hyper.arch).is_ok_and(|arch| arch.gguf_pairs);
+        pairs && (name.contains(".q_proj.") || name.contains(".k_proj."))
     }
 
     /// Rows of `attn_qkv`, which some converters write for every architecture.
@@ -268,14 +324,16 @@ impl GgufTensors<'_> {
             return Ok(None);
         }
         let weight = self.take(&fused)?;
+        let (bias, whole) = (name.ends_with(".bias"), q + 2 * kv);
+        let (found_rows, found_cols) = (weight.rows(), weight.cols());
+        let (rows_of_all, cols) = if bias { (1, whole) } else { (whole, found_cols) };
+        if (found_rows, found_cols) != (rows_of_all, cols) {
+            let (name, rows) = (fused, rows_of_all);
+            return Err(ImportError::TensorShape { name, rows, cols, found_rows, found_cols });
+        }
         let wrong = |source| ImportError::Weight { name: fused.clone(), source };
-        let part = if name.ends_with(".bias") {
-            let values = vector(&weight);
-            let values = values.get(rows.clone()).unwrap_or_default();
-            Weight::vector(values)
-        } else {
-            weight.slice_rows(rows)
-        };
+        let part =
+            if bias { Weight::vector(&vector(&weight)[rows]) } else { weight.slice_rows(rows) };
         part.map(Some).map_err(wrong)
     }
 }

@@ -7,8 +7,8 @@ mod fuse_norm;
 mod fuse_qkv;
 mod select_early;
 
-use crate::ir::{Graph, Node, Op, ShapeError, ValueId, WeightId};
-use std::collections::HashMap;
+use crate::ir::{Graph, NamedWeight, Node, Op, ShapeError, ValueId, WeightId, free_name};
+use std::collections::{HashMap, HashSet};
 use tangor_tensor::Weight;
 
 /// A rewrite.
@@ -42,13 +42,18 @@ struct Rewrite<'a> {
     from: &'a Graph,
     to: Graph,
     values: HashMap<ValueId, ValueId>,
+    weights: HashMap<WeightId, WeightId>,
+    /// Names of the weights and nodes of both graphs, which no new one may have.
+    taken: HashSet<String>,
 }
 
 impl<'a> Rewrite<'a> {
     fn new(from: &'a Graph) -> Self {
         let mut to = Graph::new(from.hyper.clone(), from.rope.clone());
         to.identity.clone_from(&from.identity);
-        Self { from, to, values: HashMap::new() }
+        let weights = from.weights.iter().map(|named| &named.name);
+        let taken = weights.chain(from.nodes.iter().map(|node| &node.name)).cloned().collect();
+        Self { from, to, values: HashMap::new(), weights: HashMap::new(), taken }
     }
 
     /// What a value of the old graph is in the new one.
@@ -65,8 +70,21 @@ impl<'a> Rewrite<'a> {
 
     /// Copies a weight, or gives its copy.
     fn weight(&mut self, old: WeightId) -> WeightId {
-        let named = &self.from.weights[old.0];
-        self.to.add_weight(&named.name, named.weight.clone())
+        if let Some(&copy) = self.weights.get(&old) {
+            return copy;
+        }
+        self.to.weights.push(self.from.weights[old.0].clone());
+        let copy = WeightId(self.to.weights.len() - 1);
+        self.weights.insert(old, copy);
+        copy
+    }
+
+    /// Adds a weight that the old graph does not have, under `name` or a free one like it: where a
+    /// file's names do not say which layer they are of, one name would be that of every layer.
+    fn new_weight(&mut self, name: &str, weight: Weight) -> WeightId {
+        let name = free_name(&mut self.taken, name);
+        self.to.weights.push(NamedWeight { name, weight });
+        WeightId(self.to.weights.len() - 1)
     }
 
     fn op(&mut self, op: &Op) -> Op {
@@ -167,7 +185,7 @@ fn push_stack(
     module: &str,
 ) -> Result<ValueId, ShapeError> {
     let graph = rewrite.from;
-    let name = stacked_name(&linears[0].name, module);
+    let name = free_name(&mut rewrite.taken, &stacked_name(&linears[0].name, module));
     let (mut weights, mut biases) = (Vec::new(), Vec::new());
     let mut first_name = "";
     for (weight, bias) in linears.iter().filter_map(|node| linear_parts(node)) {
@@ -180,12 +198,12 @@ fn push_stack(
     let fail = |why: String| ShapeError { node: name.clone(), why };
     let stacked = Weight::stack(&weights).map_err(|error| fail(error.to_string()))?;
     let module_name = stacked_name(first_name.trim_end_matches(".weight"), module);
-    let weight = rewrite.to.add_weight(&format!("{module_name}.weight"), stacked);
+    let weight = rewrite.new_weight(&format!("{module_name}.weight"), stacked);
     let bias = match biases.as_slice() {
         [] => None,
         biases => {
             let joined = join_vectors(biases).map_err(|error| fail(error.to_string()))?;
-            Some(rewrite.to.add_weight(&format!("{module_name}.bias"), joined))
+            Some(rewrite.new_weight(&format!("{module_name}.bias"), joined))
         }
     };
     let inputs = rewrite.inputs(linears[0])?;

@@ -69,6 +69,15 @@ fn windows_are_those_of_transformers() {
         (json!({"model_type": "mistral", "sliding_window": 8}), vec![Some(8); 4]),
         (json!({"model_type": "mistral", "sliding_window": null}), none.clone()),
         (json!({"model_type": "mistral"}), vec![Some(4096); 4]),
+        (
+            json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 0}),
+            vec![Some(4096); 4],
+        ),
+        (
+            json!({"model_type": "qwen2", "use_sliding_window": false, "sliding_window": 8,
+                   "max_window_layers": 0}),
+            none.clone(),
+        ),
         (json!({"model_type": "phi3", "sliding_window": 8}), vec![Some(8); 4]),
         (json!({"model_type": "phi3"}), none.clone()),
         (json!({"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 0}), none.clone()),

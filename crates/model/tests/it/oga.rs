@@ -2,7 +2,7 @@
 //! configuration by the key's.
 
 use std::path::Path;
-use tangor_model::formats::onnx::{Attribute, Element, Graph, Node};
+use tangor_model::formats::onnx::{Attribute, Element, Graph, Node, Tensor};
 use tangor_model::formats::{Checkpoint, Limits, MemorySource, OgaCheckpoint};
 use tangor_model::ir::{Op, Rows};
 use tangor_model::rope::Angles;
@@ -352,4 +352,99 @@ fn group_indices_must_be_those_of_the_columns() {
     for wrong in [(0..64).map(|column| column % 2).collect(), vec![0; 64], vec![0; 32]] {
         assert!(with(wrong).unwrap_err().to_string().contains("another order"));
     }
+}
+
+/// The constant that the first node of an operator that has one reads as input `index`.
+fn constant<'a>(oga: &'a mut OgaCheckpoint, op: &str, index: usize) -> &'a mut Tensor {
+    let Graph { nodes, initializers, .. } = &mut oga.model.graph;
+    let mut inputs = nodes.iter().filter(|node| node.op == op).map(|node| &node.inputs[index]);
+    let position =
+        inputs.find_map(|name| initializers.iter().position(|tensor| tensor.name == *name));
+    &mut initializers[position.unwrap_or_else(|| panic!("no constant of {op}"))]
+}
+
+#[test]
+fn refuses_numbers_that_are_none() {
+    let infinite = |oga: &mut OgaCheckpoint, op: &str, index: usize| {
+        let tensor = constant(oga, op, index);
+        let mut data = tensor.data.to_vec();
+        // The last element, all ones: no number in any float type.
+        let last = data.len() - 2;
+        data[last..].fill(0xff);
+        tensor.data = data.into();
+    };
+    for (name, op, index) in [
+        ("llama-cpu", "MatMulNBits", 2),
+        ("llama-cpu", "SimplifiedLayerNormalization", 1),
+        ("llama-cpu", "Gather", 0),
+        ("llama-dml-f16", "MatMul", 1),
+        ("qwen2-dml", "Add", 1),
+    ] {
+        let mut oga = open(name);
+        infinite(&mut oga, op, index);
+        // Scales are named by their codes.
+        let tensor = constant(&mut oga, op, index.min(1)).name.clone();
+        let said = graph(&oga).map(drop).expect_err(&tensor).to_string();
+        assert!(said.contains(&tensor) && said.contains("not finite"), "{name}: {said}");
+        oga.model.finite = true;
+        graph(&oga).expect("whoever says that all are finite has read them");
+    }
+    let said = refusal("llama-cpu", |oga| infinite(oga, "GroupQueryAttention", 7));
+    assert!(said.contains("no numbers"), "{said}");
+    for epsilon in [-1.0, f32::NAN, f32::INFINITY] {
+        let said = refusal("llama-cpu", |oga| {
+            set(node(oga, "SkipSimplifiedLayerNormalization"), "epsilon", Attribute::Float(epsilon))
+        });
+        assert!(said.contains("epsilon"), "{said}");
+        if !epsilon.is_finite() {
+            let said = refusal("llama-cpu", |oga| {
+                set(node(oga, "GroupQueryAttention"), "scale", Attribute::Float(epsilon))
+            });
+            assert!(said.contains("\"scale\""), "{said}");
+        }
+    }
+}
+
+/// A node in front of input `index` of the first node of an operator.
+fn before(oga: &mut OgaCheckpoint, op: &str, index: usize, new: &str) {
+    let next = node(oga, op);
+    let from = std::mem::replace(&mut next.inputs[index], "between".into());
+    let (inputs, outputs) = (vec![from], vec!["between".into()]);
+    oga.model.graph.nodes.push(Node { op: new.into(), inputs, outputs, ..Node::default() });
+}
+
+#[test]
+fn activations_may_be_cast_to_floats_only() {
+    let cast = |to: i64| {
+        let mut oga = open("llama-cpu");
+        before(&mut oga, "SimplifiedLayerNormalization", 0, "Cast");
+        set(oga.model.graph.nodes.last_mut().unwrap(), "to", Attribute::Int(to));
+        graph(&oga).map(drop)
+    };
+    for float in [1, 10, 16] {
+        cast(float).unwrap();
+    }
+    for other in [3, 7, 11, 17, -1] {
+        let said = cast(other).unwrap_err().to_string();
+        assert!(said.contains(&format!("activations (to type {other})")), "{said}");
+    }
+}
+
+#[test]
+fn a_bias_is_not_added_to_what_others_read_without_it() {
+    let mut oga = open("qwen2-dml");
+    // The first Add is that of the bias of q; that of k comes next.
+    let adds: Vec<usize> = (0..oga.model.graph.nodes.len())
+        .filter(|&index| oga.model.graph.nodes[index].op == "Add")
+        .collect();
+    graph(&oga).unwrap();
+    let nodes = &mut oga.model.graph.nodes;
+    let input = nodes[adds[1]].inputs.iter().position(|name| name.contains("k_proj")).unwrap();
+    let plain = std::mem::replace(&mut nodes[adds[1]].inputs[input], "alias".into());
+    let (inputs, outputs) = (vec![plain.clone()], vec!["alias".to_owned()]);
+    nodes.push(Node { op: "Identity".into(), inputs, outputs, ..Node::default() });
+    graph(&oga).expect("another name alone changes nothing");
+    node(&mut oga, "GroupQueryAttention").inputs[2] = plain;
+    let said = graph(&oga).map(drop).unwrap_err().to_string();
+    assert!(said.contains("as the bias of a linear"), "{said}");
 }

@@ -74,3 +74,56 @@ fn weights_that_nothing_reads_any_more_are_dropped() {
     assert!(names.contains(&"model.layers.0.self_attn.qkv_proj.weight"), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("q_proj.") || name.contains("up_proj.bias")));
 }
+
+/// Exporters that know no modules number their constants (`onnx::MatMul_7`).
+#[test]
+fn stacks_of_weights_whose_names_have_no_layer_stay_apart() {
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 3, "num_attention_heads": 2,
+    });
+    let config = Config::from_hf(&HfConfig::from_json(config, &Limits::default()).unwrap());
+    let mut graph = arch::graph(&config.unwrap(), &Zeros(|_| DType::F32)).unwrap();
+    for (index, named) in graph.weights.iter_mut().enumerate() {
+        let (rows, cols) = (named.weight.rows(), named.weight.cols());
+        let bytes = (index as f32).to_le_bytes().repeat(rows * cols);
+        named.weight = Weight::dense(DType::F32, rows, cols, bytes.into()).unwrap();
+        named.name = format!("onnx::MatMul_{index}");
+    }
+    for (index, node) in graph.nodes.iter_mut().enumerate() {
+        node.name = format!("node_{index}");
+    }
+    // Of each layer's q, k and v, the numbers that their weights are full of.
+    let before: Vec<f32> = graph
+        .nodes
+        .iter()
+        .filter(|node| node.op.name() == "attention")
+        .flat_map(|node| node.inputs.clone())
+        .map(|input| filling(&graph, input, 0))
+        .collect();
+    let fused = pass::run_all(graph).unwrap();
+    let after: Vec<f32> = fused
+        .nodes
+        .iter()
+        .filter(|node| node.op.name() == "attention")
+        .flat_map(|node| [0, 16, 32].map(|row| filling(&fused, node.inputs[0], row)))
+        .collect();
+    assert_eq!(before.len(), 3 * 3);
+    assert_eq!(before, after);
+    for names in [
+        fused.nodes.iter().map(|node| &node.name).collect::<Vec<_>>(),
+        fused.weights.iter().map(|named| &named.name).collect(),
+    ] {
+        let different: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
+    }
+}
+
+/// The first element of a row of the linear that writes a value.
+fn filling(graph: &Graph, value: tangor_model::ValueId, row: usize) -> f32 {
+    let writer = graph.nodes.iter().find(|node| node.outputs.contains(&value)).unwrap();
+    let Op::Linear { weight, .. } = writer.op else { panic!("{} is no linear", writer.name) };
+    let mut values = vec![0.0; graph.weight(weight).cols()];
+    graph.weight(weight).row_f32(row, &mut values);
+    values[0]
+}

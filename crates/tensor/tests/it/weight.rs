@@ -167,3 +167,56 @@ fn numbers_that_are_not_finite_are_found() {
     let error = WeightError::NotFinite { what: "zero points", row: 0 };
     assert_eq!(grouped(&[1.0, 1.0], zeros).check_finite(), Err(error));
 }
+
+/// Kilobytes of the mapping that `bytes` lie in which this process holds in memory.
+#[cfg(target_os = "linux")]
+fn resident(bytes: &[u8]) -> usize {
+    let address = bytes.as_ptr().addr();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in maps.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let range = range.and_then(|(start, end)| {
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            Some(number(start)?..number(end)?)
+        });
+        match (range, line.strip_prefix("Rss:")) {
+            (Some(range), _) => inside = range.contains(&address),
+            (None, Some(size)) if inside => {
+                return size.trim().trim_end_matches(" kB").parse().unwrap();
+            }
+            _ => {}
+        }
+    }
+    panic!("{address:x} is in no mapping");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn released_rows_take_their_scales_and_zero_points_along() {
+    let (rows, cols, group) = (4096, 256, 32);
+    let groups = cols / group;
+    let map = |len: usize| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &vec![0x11; len]).unwrap();
+        tangor_tensor::map_file(&file).unwrap().0
+    };
+    let codes = map(rows * cols / 2);
+    let scales = map(rows * groups * 2);
+    for zeros in
+        [Zeros::Packed(map(rows * groups / 2)), Zeros::Float(DType::F16, map(rows * groups * 2))]
+    {
+        let (Zeros::Packed(bytes) | Zeros::Float(_, bytes)) = &zeros else { unreachable!() };
+        let bytes = bytes.clone();
+        let dtype = DType::F16;
+        let scales_of = Scales { dtype, bytes: scales.clone() };
+        let weight =
+            Weight::grouped((4, group), (rows, cols), codes.clone(), scales_of, zeros).unwrap();
+        for index in 0..rows {
+            row(&weight, index);
+        }
+        assert!(resident(&codes) > 0 && resident(&scales) > 0 && resident(&bytes) > 0);
+        weight.release_rows(0..rows);
+        assert_eq!([&codes, &scales, &bytes].map(|bytes| resident(bytes)), [0; 3]);
+    }
+}

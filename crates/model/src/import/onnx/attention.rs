@@ -106,9 +106,9 @@ impl<'a> Importer<'a> {
             heads,
             kv_heads,
             head_dim,
-            scale: node.float("scale").filter(|&scale| scale != 0.0).unwrap_or(scale),
+            scale: number(node, "scale")?.filter(|&scale| scale != 0.0).unwrap_or(scale),
             window: self.window(node, layer),
-            softcap: node.float("softcap").filter(|&cap| cap > 0.0),
+            softcap: number(node, "softcap")?.filter(|&cap| cap > 0.0),
             rotate,
         };
         self.check_alike(node, &attention)?;
@@ -221,6 +221,14 @@ impl<'a> Importer<'a> {
     }
 }
 
+/// A number attribute, which must be one.
+fn number(node: &Node, name: &str) -> Result<Option<f32>, ImportError> {
+    match node.float(name).filter(|value| !value.is_finite()) {
+        Some(value) => Err(refuse(node, format!("its attribute {name:?} is {value}"))),
+        None => Ok(node.float(name)),
+    }
+}
+
 /// One cache, or two in one: the second begins where the first ends.
 fn one_table(node: &Node, cos: &Tensor, sin: &Tensor, rows: RowsOf) -> Result<Rope, ImportError> {
     let (dim, all) = table(node, cos, sin)?;
@@ -234,7 +242,7 @@ fn one_table(node: &Node, cos: &Tensor, sin: &Tensor, rows: RowsOf) -> Result<Ro
     if split == 0 || split >= cos.len() || rows < limit {
         return Err(refuse(node, "its caches are shorter than the offset into them"));
     }
-    let part = |from: &[f32], to: &[f32]| Angles::Table { cos: from.to_vec(), sin: to.to_vec() };
+    let part = |from: &[f32], to: &[f32]| Angles::Table { cos: from.into(), sin: to.into() };
     let short = part(&cos[..split], &sin[..split]);
     let long = part(&cos[split..], &sin[split..]);
     Ok(Rope { dim, interleaved: false, short, long: Some((limit, long)) })
@@ -251,5 +259,11 @@ fn table(node: &Node, cos: &Tensor, sin: &Tensor) -> Result<(usize, Angles), Imp
     if cos.dims != sin.dims || rows == 0 || half == 0 {
         return Err(refuse(node, "its caches of cosines and sines differ or are empty"));
     }
-    Ok((half * 2, Angles::Table { cos: cosines, sin: sines }))
+    if cosines.iter().chain(&sines).any(|value| !value.is_finite()) {
+        return Err(refuse(
+            node,
+            "its caches of cosines and sines have elements that are no numbers",
+        ));
+    }
+    Ok((half * 2, Angles::Table { cos: cosines.into(), sin: sines.into() }))
 }

@@ -58,7 +58,7 @@ impl<'a> Importer<'a> {
         }
         let number = |index: usize| {
             let tensor = self.constant(node, index).ok()?;
-            let [value] = tensor.integers()?[..] else { return None };
+            let [value] = list(tensor)?[..] else { return None };
             usize::try_from(value).ok()
         };
         let result = match (node.op.as_str(), &ints[..]) {
@@ -109,12 +109,15 @@ impl<'a> Importer<'a> {
     fn same(&mut self, node: &'a Node) -> Result<(), ImportError> {
         let val = self.val(node, 0)?.clone();
         let fits = match &val {
-            Val::Rows(_) | Val::Ints(_) => true,
+            // A cast to integers would round.
+            Val::Rows(_) => node.op != "Cast" || node.int("to").is_none_or(is_float),
+            Val::Ints(_) => true,
             Val::Const(_) | Val::Transposed(_) => node.op == "Identity",
             _ => false,
         };
         if !fits {
-            return Err(refuse(node, format!("it reads {}", val.kind())));
+            let to = node.int("to").map_or(String::new(), |to| format!(" (to type {to})"));
+            return Err(refuse(node, format!("it reads {}{to}", val.kind())));
         }
         self.set(node, 0, val);
         Ok(())
@@ -145,7 +148,7 @@ impl<'a> Importer<'a> {
                 self.embed(node, table)
             }
             Val::Rows(columns) if axis == 1 && self.is_whole(columns) => {
-                let last = self.constant(node, 1)?.integers().is_some_and(|index| index == [-1]);
+                let last = list(self.constant(node, 1)?).is_some_and(|index| index == [-1]);
                 if !last {
                     return Err(refuse(node, "only the last token may be picked"));
                 }
@@ -215,6 +218,8 @@ impl<'a> Importer<'a> {
             matches!(self.values.get(name.as_str()), Some(Val::Const(_)))
                 || self.reads.get(name.as_str()) == Some(&1)
         });
+        let first = self.first_names.get(&x.of).and_then(|name| self.reads.get(name));
+        let alone = alone && first == Some(&1);
         let writer = &self.graph.nodes[self.writers[x.of.0]];
         let fits = alone && self.is_whole(x) && bias.elements() == x.width;
         if !fits || !matches!(writer.op, Op::Linear { bias: None, .. }) {
@@ -241,8 +246,9 @@ impl<'a> Importer<'a> {
             (Val::Rows(x), Val::Const(factor)) | (Val::Const(factor), Val::Rows(x))
                 if self.is_whole(x) && factor.elements() == 1 =>
             {
-                let Some(&[factor]) = factor.floats().as_deref() else {
-                    return Err(refuse(node, "its factor must be a float"));
+                let Some(&[factor]) = factor.floats().filter(|f| f[0].is_finite()).as_deref()
+                else {
+                    return Err(refuse(node, "its factor must be a finite float"));
                 };
                 let name = node.label().trim_matches('/').replace('/', ".");
                 let y = self.push1(&name, Op::Scale(factor), &[x.of])?;
@@ -315,7 +321,7 @@ impl<'a> Importer<'a> {
         let axis = node.int("axis").unwrap_or(0);
         let parts = node.outputs.len().max(1);
         let sizes = match self.optional_constant(node, 1)? {
-            Some(sizes) => sizes.integers().unwrap_or_default(),
+            Some(sizes) => list(sizes).unwrap_or_default(),
             None => vec![i64::try_from(x.width / parts).unwrap_or(0); parts],
         };
         let sizes: Vec<usize> = sizes.iter().filter_map(|&s| usize::try_from(s).ok()).collect();
@@ -333,7 +339,7 @@ impl<'a> Importer<'a> {
 
     /// A constant in another shape, or rows as heads and back around a norm.
     fn reshape(&mut self, node: &'a Node) -> Result<(), ImportError> {
-        let shape = self.constant(node, 1)?.integers().unwrap_or_default();
+        let shape = list(self.constant(node, 1)?).unwrap_or_default();
         let last = shape.last().and_then(|&size| usize::try_from(size).ok()).unwrap_or(0);
         let val = match self.val(node, 0)?.clone() {
             Val::Const(mut tensor) => {
@@ -369,7 +375,7 @@ impl<'a> Importer<'a> {
             return Err(refuse(node, "its gain is not as long as its rows"));
         }
         let gain = self.vector(node, &gain)?;
-        let op = Op::RmsNorm { gain, eps: node.float("epsilon").unwrap_or(1e-5) };
+        let op = Op::RmsNorm { gain, eps: epsilon(node)? };
         let name = self.module(gain);
         let y = self.push1(&name, op, &[x])?;
         let rows = self.whole(y);
@@ -382,8 +388,7 @@ impl<'a> Importer<'a> {
         self.left_out(node, &[(3, "bias")])?;
         let (x, skip) = (self.rows(node, 0)?, self.rows(node, 1)?);
         let gain = self.constant(node, 2)?.clone();
-        let eps = node.float("epsilon").unwrap_or(1e-5);
-        let [sum, y] = self.add_norm(node, x, skip, &gain, eps)?;
+        let [sum, y] = self.add_norm(node, x, skip, &gain, epsilon(node)?)?;
         self.set_rows(node, 0, y);
         self.set_rows(node, 3, sum);
         Ok(())
@@ -424,6 +429,21 @@ impl<'a> Importer<'a> {
     }
 }
 
+/// What a norm adds to the mean.
+pub(super) fn epsilon(node: &Node) -> Result<f32, ImportError> {
+    let epsilon = node.float("epsilon").unwrap_or(1e-5);
+    if (0.0..=1.0).contains(&epsilon) {
+        return Ok(epsilon);
+    }
+    Err(refuse(node, format!("its epsilon is {epsilon}, not a number from 0 to 1")))
+}
+
+/// The numbers of a constant that lists sizes or says which one: a few, whatever the file claims.
+fn list(tensor: &Tensor) -> Option<Vec<i64>> {
+    const MOST: usize = 64;
+    if tensor.elements() > MOST { None } else { tensor.integers() }
+}
+
 fn longer(limit: Option<usize>) -> Ints {
     limit.map_or(Ints::Other, Ints::LongerThan)
 }
@@ -434,6 +454,11 @@ fn offset(limit: usize, rows: Option<usize>) -> Ints {
 
 fn constant(node: &Node) -> Option<&Tensor> {
     if node.op == "Constant" { node.tensor("value") } else { None }
+}
+
+/// Whether ONNX numbers a float type so that loses no more than storing an activation does.
+fn is_float(number: i64) -> bool {
+    u64::try_from(number).is_ok_and(|n| matches!(Element::from_number(n), Element::Float(_)))
 }
 
 /// The constant that a branch gives as output `index`.

@@ -16,7 +16,9 @@ mod ryzenai;
 mod weights;
 
 use crate::error::ImportError;
-use crate::ir::{Activation, Attention, Graph, Hyper, Op, Rows, ValueId, WeightId};
+use crate::ir::{
+    Activation, Attention, Graph, Hyper, NamedWeight, Op, Rows, ValueId, WeightId, free_name,
+};
 use crate::rope::{Angles, Rope};
 use std::collections::{HashMap, HashSet};
 use tangor_formats::genai::GenaiConfig;
@@ -131,6 +133,8 @@ struct Importer<'a> {
     writers: Vec<usize>,
     /// How often each name is read.
     reads: HashMap<&'a str, usize>,
+    /// The name under which each value was written first; nodes that change nothing give it others.
+    first_names: HashMap<ValueId, &'a str>,
     /// Names of the graph's outputs.
     outputs: HashSet<&'a str>,
     /// Bytes that weights in another layout than the file's may still take.
@@ -184,6 +188,7 @@ impl<'a> Importer<'a> {
             values,
             writers: Vec::new(),
             reads,
+            first_names: HashMap::new(),
             outputs: model.graph.outputs.iter().map(String::as_str).collect(),
             allowance: usize::try_from(model.bytes).unwrap_or(usize::MAX).saturating_mul(2),
             weights: HashMap::new(),
@@ -277,6 +282,9 @@ impl<'a> Importer<'a> {
 
     fn set_rows(&mut self, node: &'a Node, index: usize, value: ValueId) {
         let columns = self.whole(value);
+        if let Some(name) = node.output(index) {
+            self.first_names.entry(value).or_insert(name);
+        }
         self.set(node, index, Val::Rows(columns));
     }
 
@@ -356,9 +364,11 @@ impl<'a> Importer<'a> {
         }
         let trimmed = whole.slice_rows(0..vocab);
         let name = format!("{}.trimmed", self.graph.weights[weight.0].name);
-        let trimmed =
+        let weight =
             trimmed.map_err(|source| ImportError::Weight { name: name.clone(), source })?;
-        Ok((self.graph.add_weight(&name, trimmed), None))
+        let name = free_name(&mut self.taken, &name);
+        self.graph.weights.push(NamedWeight { name, weight });
+        Ok((WeightId(self.graph.weights.len() - 1), None))
     }
 
     fn hyper(&mut self) -> Result<(), ImportError> {
@@ -430,18 +440,6 @@ fn positions(rope: &Rope) -> usize {
         Some((_, long)) => rows(long),
         None => rows(&rope.short),
     }
-}
-
-/// `name`, or the first of `name.2`, `name.3`, … that is free.
-fn free_name(taken: &mut HashSet<String>, name: &str) -> String {
-    let mut free = name.to_owned();
-    let mut count = 1;
-    while !taken.insert(free.clone()) {
-        // Doubling keeps the search short when a file repeats one name.
-        count = if count < 16 { count + 1 } else { count + taken.len() };
-        free = format!("{name}.{count}");
-    }
-    free
 }
 
 /// The error for a node that has no counterpart.

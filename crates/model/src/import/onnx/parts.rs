@@ -3,7 +3,7 @@
 
 use super::{Columns, Importer, refuse};
 use crate::error::ImportError;
-use crate::ir::{NamedWeight, Op, ValueId, WeightId};
+use crate::ir::{NamedWeight, Op, ValueId, WeightId, free_name};
 use std::collections::HashSet;
 use tangor_formats::onnx::Node;
 use tangor_tensor::{Weight, WeightError};
@@ -61,7 +61,7 @@ impl Importer<'_> {
             None => format!("{module}.{suffix}.{kind}"),
         };
         let weight = part.map_err(|source| ImportError::Weight { name: name.clone(), source })?;
-        let name = super::free_name(&mut self.taken, &name);
+        let name = free_name(&mut self.taken, &name);
         self.graph.weights.push(NamedWeight { name, weight });
         Ok(WeightId(self.graph.weights.len() - 1))
     }

@@ -4,6 +4,7 @@
 //! there, beside the copies that are packed for the NPU and that nothing here reads. The operators
 //! are defined by the passes that write them: `quark/contrib/onnx_utils` in `amd/Quark`.
 
+use super::basic::epsilon;
 use super::weights::Quantized;
 use super::{Importer, refuse};
 use crate::error::ImportError;
@@ -16,7 +17,7 @@ impl<'a> Importer<'a> {
     pub(super) fn ssmlp(&mut self, node: &'a Node) -> Result<(), ImportError> {
         let (x, skip) = (self.rows(node, 0)?, self.rows(node, 1)?);
         let (first, last) = (self.constant(node, 2)?.clone(), self.constant(node, 12)?.clone());
-        let eps = node.float("epsilon").unwrap_or(1e-5);
+        let eps = epsilon(node)?;
         let [sum, normed] = self.add_norm(node, x, skip, &first, eps)?;
         let project = |this: &mut Self, name: &str, input, first| {
             let form = Quantized::attributes(node, name)?;

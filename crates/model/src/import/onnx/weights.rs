@@ -1,9 +1,10 @@
 //! Constants of the file as weights: shared where two nodes read the same one, and with their bytes
 //! as they are wherever the layout allows.
 
-use super::{Importer, Val, free_name, names, refuse};
+use super::{Importer, Val, names, refuse};
 use crate::error::ImportError;
-use crate::ir::{Op, ValueId, WeightId};
+use crate::ir::{Op, ValueId, WeightId, free_name};
+use tangor_formats::check_finite;
 use tangor_formats::onnx::{Element, Node, Tensor};
 use tangor_tensor::{Bytes, DType, Scales, Weight, WeightError, Zeros};
 
@@ -67,6 +68,10 @@ impl<'a> Importer<'a> {
             return Ok(id);
         }
         let weight = make()?;
+        if !self.model.finite {
+            let stored = key.names.first().map_or(name, String::as_str);
+            check_finite(&weight).map_err(weight_error(stored))?;
+        }
         let name = free_name(&mut self.taken, name);
         let id = WeightId(self.graph.weights.len());
         self.graph.weights.push(crate::ir::NamedWeight { name, weight });
