@@ -157,11 +157,12 @@ struct Tile {
 }
 
 /// A block for `R` rows: a function of its own, since compilers take far more than twice as long
-/// for one that is twice as long.
+/// for one that is twice as long. What it shares with other tiles is behind references: it would be
+/// written for each, word by word, and read by vectors, which wait until all words are in the cache.
 struct AttendTile<'a, 'b, B, const R: usize> {
     attend: &'a AttendNarrow<'b>,
-    block: Block,
-    pages: B,
+    block: &'a Block,
+    pages: &'a B,
     tile: Tile,
     buffers: &'a mut AttendScratch,
 }
@@ -172,7 +173,7 @@ impl<B: Blocks, const R: usize> Op for AttendTile<'_, '_, B, R> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { attend, block, pages, tile, buffers } = self;
-        attend.tile::<S, B, R>(s, block, pages, tile, buffers);
+        attend.tile::<S, B, R>(s, *block, *pages, tile, buffers);
     }
 }
 
@@ -204,7 +205,7 @@ impl Op for AttendNarrow<'_> {
             let block = Block { index, start, distance };
             let coded = shape.dtype == tangor_device::KvType::Int8;
             if coded && few {
-                self.block(s, block, Coded(&look, first), seeing, &mut buffers);
+                self.block(s, &block, &Coded(&look, first), seeing, &mut buffers);
                 continue;
             }
             let plain = if coded {
@@ -212,7 +213,7 @@ impl Op for AttendNarrow<'_> {
             } else {
                 Plain::Cached(&look, first)
             };
-            self.block(s, block, plain, seeing, &mut buffers);
+            self.block(s, &block, &plain, seeing, &mut buffers);
         }
         put_rows(&look, &buffers, self.out);
         *self.scratch = buffers;
@@ -257,8 +258,8 @@ impl AttendNarrow<'_> {
     fn block<S: Simd, B: Blocks>(
         &self,
         s: S,
-        block: Block,
-        pages: B,
+        block: &Block,
+        pages: &B,
         seeing: Range<usize>,
         buffers: &mut AttendScratch,
     ) {
@@ -293,7 +294,7 @@ impl AttendNarrow<'_> {
     }
 
     #[inline(always)]
-    fn tile_of(&self, block: Block, row: usize, count: usize) -> Tile {
+    fn tile_of(&self, block: &Block, row: usize, count: usize) -> Tile {
         let (group, tokens) = (self.look.group(), self.block_tokens());
         let first = self.look.visible(block.start, tokens, row / group);
         let last = self.look.visible(block.start, tokens, (row + count - 1) / group);
@@ -324,12 +325,13 @@ impl AttendNarrow<'_> {
         self.scores::<S, B, R>(s, block, pages, (tile.row, vectors.clone()), scores);
         self.mask(s, block, tile, vectors.clone(), scores);
         let (max, sum) = self.soften::<S, R>(s, vectors, scores, weights);
+        let factors;
         let out = match self.out {
             Out::Rows { .. } => {
                 let (to_max, to_sum) = (&mut running.max, &mut running.sum);
                 assert!(tile.row + R <= ROWS && ROWS + LANES <= PADDED_ROWS);
                 // SAFETY: statistics are padded by a vector.
-                let (old, new) = unsafe {
+                factors = unsafe {
                     let stats = (s.load(max.as_ptr()), s.load(sum.as_ptr()));
                     let max = to_max.as_mut_ptr().add(tile.row);
                     let sum = to_sum.as_mut_ptr().add(tile.row);
@@ -338,7 +340,9 @@ impl AttendNarrow<'_> {
                 let stride = shape.padded_dim();
                 let total = total.get_mut::<f32>((tile.row + R) * stride);
                 let at = total[tile.row * stride..].as_mut_ptr();
-                Target { at, stride, factors: Some((old, new)) }
+                // From memory, where they are written and read as wholes: the compiler would move
+                // them by parts that stores and loads do not share.
+                Target { at, stride, factors: Some(black_box(&factors)) }
             }
             Out::Partials(out) => {
                 let len = shape.padded_dim() + LANES;
@@ -519,7 +523,7 @@ impl AttendNarrow<'_> {
         pages: B,
         tile: Tile,
         weights: &[u16],
-        out: Target,
+        out: Target<'_>,
     ) {
         if !self.finite(pages, tile) {
             self.weigh_apart(s, (block, tile, R), pages, weights, out);
@@ -548,7 +552,7 @@ impl AttendNarrow<'_> {
         pages: B,
         (block, tile, column): (Block, Tile, usize),
         weights: &[u16],
-        out: Target,
+        out: Target<'_>,
     ) -> usize {
         let (tokens, padded) = (self.look.shape.tokens, self.look.shape.padded_tokens());
         let slots = weights.len() / R;
@@ -607,7 +611,7 @@ impl AttendNarrow<'_> {
         (block, tile, rows): (Block, Tile, usize),
         pages: B,
         weights: &[u16],
-        out: Target,
+        out: Target<'_>,
     ) {
         let shape = self.look.shape;
         let slots = weights.len() / rows;
@@ -643,16 +647,16 @@ impl AttendNarrow<'_> {
 
 /// Where the weighted values of a tile go.
 #[derive(Clone, Copy)]
-struct Target {
+struct Target<'a> {
     /// `(rows, stride)`.
     at: *mut f32,
     stride: usize,
     /// What is there and what comes are multiplied by these and added, row by row; without, what
     /// was there is lost.
-    factors: Option<([f32; LANES], [f32; LANES])>,
+    factors: Option<&'a ([f32; LANES], [f32; LANES])>,
 }
 
-impl Target {
+impl Target<'_> {
     /// # Safety
     /// The row is there, and 16 elements from `column` on.
     #[inline(always)]
@@ -660,7 +664,7 @@ impl Target {
         // SAFETY: as the caller's.
         unsafe {
             let to = self.at.add(row * self.stride + column);
-            let y = match &self.factors {
+            let y = match self.factors {
                 Some((old, new)) => {
                     s.fma(x, s.splat(new[row]), s.mul(s.load(to), s.splat(old[row])))
                 }
