@@ -10,7 +10,8 @@ use crate::weights::Weights;
 use std::sync::{Arc, Mutex};
 use tangor_device::model::Graph;
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+    Descriptor, Device, DeviceError, DeviceKind, HostMemory, KvCache, KvSpec, Prepare, Runnable,
+    Segment,
 };
 
 /// How to use the processor.
@@ -73,7 +74,7 @@ impl CpuDevice {
             name: "cpu".into(),
             kind: DeviceKind::Cpu,
             description: format!("{name}, {isa}, {} threads", pool.threads()),
-            memory_bytes: system::memory_bytes(),
+            memory_bytes: HostMemory::now().size_bytes().unwrap_or(u64::MAX),
             host_memory: true,
         };
         Ok(Self { descriptor, pool, isa })

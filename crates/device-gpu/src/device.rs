@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tangor_device::model::Graph;
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare, Runnable,
-    Segment,
+    Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec, Prepare,
+    Runnable, Segment,
 };
 use wgpu::{BufferUsages, Features};
 
@@ -223,14 +223,8 @@ fn probe(context: &Arc<Context>) -> Result<bool, DeviceError> {
 /// drivers do not say how much there is.
 fn memory_bytes(facts: &AdapterFacts) -> u64 {
     let shared = matches!(facts.kind, AdapterKind::Integrated | AdapterKind::Software);
-    let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    match host {
-        Some(kilobytes) if shared => kilobytes * 512,
-        _ => facts.max_buffer_bytes.clamp(2 << 30, 16 << 30),
-    }
+    let host = HostMemory::now().size_bytes().filter(|_| shared);
+    host.map_or(facts.max_buffer_bytes.clamp(2 << 30, 16 << 30), |bytes| bytes / 2)
 }
 
 impl Device for GpuDevice {

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tangor_device::model::Graph;
 use tangor_device::{
-    Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare,
-    Products, Rounding, Runnable, Segment,
+    Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec,
+    Prepare, Products, Rounding, Runnable, Segment,
 };
 
 /// Row counts that pieces are compiled for, if nothing else is said.
@@ -217,11 +217,12 @@ impl NpuDevice {
             threads: options.threads,
             refused: options.set_aside,
         };
+        let memory = options.memory_bytes.or_else(|| HostMemory::now().size_bytes());
         let descriptor = Descriptor {
             name: "npu".into(),
             kind: DeviceKind::Npu,
             description: provider.description(),
-            memory_bytes: options.memory_bytes.unwrap_or_else(memory_bytes),
+            memory_bytes: memory.unwrap_or(u64::MAX),
             host_memory: true,
         };
         let core = Core {
@@ -274,14 +275,6 @@ fn pick(runtime: &Runtime, options: &NpuOptions) -> Result<(DeviceInfo, usize), 
         hint: "install the driver and the execution provider of the NPU's maker, and name the \
                provider's library (RYZENAI_EP_PATH for AMD's)",
     })
-}
-
-/// Bytes of memory of this machine; `u64::MAX` where the system does not tell.
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib * 1024)
 }
 
 impl Device for NpuDevice {
