@@ -6,9 +6,9 @@ use crate::kv::CpuKv;
 use crate::pool::Pool;
 use crate::program::{Compiler, Program, refuses};
 use crate::system;
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use std::sync::{Arc, Mutex};
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, HostMemory, KvCache, KvSpec, Prepare, Runnable,
     Segment,
@@ -135,6 +135,10 @@ impl Device for CpuDevice {
 
     fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
         graph.nodes.get(node).and_then(|node| refuses(&node.op))
+    }
+
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        weights::packed_bytes(graph, weight)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {

@@ -10,10 +10,10 @@ use crate::profile::Profile;
 use crate::program::{self, Compiler, Program, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
     Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec, Prepare,
     Runnable, Segment,
@@ -234,6 +234,10 @@ impl Device for GpuDevice {
 
     fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
         graph.nodes.get(node).and_then(|node| refuses(graph, node))
+    }
+
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        weights::packed_bytes(graph, weight, self.context.max_weights)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {

@@ -7,10 +7,11 @@ use crate::library::{self, ProviderLibrary};
 use crate::prepare::{Compiler, form_of};
 use crate::runtime::{DeviceInfo, Hardware, Runtime};
 use crate::session::Provider;
+use crate::weights::Packed;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, Op, WeightId};
 use tangor_device::{
     Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec,
     Prepare, Products, Rounding, Runnable, Segment,
@@ -298,6 +299,23 @@ impl Device for NpuDevice {
         form_of(&self.core, graph, node).err()
     }
 
+    /// What is handed to the provider, and the table that the host reads; what a provider makes of
+    /// the one is not known.
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        let stored = graph.weight(weight);
+        let reads = |op: &Op| matches!(op, Op::Linear { weight: id, .. } if *id == weight);
+        let linear = graph.nodes.iter().position(|node| reads(&node.op));
+        match linear.map(|node| form_of(&self.core, graph, node)) {
+            Some(Ok(Form::Linear(form))) => {
+                let is_table = |op: &Op| matches!(op, Op::Embed { table } if *table == weight);
+                let table = graph.nodes.iter().any(|node| is_table(&node.op));
+                let table = if table { stored.stored_bytes() } else { 0 };
+                (Packed::bytes_of(stored, form) + table) as u64
+            }
+            _ => stored.stored_bytes() as u64,
+        }
+    }
+
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
         Ok(Box::new(NpuKv::new(spec, &self.descriptor.name)?))
     }
@@ -326,9 +344,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
     use super::*;
     use crate::error::running;
+    use tangor_device::model::ValueId;
     use tangor_device::model::ir::{Hyper, Rows, Value};
     use tangor_device::model::rope::Rope;
-    use tangor_device::model::{Op, ValueId};
     use tangor_device::{Batch, KvType, Span};
 
     fn device() -> NpuDevice {

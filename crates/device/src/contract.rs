@@ -14,7 +14,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use tangor_model::rope::Variant;
-use tangor_model::{Graph, ValueId};
+use tangor_model::{Graph, ValueId, WeightId};
 use tangor_tensor::Weight;
 
 /// Kinds of processors.
@@ -355,6 +355,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`Device::prepare`] refuses the same nodes with [`DeviceError::Refused`].
     fn refuses(&self, _graph: &Graph, _node: usize) -> Option<String> {
         None
+    }
+    /// Bytes that a weight of the graph takes here once the nodes that read it are prepared: what a
+    /// planner counts on. What a few of its rows look like may have to do for all of them; a weight
+    /// that is not packed takes what it is stored in.
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        graph.weight(weight).stored_bytes() as u64
     }
     /// Makes an empty KV cache.
     ///
