@@ -10,8 +10,8 @@ use crate::weights::{self, Weights};
 use std::sync::{Arc, Mutex};
 use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, HostMemory, KvCache, KvSpec, Prepare, Runnable,
-    Segment,
+    Descriptor, Device, DeviceError, DeviceKind, HostMemory, KvCache, KvSpec, MemoryKind, Prepare,
+    Runnable, Segment,
 };
 
 /// How to use the processor.
@@ -75,7 +75,7 @@ impl CpuDevice {
             kind: DeviceKind::Cpu,
             description: format!("{name}, {isa}, {} threads", pool.threads()),
             memory_bytes: HostMemory::now().size_bytes().unwrap_or(u64::MAX),
-            host_memory: true,
+            memory: MemoryKind::Host,
         };
         Ok(Self { descriptor, pool, isa })
     }

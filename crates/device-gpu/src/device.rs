@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec, Prepare,
-    Runnable, Segment,
+    Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec, MemoryKind,
+    Prepare, Runnable, Segment,
 };
 use wgpu::{BufferUsages, Features};
 
@@ -123,8 +123,7 @@ impl GpuDevice {
             kind: DeviceKind::Gpu,
             description: facts.to_string(),
             memory_bytes: memory,
-            // Packed weights and KV have a form of their own: they are not shared.
-            host_memory: false,
+            memory: facts.kind.memory(),
         };
         let profile = (options.profile && found.timestamps).then(Arc::default);
         Ok(Self { descriptor, context, profile })
@@ -219,11 +218,10 @@ fn probe(context: &Arc<Context>) -> Result<bool, DeviceError> {
     Ok(together)
 }
 
-/// Half of the host's memory where the adapter shares it; else what one buffer may have, since
-/// drivers do not say how much there is.
+/// Half of the host's memory where the adapter's buffers take that; else what one buffer may have,
+/// since drivers do not say how much there is.
 fn memory_bytes(facts: &AdapterFacts) -> u64 {
-    let shared = matches!(facts.kind, AdapterKind::Integrated | AdapterKind::Software);
-    let host = HostMemory::now().size_bytes().filter(|_| shared);
+    let host = HostMemory::now().size_bytes().filter(|_| facts.kind.memory() != MemoryKind::Own);
     host.map_or(facts.max_buffer_bytes.clamp(2 << 30, 16 << 30), |bytes| bytes / 2)
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tangor_device::model::{Graph, Op, WeightId};
 use tangor_device::{
     Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec,
-    Prepare, Products, Rounding, Runnable, Segment,
+    MemoryKind, Prepare, Products, Rounding, Runnable, Segment,
 };
 
 /// Row counts that pieces are compiled for, if nothing else is said.
@@ -224,7 +224,7 @@ impl NpuDevice {
             kind: DeviceKind::Npu,
             description: provider.description(),
             memory_bytes: memory.unwrap_or(u64::MAX),
-            host_memory: true,
+            memory: MemoryKind::Host,
         };
         let core = Core {
             name: descriptor.name.clone(),

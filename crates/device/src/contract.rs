@@ -28,6 +28,17 @@ pub enum DeviceKind {
     Npu,
 }
 
+/// Where a device keeps weights, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// In the host's memory, which devices that do so read and write without a copy.
+    Host,
+    /// In buffers of its own that take the host's memory, as an integrated GPU.
+    HostBuffers,
+    /// In memory of its own.
+    Own,
+}
+
 /// Plain facts about a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Descriptor {
@@ -39,8 +50,8 @@ pub struct Descriptor {
     pub description: String,
     /// Bytes of memory that weights and KV may take.
     pub memory_bytes: u64,
-    /// Whether the host can read and write the device's memory without a copy.
-    pub host_memory: bool,
+    /// Whose memory that is.
+    pub memory: MemoryKind,
 }
 
 /// How activations enter linear operations.

@@ -13,7 +13,8 @@ pub mod rounding;
 
 pub use contract::{
     Activations, Arithmetic, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache,
-    KvSpec, KvType, Logits, PageId, Prepare, Products, Rounding, Runnable, Segment, Span,
+    KvSpec, KvType, Logits, MemoryKind, PageId, Prepare, Products, Rounding, Runnable, Segment,
+    Span,
 };
 pub use host::HostMemory;
 pub use packed::{PackedBytes, PackedCache, PackedKey, PackedWriter};

@@ -6,6 +6,7 @@ use crate::executor::Executor;
 use crate::fallback::{Fallback, Prepared};
 use crate::generation::{Cancel, Generation, Sink};
 use crate::pool::Pool;
+use crate::profiles::{plan_options, profiles};
 use crate::propose::{DraftModel, Ngram};
 use crate::sample::MAX_LOGPROBS;
 use crate::sequence::Job;
@@ -17,13 +18,11 @@ use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
 use tangor_device::tensor::MapGuard;
-use tangor_device::{
-    Activations, Descriptor, Device, DeviceError, DeviceKind, KvType, PackedCache, Prepare,
-};
+use tangor_device::{Activations, Descriptor, Device, DeviceError, KvType, PackedCache, Prepare};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
-use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, replan};
+use tangor_plan::{DeviceChoice, Plan, Rates, replan};
 
 /// What a checkpoint is loaded into, and whether its files are still what they were.
 type Parts = (Graph, Text, MapGuard);
@@ -75,6 +74,8 @@ pub struct LoadOptions {
     pub kv_bytes: Option<u64>,
     /// Bytes that weights and KV may take together; `None`: what the device has.
     pub memory_limit: Option<u64>,
+    /// Bytes that other models take of that already, by the names of devices.
+    pub taken: Vec<(String, u64)>,
     /// Whether requests share the KV of equal beginnings. Never changes a result where one device
     /// runs both stages; where another one decodes, a page that it wrote, found in place of one of
     /// a prompt, may differ by how it rounds.
@@ -106,6 +107,7 @@ impl Default for LoadOptions {
             prefill_chunk: 256,
             kv_bytes: None,
             memory_limit: None,
+            taken: Vec::new(),
             prefix_cache: true,
             device: DeviceChoice::Auto,
             prefill_device: None,
@@ -325,7 +327,7 @@ impl Model {
             Activations::F32 => KvType::F32,
             Activations::Int8 => KvType::Bf16,
         });
-        let profiles = profiles(graph, devices, options);
+        let profiles = profiles(graph, devices, &options.rates, &options.taken);
         let plan = replan(graph, &profiles, &plan_options(options, kv), without)?;
         let mut limits = Limits::of(&plan, graph);
         limits.prefix_cache = options.prefix_cache;
@@ -536,49 +538,4 @@ fn check_same_ids(
 pub(crate) fn random_seed() -> u64 {
     // Every `RandomState` has new keys, which come from the operating system.
     RandomState::new().build_hasher().finish()
-}
-
-fn profiles(
-    graph: &Graph,
-    devices: &[Arc<dyn Device>],
-    options: &LoadOptions,
-) -> Vec<DeviceProfile> {
-    let profile = |device: &Arc<dyn Device>| {
-        let facts = device.descriptor();
-        let kind = match facts.kind {
-            DeviceKind::Cpu => Kind::Cpu,
-            DeviceKind::Gpu => Kind::Gpu,
-            DeviceKind::Npu => Kind::Npu,
-        };
-        let measured = options.rates.iter().find(|(name, _)| *name == facts.name);
-        DeviceProfile {
-            description: facts.description.clone(),
-            rates: measured.map_or_else(|| Rates::typical(kind), |(_, rates)| *rates),
-            refused: (0..graph.nodes.len())
-                .filter(|&node| device.refuses(graph, node).is_some())
-                .collect(),
-            ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
-        }
-    };
-    devices.iter().map(profile).collect()
-}
-
-fn plan_options(options: &LoadOptions, kv: KvType) -> PlanOptions {
-    PlanOptions {
-        device: options.device,
-        prefill_device: options.prefill_device.clone(),
-        decode_device: options.decode_device.clone(),
-        prefill_rows: options.prefill_chunk,
-        max_sequences: options.max_sequences,
-        context: options.context,
-        kv: match kv {
-            KvType::F32 => tangor_plan::KvType::F32,
-            KvType::F16 => tangor_plan::KvType::F16,
-            KvType::Bf16 => tangor_plan::KvType::Bf16,
-            KvType::Int8 => tangor_plan::KvType::Int8,
-        },
-        kv_bytes: options.kv_bytes,
-        memory_limit: options.memory_limit,
-        ..PlanOptions::default()
-    }
 }
