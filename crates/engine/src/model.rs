@@ -120,6 +120,17 @@ impl Default for LoadOptions {
     }
 }
 
+impl LoadOptions {
+    /// The same for a model beside another one that runs as `plan` says.
+    fn beside(&self, plan: &Plan) -> Self {
+        let mut options = self.clone();
+        let taken = plan.devices.iter().enumerate();
+        let taken = taken.map(|(index, device)| (device.name.clone(), plan.taken_bytes(index)));
+        options.taken.extend(taken);
+        options
+    }
+}
+
 /// How far loading is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress<'a> {
@@ -229,17 +240,21 @@ impl Model {
         let size = |graph: &Graph| -> f32 {
             graph.weights.iter().map(|named| named.weight.stored_bytes() as f32).sum()
         };
-        let share = size(&draft) / (size(&draft) + size(&graph)).max(1.0);
+        let share = size(&graph) / (size(&draft) + size(&graph)).max(1.0);
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
-        let small = Self::prepare(&draft, (devices, &[]), options, &mut first)?;
-        let fallback = Fallback::if_wanted(draft, devices, options, draft_guard);
-        let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
-        let speculator = Some(Speculator::new(Box::new(proposer), false));
+        let prepared = Self::prepare(&graph, (devices, &[]), options, &mut first)?;
+        // What the model leaves is the draft's.
+        let rest = options.beside(&prepared.plan);
         let mut then = |step: Progress<'_>| {
             progress(Progress { share: share + step.share * (1.0 - share), ..step });
         };
-        Self::with_speculator((graph, text, guard), devices, options, speculator, &mut then)
+        let small = Self::prepare(&draft, (devices, &[]), &rest, &mut then)?;
+        let options = &options.beside(&small.plan);
+        let fallback = Fallback::if_wanted(draft, devices, &rest, draft_guard);
+        let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
+        let speculator = Some(Speculator::new(Box::new(proposer), false));
+        Self::start((graph, text, guard), prepared, devices, options, speculator)
     }
 
     /// Loads a graph. Its weights are dropped when they are packed, unless there are other devices
@@ -278,6 +293,17 @@ impl Model {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
         let prepared = Self::prepare(&graph, (devices, &[]), options, progress)?;
+        Self::start((graph, text, guard), prepared, devices, options, speculator)
+    }
+
+    /// Starts the thread of a model that is prepared.
+    fn start(
+        (graph, text, guard): Parts,
+        prepared: Prepared,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        speculator: Option<Speculator>,
+    ) -> Result<Arc<Self>, EngineError> {
         let hyper = graph.hyper.clone();
         let fallback = Fallback::if_wanted(graph, devices, options, guard);
         let driver = Driver::start(prepared, speculator, fallback, options.max_alive)?;
