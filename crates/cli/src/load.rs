@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tangor_device_cpu::{CpuDevice, CpuOptions, Isa};
-use tangor_engine::device::{Activations, Device, DeviceKind, KvType};
+use tangor_engine::device::{Activations, Device, KvType};
 use tangor_engine::plan::model::formats::{Checkpoint, Limits};
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
-use tangor_engine::plan::{self, DeviceProfile, Kind, Rates, Stage};
+use tangor_engine::plan::{self, DeviceProfile, Stage};
 use tangor_engine::text::{ChatTemplate, Message, Tokenizer};
 use tangor_engine::{
     EngineError, LoadOptions, Model, OnLost, Request, SamplingParams, Speculate, Text,
@@ -380,46 +380,6 @@ fn devices_and_rates(
     let opened = devices::opened(options, global)?;
     let rates = rates::all_kept(&store(global)?, &opened);
     Ok((opened.into_iter().map(|opened| opened.device).collect(), rates))
-}
-
-/// Where the rates of devices come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Measure {
-    /// They are typical of their kinds.
-    Never,
-    /// They are what was measured before, or are measured now.
-    Once,
-    /// They are measured now.
-    Again,
-}
-
-/// The devices as the planner sees them.
-pub(crate) fn profiles(
-    options: &ModelOptions,
-    measure: Measure,
-    global: &Global,
-) -> Outcome<Vec<DeviceProfile>> {
-    let store = store(global)?;
-    let profile = |opened: devices::Opened| {
-        let facts = opened.device.descriptor();
-        let kind = match facts.kind {
-            DeviceKind::Cpu => Kind::Cpu,
-            DeviceKind::Gpu => Kind::Gpu,
-            DeviceKind::Npu => Kind::Npu,
-        };
-        let kept = (measure == Measure::Once).then(|| rates::kept(&store, &opened)).flatten();
-        let rates = match (measure, kept) {
-            (Measure::Never, _) => Rates::typical(kind),
-            (_, Some(rates)) => rates,
-            (_, None) => rates::measure(&store, &opened)?,
-        };
-        Ok(DeviceProfile {
-            description: facts.description.clone(),
-            rates,
-            ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
-        })
-    };
-    devices::opened(options, global)?.into_iter().map(profile).collect()
 }
 
 /// What the options ask of the engine, for so many sequences at once: more would only take memory.

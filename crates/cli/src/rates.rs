@@ -13,7 +13,16 @@ use tangor_engine::plan::Rates;
 use tangor_store::Store;
 
 /// What the numbers mean: changes with the cost model and with how it is measured.
-const MEANING: u32 = 1;
+const MEANING: u32 = 2;
+
+/// Where the rates of devices come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// They are what was measured before, or are measured now.
+    Once,
+    /// They are measured now.
+    Again,
+}
 
 /// Rates by the names of devices.
 pub(crate) type Named = Vec<(String, Rates)>;
@@ -24,19 +33,28 @@ fn key(opened: &Opened) -> String {
 }
 
 /// What was measured of a device before.
-pub(crate) fn kept(store: &Store, opened: &Opened) -> Option<Rates> {
+fn kept(store: &Store, opened: &Opened) -> Option<Rates> {
     let rates: Rates = serde_json::from_str(&store.find_note(&key(opened))?).ok()?;
     rates.measured.then_some(rates)
 }
 
 /// Measures a device, and keeps what came out.
-pub(crate) fn measure(store: &Store, opened: &Opened) -> Outcome<Rates> {
+fn measure(store: &Store, opened: &Opened) -> Outcome<Rates> {
     let _progress = Progress::spinner(format!("measuring {}", opened.device.descriptor().name));
     let rates = (opened.measure)()?;
     if let Err(error) = store.keep_note(&key(opened), &serde_json::to_string(&rates)?) {
         terminal::note(&format!("what was measured is not kept for the next time: {error}"));
     }
     Ok(rates)
+}
+
+/// The rates of all devices.
+pub(crate) fn all_measured(store: &Store, devices: &[Opened], wanted: Measure) -> Outcome<Named> {
+    let rates = |opened| match kept(store, opened).filter(|_| wanted == Measure::Once) {
+        Some(rates) => Ok((opened_name(opened), rates)),
+        None => Ok((opened_name(opened), measure(store, opened)?)),
+    };
+    devices.iter().map(rates).collect()
 }
 
 /// What was measured before of devices between which there is a choice, by name. Never measures: a

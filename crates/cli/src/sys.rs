@@ -22,39 +22,6 @@ pub(crate) fn thread_seconds() -> Option<f64> {
     Some(text.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
 }
 
-/// Memory of the machine, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Memory {
-    /// Built in.
-    pub(crate) total_bytes: Option<u64>,
-    /// Free to take without swapping.
-    pub(crate) available_bytes: Option<u64>,
-    /// Most that this process's control group may take.
-    pub(crate) limit_bytes: Option<u64>,
-}
-
-impl Memory {
-    /// Bytes that this process may still take.
-    pub(crate) fn usable_bytes(&self) -> Option<u64> {
-        [self.available_bytes, self.limit_bytes].into_iter().flatten().min()
-    }
-}
-
-/// Memory of the machine and what of it this process may have.
-pub(crate) fn memory() -> Memory {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limit.into_iter().find_map(|path| fs::read_to_string(path).ok());
-    Memory {
-        total_bytes: kilobytes(&text, "MemTotal:"),
-        available_bytes: kilobytes(&text, "MemAvailable:"),
-        limit_bytes: limit.and_then(|text| text.trim().parse().ok()).filter(|&b| b < UNLIMITED),
-    }
-}
-
-/// From here on a limit of the first version of control groups is none.
-const UNLIMITED: u64 = 1 << 60;
-
 /// The processor.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Processor {

@@ -6,11 +6,12 @@ use crate::kv::CpuKv;
 use crate::pool::Pool;
 use crate::program::{Compiler, Program, refuses};
 use crate::system;
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use std::sync::{Arc, Mutex};
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+    Descriptor, Device, DeviceError, DeviceKind, HostMemory, KvCache, KvSpec, MemoryKind, Prepare,
+    Runnable, Segment,
 };
 
 /// How to use the processor.
@@ -73,8 +74,8 @@ impl CpuDevice {
             name: "cpu".into(),
             kind: DeviceKind::Cpu,
             description: format!("{name}, {isa}, {} threads", pool.threads()),
-            memory_bytes: system::memory_bytes(),
-            host_memory: true,
+            memory_bytes: HostMemory::now().size_bytes().unwrap_or(u64::MAX),
+            memory: MemoryKind::Host,
         };
         Ok(Self { descriptor, pool, isa })
     }
@@ -134,6 +135,10 @@ impl Device for CpuDevice {
 
     fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
         graph.nodes.get(node).and_then(|node| refuses(&node.op))
+    }
+
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        weights::packed_bytes(graph, weight)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {

@@ -87,6 +87,9 @@ pub(crate) enum Scales {
     Units,
 }
 
+/// How the scales and offsets of a weight are stored.
+type Numbers = (Scales, Offsets);
+
 /// A quantised weight in panels.
 #[derive(Debug)]
 pub(crate) struct PackedCodes {
@@ -122,10 +125,24 @@ impl Packed {
             Some(Layout::Quant { bits, group, offset }) => {
                 PackedCodes::new(weight, (bits, group, offset), pool).map(Self::Codes)
             }
-            None => Err(PackError::Layout("rows of different layouts in one weight".into())),
+            None => Err(mixed()),
         };
         weight.release_rows(0..weight.rows());
         packed
+    }
+
+    /// Bytes in memory that a weight takes once it is packed, unless some of its rows need a more
+    /// general form than those that are looked at.
+    pub(crate) fn bytes_of(weight: &Weight) -> Result<usize, PackError> {
+        let panel = match weight.layout() {
+            Some(Layout::Dense(dtype)) => PackedDense::shaped(weight, dtype).panel_bytes(),
+            Some(Layout::Quant { bits, group, offset }) => {
+                let numbers = likely(weight, group, offset);
+                PackedCodes::shaped(weight, (bits, group), numbers)?.panel_bytes()
+            }
+            None => return Err(mixed()),
+        };
+        Ok(weight.rows().div_ceil(PANEL).saturating_mul(panel))
     }
 
     /// Rows of the weight.
@@ -163,33 +180,28 @@ impl PackedCodes {
         (bits, group, offset): (u8, usize, Offset),
         pool: &Pool,
     ) -> Result<Self, PackError> {
-        let (outputs, inputs) = (weight.rows(), weight.cols());
-        let record = record_of(bits, group, inputs)?;
-        let mut first = vec![Group::default(); inputs.div_ceil(group)];
-        weight.row_codes(0, &mut vec![0; inputs], &mut first);
-        // Assume the best form, and try a more general one when a row does not fit it.
-        let mut scales = if weight.factored().is_some() { Scales::Units } else { Scales::F16 };
-        let mut offsets = match offset {
-            Offset::Zero => Offsets::Uniform(zero_point(first[0].offset)),
-            Offset::Min => Offsets::Min,
-        };
+        let mut numbers = likely(weight, group, offset);
         loop {
-            let mut packed = Self {
-                outputs,
-                inputs,
-                bits: bits_of(weight, bits, record, offsets),
-                group: record,
-                records: records_of(weight, record, scales).unwrap_or(1),
-                scales,
-                offsets,
-                data: Fixed::Own(Aligned::default()),
-            };
-            match packed.fill(weight, group, pool)? {
-                Fit::Fits => return Ok(packed),
-                Fit::NotHalf => scales = Scales::F32,
-                Fit::NotUniform => offsets = Offsets::Zero,
+            let mut packed = Self::shaped(weight, (bits, group), numbers)?;
+            match packed.fill(weight, group, pool)?.wider(numbers) {
+                Some(wider) => numbers = wider,
+                None => return Ok(packed),
             }
         }
+    }
+
+    /// A weight of groups in this form, without its panels.
+    fn shaped(
+        weight: &Weight,
+        (bits, group): (u8, usize),
+        (scales, offsets): Numbers,
+    ) -> Result<Self, PackError> {
+        let (outputs, inputs) = (weight.rows(), weight.cols());
+        let group = record_of(bits, group, inputs)?;
+        let bits = bits_of(weight, bits, group, offsets);
+        let records = records_of(weight, group, scales).unwrap_or(1);
+        let data = Fixed::Own(Aligned::default());
+        Ok(Self { outputs, inputs, bits, group, records, scales, offsets, data })
     }
 
     /// Packs every panel, or says which assumption does not hold.
@@ -271,19 +283,16 @@ impl PackedCodes {
                 Scales::Units => out.copy_from_slice(&unit.to_le_bytes()),
             }
         };
-        let fits = |x: f32| self.scales != Scales::F16 || f16::from_f32(x).to_f32() == x;
-        if !fits(group.scale) {
-            return Fit::NotHalf;
+        let fit = fit(group, (self.scales, self.offsets));
+        if fit == Fit::Fits {
+            put(scales, group.scale, units.scale);
+            match self.offsets {
+                Offsets::Uniform(_) => {}
+                Offsets::Zero => offsets[column] = zero_point(group.offset),
+                Offsets::Min => put(offsets, group.offset, units.min),
+            }
         }
-        put(scales, group.scale, units.scale);
-        match self.offsets {
-            Offsets::Uniform(zero) if zero_point(group.offset) != zero => return Fit::NotUniform,
-            Offsets::Uniform(_) => {}
-            Offsets::Zero => offsets[column] = zero_point(group.offset),
-            Offsets::Min if !fits(group.offset) => return Fit::NotHalf,
-            Offsets::Min => put(offsets, group.offset, units.min),
-        }
-        Fit::Fits
+        fit
     }
 
     /// Inputs whose products are summed as integers before they are scaled, with activations in
@@ -365,13 +374,11 @@ impl PackedCodes {
 
 impl PackedDense {
     fn new(weight: &Weight, dtype: DType, pool: &Pool) -> Result<Self, PackError> {
-        let (outputs, inputs) = (weight.rows(), weight.cols());
-        let panels = outputs.div_ceil(PANEL);
-        let bytes = inputs * PANEL * dtype.size();
+        let mut packed = Self::shaped(weight, dtype);
+        let (panels, bytes) = (packed.outputs.div_ceil(PANEL), packed.panel_bytes());
         let total = bytes.checked_mul(panels).ok_or(PackError::Memory(usize::MAX))?;
         let mut data = Aligned::zeroed(total).ok_or(PackError::Memory(total))?;
         let out = Shared::new(data.get_mut::<u8>(total));
-        let mut packed = Self { outputs, inputs, dtype, data: Fixed::Own(Aligned::default()) };
         pool.run(panels, |panel, _| {
             // SAFETY: every tile has a panel of its own.
             let out = unsafe { out.part(panel * bytes..(panel + 1) * bytes) };
@@ -380,6 +387,17 @@ impl PackedDense {
         });
         packed.data = Fixed::Own(data);
         Ok(packed)
+    }
+
+    /// A weight of such elements, without its panels.
+    fn shaped(weight: &Weight, dtype: DType) -> Self {
+        let (outputs, inputs) = (weight.rows(), weight.cols());
+        Self { outputs, inputs, dtype, data: Fixed::Own(Aligned::default()) }
+    }
+
+    /// Bytes of a panel.
+    fn panel_bytes(&self) -> usize {
+        self.inputs * PANEL * self.dtype.size()
     }
 
     fn fill_panel(&self, weight: &Weight, panel: usize, out: &mut [u8]) {
@@ -399,9 +417,34 @@ impl PackedDense {
 
     /// `(inputs, 64)` elements of one panel.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
-        let bytes = self.inputs * PANEL * self.dtype.size();
-        &self.data.bytes()[index * bytes..][..bytes]
+        &self.data.bytes()[index * self.panel_bytes()..][..self.panel_bytes()]
     }
+}
+
+fn mixed() -> PackError {
+    PackError::Layout("rows of different layouts in one weight".into())
+}
+
+/// How scales and offsets of a quantised weight are stored, going by a few of its rows.
+fn likely(weight: &Weight, group: usize, offset: Offset) -> Numbers {
+    let mut codes = vec![0; weight.cols()];
+    let mut groups = vec![Group::default(); weight.cols().div_ceil(group)];
+    weight.row_codes(0, &mut codes, &mut groups);
+    let scales = if weight.factored().is_some() { Scales::Units } else { Scales::F16 };
+    let offsets = match offset {
+        Offset::Zero => Offsets::Uniform(zero_point(groups[0].offset)),
+        Offset::Min => Offsets::Min,
+    };
+    let mut numbers = (scales, offsets);
+    for row in weight.sample_rows() {
+        weight.row_codes(row, &mut codes, &mut groups);
+        for &group in &groups {
+            while let Some(wider) = fit(group, numbers).wider(numbers) {
+                numbers = wider;
+            }
+        }
+    }
+    numbers
 }
 
 /// Inputs per record: they divide the padded row; longer groups are split, their scales repeated.
@@ -449,6 +492,28 @@ enum Fit {
     Fits,
     NotHalf,
     NotUniform,
+}
+
+impl Fit {
+    /// The form that takes what did not fit.
+    fn wider(self, (scales, offsets): Numbers) -> Option<Numbers> {
+        match self {
+            Self::Fits => None,
+            Self::NotHalf => Some((Scales::F32, offsets)),
+            Self::NotUniform => Some((scales, Offsets::Zero)),
+        }
+    }
+}
+
+/// Whether a group's scale and offset can be stored so.
+fn fit(group: Group, (scales, offsets): Numbers) -> Fit {
+    let fits = |x: f32| scales != Scales::F16 || f16::from_f32(x).to_f32() == x;
+    match offsets {
+        _ if !fits(group.scale) => Fit::NotHalf,
+        Offsets::Uniform(zero) if zero_point(group.offset) != zero => Fit::NotUniform,
+        Offsets::Min if !fits(group.offset) => Fit::NotHalf,
+        _ => Fit::Fits,
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -511,4 +576,35 @@ pub(crate) fn plane_of(bits: u8) -> Option<usize> {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+    use super::*;
+    use tangor_testkit::forms::every_form;
+
+    #[test]
+    fn a_weight_takes_the_bytes_that_were_expected_in_every_form() {
+        let pool = Pool::new(2, false);
+        for (name, weight) in every_form(150, 512) {
+            let packed = Packed::new(&weight, &pool).unwrap();
+            assert_eq!(Packed::bytes_of(&weight).unwrap(), packed.bytes(), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_weight_need_the_form_of_the_most_general_one() {
+        let all = every_form(64, 512);
+        let of = |name: &str| &all.iter().find(|(other, _)| other == name).unwrap().1;
+        let halves = of("4 bits, groups of 32, f16 middle");
+        for (other, bytes) in [
+            ("4 bits, groups of 32, f16 middle", 16 + 2),
+            ("4 bits, groups of 32, f16 packed", 16 + 2 + 1),
+            ("4 bits, groups of 32, f32 packed", 16 + 4 + 1),
+        ] {
+            let both = Weight::stack(&[halves, of(other), halves]).unwrap();
+            assert_eq!(Packed::bytes_of(&both).unwrap(), 3 * 64 * 512 / 32 * bytes, "{other}");
+        }
+    }
 }

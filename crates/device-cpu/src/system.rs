@@ -58,11 +58,3 @@ pub(crate) fn processor_name() -> Option<String> {
         Some(line.split_once(':')?.1.trim().to_owned())
     }
 }
-
-/// Bytes of memory of this machine; `u64::MAX` where the system does not tell.
-pub(crate) fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib * 1024)
-}

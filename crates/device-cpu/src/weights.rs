@@ -78,6 +78,14 @@ impl Weights {
     }
 }
 
+/// Bytes that a weight of a graph takes: packed if linears read it, else where it is stored.
+pub(crate) fn packed_bytes(graph: &Graph, id: WeightId) -> u64 {
+    let weight = graph.weight(id);
+    let reads = |node: &Node| matches!(node.op, Op::Linear { weight, .. } if weight == id);
+    let packed = graph.nodes.iter().any(reads).then(|| Packed::bytes_of(weight).ok());
+    packed.flatten().unwrap_or_else(|| weight.stored_bytes()) as u64
+}
+
 /// The weights of all linears among some nodes, in the order in which they are used first, each
 /// with the node that uses it.
 fn linears<'a>(graph: &'a Graph, indices: &BTreeSet<usize>) -> Vec<(&'a str, WeightId)> {

@@ -2,6 +2,7 @@
 
 use crate::error::GpuError;
 use std::fmt;
+use tangor_device::MemoryKind;
 use wgpu::{Backends, DeviceType, Features};
 
 /// Kinds of adapters.
@@ -17,6 +18,16 @@ pub enum AdapterKind {
     Software,
     /// Nothing is known.
     Other,
+}
+
+impl AdapterKind {
+    /// Whose memory its buffers take.
+    pub(crate) fn memory(self) -> MemoryKind {
+        match self {
+            Self::Integrated | Self::Software => MemoryKind::HostBuffers,
+            Self::Discrete | Self::Virtual | Self::Other => MemoryKind::Own,
+        }
+    }
 }
 
 impl fmt::Display for AdapterKind {

@@ -99,6 +99,11 @@ impl Block {
     }
 }
 
+/// Bytes of a buffer for so many: some, and a multiple of 16.
+pub(crate) fn buffer_bytes(bytes: u64) -> u64 {
+    bytes.max(16).next_multiple_of(16)
+}
+
 impl Context {
     pub(crate) fn new(
         (device, queue): (wgpu::Device, wgpu::Queue),
@@ -174,7 +179,7 @@ impl Context {
         fill: Option<Fill<'_>>,
     ) -> Result<Block, DeviceError> {
         self.check()?;
-        let size = bytes.max(16).next_multiple_of(16);
+        let size = buffer_bytes(bytes);
         let before = self.used.fetch_add(size, Ordering::Relaxed);
         let counted = |buffer| Block { buffer, bytes: size, context: Arc::clone(self) };
         let fits = size <= self.max_buffer && before.saturating_add(size) <= self.memory_limit;

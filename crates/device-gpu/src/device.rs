@@ -11,13 +11,13 @@ use crate::profile::Profile;
 use crate::program::{self, Compiler, Program, refuses};
 use crate::run::GpuRunnable;
 use crate::shader::{self, Inputs};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, WeightId};
 use tangor_device::{
-    Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, PackedCache, Prepare,
-    Runnable, Segment,
+    Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec, MemoryKind,
+    PackedCache, Prepare, Runnable, Segment,
 };
 use wgpu::{BufferUsages, Features};
 
@@ -136,8 +136,7 @@ impl GpuDevice {
             kind: DeviceKind::Gpu,
             description: facts.to_string(),
             memory_bytes: memory,
-            // Packed weights and KV have a form of their own: they are not shared.
-            host_memory: false,
+            memory: facts.kind.memory(),
         };
         let profile = (options.profile && found.timestamps).then(Arc::default);
         Ok(Self { descriptor, context, profile })
@@ -232,18 +231,11 @@ fn probe(context: &Arc<Context>) -> Result<bool, DeviceError> {
     Ok(together)
 }
 
-/// Half of the host's memory where the adapter shares it; else what one buffer may have, since
-/// drivers do not say how much there is.
+/// Half of the host's memory where the adapter's buffers take that; else what one buffer may have,
+/// since drivers do not say how much there is.
 fn memory_bytes(facts: &AdapterFacts) -> u64 {
-    let shared = matches!(facts.kind, AdapterKind::Integrated | AdapterKind::Software);
-    let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    match host {
-        Some(kilobytes) if shared => kilobytes * 512,
-        _ => facts.max_buffer_bytes.clamp(2 << 30, 16 << 30),
-    }
+    let host = HostMemory::now().size_bytes().filter(|_| facts.kind.memory() != MemoryKind::Own);
+    host.map_or(facts.max_buffer_bytes.clamp(2 << 30, 16 << 30), |bytes| bytes / 2)
 }
 
 impl Device for GpuDevice {
@@ -253,6 +245,10 @@ impl Device for GpuDevice {
 
     fn refuses(&self, graph: &Graph, node: usize) -> Option<String> {
         graph.nodes.get(node).and_then(|node| refuses(graph, node))
+    }
+
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        weights::packed_bytes(graph, weight, self.context.max_weights)
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {

@@ -5,7 +5,7 @@
 
 pub(crate) mod kept;
 
-use crate::context::{Block, Context};
+use crate::context::{Block, Context, buffer_bytes};
 use crate::shader::Constants;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -88,6 +88,14 @@ impl Packed {
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.codes.bytes() + part.scales.bytes()).sum()
     }
+
+    /// Bytes that a matrix takes once it is packed, unless some of its rows need longer scales than
+    /// those that are looked at.
+    pub(crate) fn bytes_of(weight: &Weight, max_weights: u64) -> u64 {
+        let part =
+            |rows| weight.slice_rows(rows).map_or(0, |slice| Outline::likely(&slice).bytes());
+        cuts(weight, max_weights).into_iter().map(part).sum()
+    }
 }
 
 /// Rows of the parts of a matrix: of one layout each, and no more than buffers may have.
@@ -161,6 +169,21 @@ struct Scales {
     units: Vec<Units>,
 }
 
+impl Scales {
+    /// Appends those of a row, whose codes are read with them.
+    fn read(&mut self, slice: &Weight, row: usize, outline: &Outline, codes: &mut [u8]) {
+        let (first, groups) = (self.groups.len(), outline.groups);
+        self.groups.resize(first + groups, Group::default());
+        slice.row_codes(row, codes, &mut self.groups[first..]);
+        if let Some(blocks) = outline.blocks {
+            let (factors, units) = (self.factors.len(), self.units.len());
+            self.factors.resize(factors + blocks, Factors::default());
+            self.units.resize(units + groups, Units::default());
+            slice.row_factors(row, &mut self.factors[factors..], &mut self.units[units..]);
+        }
+    }
+}
+
 /// What is known of a part before its weights are read; of its form, all but how scales are stored.
 #[derive(Clone, Copy, Debug)]
 struct Outline {
@@ -184,6 +207,22 @@ impl Outline {
             groups: if quantised { cols.div_ceil(form.group as usize) } else { 0 },
             blocks: slice.factored().map(|block| cols.div_ceil(block)).filter(|_| quantised),
         }
+    }
+
+    /// With scales stored as a few rows let expect.
+    fn likely(slice: &Weight) -> Self {
+        let outline = Self::of(slice);
+        let (mut scales, mut codes) = (Scales::default(), vec![0; slice.cols()]);
+        for row in slice.sample_rows().filter(|_| outline.groups > 0) {
+            scales.read(slice, row, &outline, &mut codes);
+        }
+        settled(outline, &scales)
+    }
+
+    /// Bytes of its buffers.
+    fn bytes(&self) -> u64 {
+        let sizes = [self.codes_bytes(), 4 * self.scale_words().1];
+        sizes.map(|bytes| buffer_bytes(bytes as u64)).iter().sum()
     }
 
     /// The same with scales stored in another way; `None` if weights of that layout cannot be.
@@ -271,7 +310,7 @@ fn pack_tile(
     outline: &Outline,
     scales: &mut Scales,
 ) -> Vec<u8> {
-    let (cols, &Outline { form, chunks, groups, blocks, .. }) = (slice.cols(), outline);
+    let (cols, &Outline { form, chunks, groups, .. }) = (slice.cols(), outline);
     // Bytes of a row's chunk, in vectors of 16.
     let vectors = form.bits as usize / 4;
     let mut out = vec![0; TILE * chunks * vectors * 16];
@@ -280,19 +319,7 @@ fn pack_tile(
     let mut bytes = vec![0; chunks * vectors * 16];
     for (lane, index) in rows.enumerate() {
         if groups > 0 {
-            let first = scales.groups.len();
-            scales.groups.resize(first + groups, Group::default());
-            slice.row_codes(index, &mut row[..cols], &mut scales.groups[first..]);
-            if let Some(blocks) = blocks {
-                let (factors, units) = (scales.factors.len(), scales.units.len());
-                scales.factors.resize(factors + blocks, Factors::default());
-                scales.units.resize(units + groups, Units::default());
-                slice.row_factors(
-                    index,
-                    &mut scales.factors[factors..],
-                    &mut scales.units[units..],
-                );
-            }
+            scales.read(slice, index, outline, &mut row[..cols]);
         } else {
             slice.row_f32(index, &mut floats);
         }
@@ -424,7 +451,24 @@ fn tiled(rows: usize, count: usize, word: impl Fn(usize, usize) -> u32) -> Vec<u
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
     use super::*;
+    use crate::{GpuDevice, GpuOptions};
+    use tangor_testkit::forms::every_form;
+
+    #[test]
+    fn a_matrix_takes_the_bytes_that_were_expected_in_every_form() {
+        for max_weight_bytes in [None, Some(40_000)] {
+            let options = GpuOptions { max_weight_bytes, ..GpuOptions::default() };
+            let device = GpuDevice::open(&options).unwrap();
+            let context = device.context();
+            for (name, weight) in every_form(150, 512) {
+                let packed = Packed::new(&weight, context, &mut |_| {}).unwrap();
+                let expected = Packed::bytes_of(&weight, context.max_weights);
+                assert_eq!(expected, packed.bytes(), "{name}, {max_weight_bytes:?}");
+            }
+        }
+    }
 
     #[test]
     fn nibbles_of_four_weights_share_bytes() {

@@ -6,7 +6,7 @@ use crate::pack::Packed;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tangor_device::kept::Keeper;
-use tangor_device::model::{Graph, Op, WeightId};
+use tangor_device::model::{Graph, Node, Op, WeightId};
 use tangor_device::{DeviceError, Segment};
 
 /// The matrices that linears and tables read.
@@ -82,13 +82,28 @@ fn pack(
     Ok(all)
 }
 
+/// Bytes that a weight of a graph takes: packed if it is a matrix that nodes read, else as it is
+/// stored.
+pub(crate) fn packed_bytes(graph: &Graph, id: WeightId, max_weights: u64) -> u64 {
+    let weight = graph.weight(id);
+    match graph.nodes.iter().any(|node| matrix(node) == Some(id)) {
+        true => Packed::bytes_of(weight, max_weights),
+        false => weight.stored_bytes() as u64,
+    }
+}
+
+/// The matrix that a node reads.
+fn matrix(node: &Node) -> Option<WeightId> {
+    match node.op {
+        Op::Linear { weight: id, .. } | Op::Embed { table: id } => Some(id),
+        _ => None,
+    }
+}
+
 /// The matrices that segments read, in the order in which they are used first.
 fn matrices(segments: &[Segment<'_>], graph: &Graph) -> Vec<WeightId> {
     let indices: BTreeSet<usize> = segments.iter().flat_map(|s| s.nodes.clone()).collect();
     let mut seen = HashSet::new();
-    let read = |index: usize| match graph.nodes.get(index)?.op {
-        Op::Linear { weight: id, .. } | Op::Embed { table: id } => Some(id),
-        _ => None,
-    };
+    let read = |index: usize| graph.nodes.get(index).and_then(matrix);
     indices.into_iter().filter_map(read).filter(|id| seen.insert(*id)).collect()
 }

@@ -7,13 +7,14 @@ use crate::library::{self, ProviderLibrary};
 use crate::prepare::{Compiler, form_of};
 use crate::runtime::{DeviceInfo, Hardware, Runtime};
 use crate::session::Provider;
+use crate::weights::Packed;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tangor_device::model::Graph;
+use tangor_device::model::{Graph, Op, WeightId};
 use tangor_device::{
-    Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache, KvSpec, Prepare,
-    Products, Rounding, Runnable, Segment,
+    Arithmetic, Descriptor, Device, DeviceError, DeviceKind, Health, HostMemory, KvCache, KvSpec,
+    MemoryKind, Prepare, Products, Rounding, Runnable, Segment,
 };
 
 /// Row counts that pieces are compiled for, if nothing else is said.
@@ -217,12 +218,13 @@ impl NpuDevice {
             threads: options.threads,
             refused: options.set_aside,
         };
+        let memory = options.memory_bytes.or_else(|| HostMemory::now().size_bytes());
         let descriptor = Descriptor {
             name: "npu".into(),
             kind: DeviceKind::Npu,
             description: provider.description(),
-            memory_bytes: options.memory_bytes.unwrap_or_else(memory_bytes),
-            host_memory: true,
+            memory_bytes: memory.unwrap_or(u64::MAX),
+            memory: MemoryKind::Host,
         };
         let core = Core {
             name: descriptor.name.clone(),
@@ -276,14 +278,6 @@ fn pick(runtime: &Runtime, options: &NpuOptions) -> Result<(DeviceInfo, usize), 
     })
 }
 
-/// Bytes of memory of this machine; `u64::MAX` where the system does not tell.
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib * 1024)
-}
-
 impl Device for NpuDevice {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -303,6 +297,23 @@ impl Device for NpuDevice {
             return None;
         }
         form_of(&self.core, graph, node).err()
+    }
+
+    /// What is handed to the provider, and the table that the host reads; what a provider makes of
+    /// the one is not known.
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        let stored = graph.weight(weight);
+        let reads = |op: &Op| matches!(op, Op::Linear { weight: id, .. } if *id == weight);
+        let linear = graph.nodes.iter().position(|node| reads(&node.op));
+        match linear.map(|node| form_of(&self.core, graph, node)) {
+            Some(Ok(Form::Linear(form))) => {
+                let is_table = |op: &Op| matches!(op, Op::Embed { table } if *table == weight);
+                let table = graph.nodes.iter().any(|node| is_table(&node.op));
+                let table = if table { stored.stored_bytes() } else { 0 };
+                (Packed::bytes_of(stored, form) + table) as u64
+            }
+            _ => stored.stored_bytes() as u64,
+        }
     }
 
     fn kv_cache(&self, spec: &KvSpec) -> Result<Box<dyn KvCache>, DeviceError> {
@@ -333,9 +344,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests stop at what is unexpected")]
     use super::*;
     use crate::error::running;
+    use tangor_device::model::ValueId;
     use tangor_device::model::ir::{Hyper, Rows, Value};
     use tangor_device::model::rope::Rope;
-    use tangor_device::model::{Op, ValueId};
     use tangor_device::{Batch, KvType, Span};
 
     fn device() -> NpuDevice {

@@ -55,6 +55,28 @@ impl Packed {
         }
     }
 
+    /// Bytes of the tensors that [`Packed::new`] gives.
+    pub(crate) fn bytes_of(weight: &Weight, form: LinearForm) -> usize {
+        let elements = weight.rows().saturating_mul(weight.cols());
+        let Some(Layout::Quant { bits, group, .. }) = weight.layout() else { return 4 * elements };
+        let (rows, groups) = (weight.rows(), weight.cols().div_ceil(group));
+        let of_bits = |count: usize| (count * usize::from(bits)).div_ceil(8);
+        match form {
+            LinearForm::Float => 4 * elements,
+            LinearForm::NBits => {
+                let zeros = match zero_points(weight) {
+                    Some(ZeroPoints::Integer) => of_bits(groups),
+                    Some(ZeroPoints::Float) => 4 * groups,
+                    Some(ZeroPoints::Middle) | None => 0,
+                };
+                rows * (groups * (of_bits(group) + 4) + zeros)
+            }
+            LinearForm::Dequantize => {
+                of_bits(elements) + 4 * rows * groups + of_bits(rows * groups)
+            }
+        }
+    }
+
     /// Whether [`Packed::new`] may give something, as far as the layout tells.
     pub(crate) fn possible(weight: &Weight, form: LinearForm) -> bool {
         match (form, weight.layout()) {
@@ -232,8 +254,8 @@ pub(crate) enum ZeroPoints {
     Float,
 }
 
-/// Tells from the weight's first and last rows, as reading all takes long; a weight that differs
-/// between is another case of the same shape, which costs a question and nothing else.
+/// Tells from a few of the weight's rows, as reading all takes long; a weight that differs between
+/// is another case of the same shape, which costs a question and nothing else.
 pub(crate) fn zero_points(weight: &Weight) -> Option<ZeroPoints> {
     let Some(Layout::Quant { bits, group, offset }) = weight.layout() else { return None };
     if offset == Offset::Min {
@@ -243,7 +265,7 @@ pub(crate) fn zero_points(weight: &Weight) -> Option<ZeroPoints> {
     let mut groups = vec![Group::default(); weight.cols().div_ceil(group)];
     let (middle, greatest) = if bits == 4 { (8.0, 15.0) } else { (128.0, 255.0) };
     let mut found = ZeroPoints::Middle;
-    for row in [0, weight.rows() - 1] {
+    for row in weight.sample_rows() {
         weight.row_codes(row, &mut codes, &mut groups);
         for group in &groups {
             if group.offset > greatest {
@@ -255,4 +277,30 @@ pub(crate) fn zero_points(weight: &Weight) -> Option<ZeroPoints> {
         }
     }
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tangor_testkit::forms::every_form;
+
+    #[test]
+    fn a_weight_takes_the_bytes_that_were_expected_in_every_form() {
+        for (name, weight) in every_form(10, 512) {
+            for form in [LinearForm::NBits, LinearForm::Dequantize, LinearForm::Float] {
+                let Some(packed) = Packed::new(&weight, form) else { continue };
+                let tensors = match &packed {
+                    Packed::NBits { codes, scales, zeros, .. } => {
+                        [Some(codes), Some(scales), zeros.as_ref()]
+                    }
+                    Packed::Dequantize { codes, scales, zeros, .. } => {
+                        [codes, scales, zeros].map(Some)
+                    }
+                    Packed::Float(values) => [Some(values), None, None],
+                };
+                let bytes: usize = tensors.into_iter().flatten().map(Tensor::bytes).sum();
+                assert_eq!(Packed::bytes_of(&weight, form), bytes, "{name} as {form:?}");
+            }
+        }
+    }
 }

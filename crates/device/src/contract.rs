@@ -14,7 +14,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use tangor_model::rope::Variant;
-use tangor_model::{Graph, ValueId};
+use tangor_model::{Graph, ValueId, WeightId};
 use tangor_tensor::Weight;
 
 /// Kinds of processors.
@@ -28,6 +28,17 @@ pub enum DeviceKind {
     Npu,
 }
 
+/// Where a device keeps weights, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// In the host's memory, which devices that do so read and write without a copy.
+    Host,
+    /// In buffers of its own that take the host's memory, as an integrated GPU.
+    HostBuffers,
+    /// In memory of its own.
+    Own,
+}
+
 /// Plain facts about a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Descriptor {
@@ -39,8 +50,8 @@ pub struct Descriptor {
     pub description: String,
     /// Bytes of memory that weights and KV may take.
     pub memory_bytes: u64,
-    /// Whether the host can read and write the device's memory without a copy.
-    pub host_memory: bool,
+    /// Whose memory that is.
+    pub memory: MemoryKind,
 }
 
 /// How activations enter linear operations.
@@ -355,6 +366,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`Device::prepare`] refuses the same nodes with [`DeviceError::Refused`].
     fn refuses(&self, _graph: &Graph, _node: usize) -> Option<String> {
         None
+    }
+    /// Bytes that a weight of the graph takes here once the nodes that read it are prepared: what a
+    /// planner counts on. What a few of its rows look like may have to do for all of them; a weight
+    /// that is not packed takes what it is stored in.
+    fn packed_bytes(&self, graph: &Graph, weight: WeightId) -> u64 {
+        graph.weight(weight).stored_bytes() as u64
     }
     /// Makes an empty KV cache.
     ///

@@ -5,6 +5,7 @@
 
 pub mod conformance;
 mod contract;
+mod host;
 pub mod kept;
 pub mod oracle;
 mod packed;
@@ -12,8 +13,10 @@ pub mod rounding;
 
 pub use contract::{
     Activations, Arithmetic, Batch, Descriptor, Device, DeviceError, DeviceKind, Health, KvCache,
-    KvSpec, KvType, Logits, PageId, Prepare, Products, Rounding, Runnable, Segment, Span,
+    KvSpec, KvType, Logits, MemoryKind, PageId, Prepare, Products, Rounding, Runnable, Segment,
+    Span,
 };
+pub use host::HostMemory;
 pub use packed::{PackedBytes, PackedCache, PackedKey, PackedWriter};
 pub use tangor_model as model;
 pub use tangor_tensor as tensor;

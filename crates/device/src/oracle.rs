@@ -6,7 +6,7 @@
 
 use crate::contract::{
     Activations, Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, KvType,
-    Prepare, Runnable, Segment, Span,
+    MemoryKind, Prepare, Runnable, Segment, Span,
 };
 use crate::rounding::{group_before, group_of, round_factor, round_key, round_row, round_value};
 use std::any::Any;
@@ -80,7 +80,7 @@ impl OracleDevice {
                 kind: DeviceKind::Cpu,
                 description: "scalar reference".into(),
                 memory_bytes: u64::MAX,
-                host_memory: true,
+                memory: MemoryKind::Host,
             },
         }
     }

@@ -13,7 +13,7 @@ use tangor_device::{
     Batch, Device, KvCache, KvSpec, KvType, PackedCache, Prepare, Runnable, Segment, Span,
 };
 use tangor_plan::model::{Graph, Node, Op, ValueId};
-use tangor_plan::{Plan, Stage};
+use tangor_plan::{MemoryKind, Plan, Stage};
 
 /// Prepared segments and KV caches of every device that takes part.
 #[derive(Debug)]
@@ -409,7 +409,8 @@ fn shared_prefill(graph: &Graph, plan: &Plan) -> Option<Shared> {
         devices.all(|device| device == first).then_some(first)
     };
     let (reads, writes) = (only(Stage::Prefill)?, only(Stage::Decode)?);
-    let apart = [reads, writes].iter().any(|&device| !plan.devices[device].host_memory);
+    let copies = |&device: &usize| plan.devices[device].memory != MemoryKind::Host;
+    let apart = [reads, writes].iter().any(copies);
     (reads != writes && apart).then(|| {
         let pieces = tangor_plan::pieces(graph);
         Shared { devices: [reads, writes], rows: [1, 0], pieces }

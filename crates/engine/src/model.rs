@@ -6,6 +6,7 @@ use crate::executor::Executor;
 use crate::fallback::{Fallback, Prepared};
 use crate::generation::{Cancel, Generation, Sink};
 use crate::pool::Pool;
+use crate::profiles::{plan_options, profiles};
 use crate::propose::{DraftModel, Ngram};
 use crate::sample::MAX_LOGPROBS;
 use crate::sequence::Job;
@@ -17,13 +18,11 @@ use crate::{EngineError, Event, Request, Usage};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, mpsc};
 use tangor_device::tensor::MapGuard;
-use tangor_device::{
-    Activations, Descriptor, Device, DeviceError, DeviceKind, KvType, PackedCache, Prepare,
-};
+use tangor_device::{Activations, Descriptor, Device, DeviceError, KvType, PackedCache, Prepare};
 use tangor_plan::model::formats::Checkpoint;
 use tangor_plan::model::ir::Hyper;
 use tangor_plan::model::{Graph, import};
-use tangor_plan::{DeviceChoice, DeviceProfile, Kind, Plan, PlanOptions, Rates, replan};
+use tangor_plan::{DeviceChoice, Plan, Rates, replan};
 
 /// What a checkpoint is loaded into, and whether its files are still what they were.
 type Parts = (Graph, Text, MapGuard);
@@ -75,6 +74,8 @@ pub struct LoadOptions {
     pub kv_bytes: Option<u64>,
     /// Bytes that weights and KV may take together; `None`: what the device has.
     pub memory_limit: Option<u64>,
+    /// Bytes that other models take of that already, by the names of devices.
+    pub taken: Vec<(String, u64)>,
     /// Whether requests share the KV of equal beginnings. Never changes a result where one device
     /// runs both stages; where another one decodes, a page that it wrote, found in place of one of
     /// a prompt, may differ by how it rounds.
@@ -106,6 +107,7 @@ impl Default for LoadOptions {
             prefill_chunk: 256,
             kv_bytes: None,
             memory_limit: None,
+            taken: Vec::new(),
             prefix_cache: true,
             device: DeviceChoice::Auto,
             prefill_device: None,
@@ -115,6 +117,17 @@ impl Default for LoadOptions {
             packed: None,
             on_lost: OnLost::Continue,
         }
+    }
+}
+
+impl LoadOptions {
+    /// The same for a model beside another one that runs as `plan` says.
+    fn beside(&self, plan: &Plan) -> Self {
+        let mut options = self.clone();
+        let taken = plan.devices.iter().enumerate();
+        let taken = taken.map(|(index, device)| (device.name.clone(), plan.taken_bytes(index)));
+        options.taken.extend(taken);
+        options
     }
 }
 
@@ -227,17 +240,21 @@ impl Model {
         let size = |graph: &Graph| -> f32 {
             graph.weights.iter().map(|named| named.weight.stored_bytes() as f32).sum()
         };
-        let share = size(&draft) / (size(&draft) + size(&graph)).max(1.0);
+        let share = size(&graph) / (size(&draft) + size(&graph)).max(1.0);
         let mut first =
             |step: Progress<'_>| progress(Progress { share: step.share * share, ..step });
-        let small = Self::prepare(&draft, (devices, &[]), options, &mut first)?;
-        let fallback = Fallback::if_wanted(draft, devices, options, draft_guard);
-        let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
-        let speculator = Some(Speculator::new(Box::new(proposer), false));
+        let prepared = Self::prepare(&graph, (devices, &[]), options, &mut first)?;
+        // What the model leaves is the draft's.
+        let rest = options.beside(&prepared.plan);
         let mut then = |step: Progress<'_>| {
             progress(Progress { share: share + step.share * (1.0 - share), ..step });
         };
-        Self::with_speculator((graph, text, guard), devices, options, speculator, &mut then)
+        let small = Self::prepare(&draft, (devices, &[]), &rest, &mut then)?;
+        let options = &options.beside(&small.plan);
+        let fallback = Fallback::if_wanted(draft, devices, &rest, draft_guard);
+        let proposer = DraftModel::new(Core::new(small.limits), small.executor, fallback);
+        let speculator = Some(Speculator::new(Box::new(proposer), false));
+        Self::start((graph, text, guard), prepared, devices, options, speculator)
     }
 
     /// Loads a graph. Its weights are dropped when they are packed, unless there are other devices
@@ -276,6 +293,17 @@ impl Model {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Arc<Self>, EngineError> {
         let prepared = Self::prepare(&graph, (devices, &[]), options, progress)?;
+        Self::start((graph, text, guard), prepared, devices, options, speculator)
+    }
+
+    /// Starts the thread of a model that is prepared.
+    fn start(
+        (graph, text, guard): Parts,
+        prepared: Prepared,
+        devices: &[Arc<dyn Device>],
+        options: &LoadOptions,
+        speculator: Option<Speculator>,
+    ) -> Result<Arc<Self>, EngineError> {
         let hyper = graph.hyper.clone();
         let fallback = Fallback::if_wanted(graph, devices, options, guard);
         let driver = Driver::start(prepared, speculator, fallback, options.max_alive)?;
@@ -325,7 +353,7 @@ impl Model {
             Activations::F32 => KvType::F32,
             Activations::Int8 => KvType::Bf16,
         });
-        let profiles = profiles(graph, devices, options);
+        let profiles = profiles(graph, devices, &options.rates, &options.taken);
         let plan = replan(graph, &profiles, &plan_options(options, kv), without)?;
         let mut limits = Limits::of(&plan, graph);
         limits.prefix_cache = options.prefix_cache;
@@ -536,49 +564,4 @@ fn check_same_ids(
 pub(crate) fn random_seed() -> u64 {
     // Every `RandomState` has new keys, which come from the operating system.
     RandomState::new().build_hasher().finish()
-}
-
-fn profiles(
-    graph: &Graph,
-    devices: &[Arc<dyn Device>],
-    options: &LoadOptions,
-) -> Vec<DeviceProfile> {
-    let profile = |device: &Arc<dyn Device>| {
-        let facts = device.descriptor();
-        let kind = match facts.kind {
-            DeviceKind::Cpu => Kind::Cpu,
-            DeviceKind::Gpu => Kind::Gpu,
-            DeviceKind::Npu => Kind::Npu,
-        };
-        let measured = options.rates.iter().find(|(name, _)| *name == facts.name);
-        DeviceProfile {
-            description: facts.description.clone(),
-            rates: measured.map_or_else(|| Rates::typical(kind), |(_, rates)| *rates),
-            refused: (0..graph.nodes.len())
-                .filter(|&node| device.refuses(graph, node).is_some())
-                .collect(),
-            ..DeviceProfile::new(&facts.name, kind, facts.memory_bytes, facts.host_memory)
-        }
-    };
-    devices.iter().map(profile).collect()
-}
-
-fn plan_options(options: &LoadOptions, kv: KvType) -> PlanOptions {
-    PlanOptions {
-        device: options.device,
-        prefill_device: options.prefill_device.clone(),
-        decode_device: options.decode_device.clone(),
-        prefill_rows: options.prefill_chunk,
-        max_sequences: options.max_sequences,
-        context: options.context,
-        kv: match kv {
-            KvType::F32 => tangor_plan::KvType::F32,
-            KvType::F16 => tangor_plan::KvType::F16,
-            KvType::Bf16 => tangor_plan::KvType::Bf16,
-            KvType::Int8 => tangor_plan::KvType::Int8,
-        },
-        kv_bytes: options.kv_bytes,
-        memory_limit: options.memory_limit,
-        ..PlanOptions::default()
-    }
 }

@@ -133,6 +133,8 @@ fn positive(value: f64) -> Option<f64> {
 /// A few layers, ready to run.
 struct Layers {
     graph: Graph,
+    /// Bytes that the weight of each node takes on the device.
+    held: Vec<f64>,
     runnable: Box<dyn Runnable>,
     kv: Box<dyn KvCache>,
     pages: Vec<PageId>,
@@ -163,7 +165,12 @@ impl Layers {
         };
         let kv = device.kv_cache(&spec).map_err(|e| failed(&e))?;
         let pages = (0..).take(pages).collect();
-        let mut layers = Self { graph, runnable, kv, pages };
+        let held = graph.nodes.iter().map(|node| match node.op {
+            Op::Linear { weight: id, .. } => device.packed_bytes(&graph, id) as f64,
+            _ => 0.0,
+        });
+        let held = held.collect();
+        let mut layers = Self { graph, held, runnable, kv, pages };
         // Fills the cache, and warms up.
         for start in (0..tokens).step_by(ROWS) {
             layers.run(start, ROWS)?;
@@ -198,8 +205,8 @@ impl Layers {
             kv: PlanKv::Bf16,
         };
         let mut timed = Timed { seconds: median(&seconds), ..Timed::default() };
-        for node in &self.graph.nodes {
-            let Work { ops, bytes, elements } = work(&self.graph, node, &shape);
+        for (node, held) in self.graph.nodes.iter().zip(&self.held) {
+            let Work { ops, bytes, elements } = work(&self.graph, node, *held, &shape);
             match node.op {
                 Op::Attention(_) => timed.attention += ops,
                 Op::Linear { .. } => {

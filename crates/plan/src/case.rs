@@ -1,9 +1,9 @@
 //! What a plan is made from, with the cost of every node on every device worked out once per shape
 //! of a batch.
 
-use crate::cost::{self, Shape, Stored};
+use crate::cost::{self, Held, Shape};
 use crate::memory::scratch_bytes;
-use crate::{DeviceProfile, KvType, PlanOptions, Policy, Rates};
+use crate::{DeviceProfile, KvType, MemoryKind, PlanOptions, Policy, Rates};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,11 +20,10 @@ pub(crate) struct Case<'a> {
     pub(crate) pieces: Vec<Range<usize>>,
     /// Of each value, the first node that writes and the last that reads it.
     lives: Vec<Option<(usize, usize)>>,
-    /// Of each device and node: arithmetic that is padded, over what it is without.
-    padding: Vec<Vec<f64>>,
-    stored: Vec<Stored>,
-    /// Bytes of all weights as they are stored.
-    pub(crate) weights_bytes: u64,
+    /// Of each device and node.
+    held: Vec<Vec<Held>>,
+    /// Bytes of all weights on each device.
+    pub(crate) weights_bytes: Vec<u64>,
     /// Bytes of scratch memory of a device.
     pub(crate) scratch_bytes: u64,
     costs: RefCell<HashMap<Key, Rc<Vec<f64>>>>,
@@ -46,20 +45,17 @@ impl<'a> Case<'a> {
         };
         let lives = (0..graph.values.len()).map(life).collect();
         let pieces = pieces(graph);
-        let padding = |device: &DeviceProfile| -> Vec<f64> {
-            let tile = device.rates.matrix_tile;
-            graph.nodes.iter().map(|node| cost::matrix_padding(graph, node, tile)).collect()
+        let held = |device: &DeviceProfile| {
+            graph.nodes.iter().map(|node| Held::on(device, graph, node)).collect()
         };
-        let padding = devices.iter().map(padding).collect();
         Self {
             graph,
             devices,
             options,
             pieces,
             lives,
-            padding,
-            stored: graph.nodes.iter().map(|node| Stored::of(graph, node)).collect(),
-            weights_bytes: cost::weights_bytes(graph),
+            held: devices.iter().map(held).collect(),
+            weights_bytes: devices.iter().map(|device| device.packed.all_bytes(graph)).collect(),
             scratch_bytes: scratch_bytes(graph, options.max_rows(), options.logit_rows()),
             costs: RefCell::default(),
         }
@@ -80,12 +76,12 @@ impl<'a> Case<'a> {
         }
         let mut profile = self.devices[device].clone();
         if let Some(other) = beside.map(|other| &self.devices[other]) {
-            let same = profile.host_memory && other.host_memory;
+            let same = profile.memory.is_host() && other.memory.is_host();
             profile.rates = profile.rates.beside(&other.rates, same);
         }
-        let nodes = self.graph.nodes.iter().zip(self.stored.iter().zip(&self.padding[device]));
-        let seconds = |(node, (stored, padding)): (&_, (&Stored, &f64))| {
-            cost::node_seconds(self.graph, node, &profile, shape, (*stored, *padding))
+        let nodes = self.graph.nodes.iter().zip(&self.held[device]);
+        let seconds = |(node, held): (&_, &Held)| {
+            cost::node_seconds(self.graph, node, &profile, shape, *held)
         };
         let costs = nodes.map(seconds);
         let costs = Rc::new(costs.collect::<Vec<f64>>());
@@ -104,7 +100,7 @@ impl<'a> Case<'a> {
 
     /// Whether two devices read each other's memory without a copy.
     pub(crate) fn shared(&self, a: usize, b: usize) -> bool {
-        a == b || (self.devices[a].host_memory && self.devices[b].host_memory)
+        a == b || [a, b].iter().all(|&d| self.devices[d].memory == MemoryKind::Host)
     }
 
     /// Seconds until `bytes` that one device has written can be read on another.
@@ -118,8 +114,8 @@ impl<'a> Case<'a> {
 
     /// Bytes per second from one memory to another: through the slower link of the two.
     pub(crate) fn link(&self, from: usize, to: usize) -> f64 {
-        let own = |d: usize| !self.devices[d].host_memory;
-        let links = [from, to].into_iter().filter(|&d| own(d));
+        let copies = |d: &usize| self.devices[*d].memory != MemoryKind::Host;
+        let links = [from, to].into_iter().filter(copies);
         links.map(|d| self.rates(d).link_bytes_per_s).fold(f64::INFINITY, f64::min)
     }
 

@@ -120,16 +120,9 @@ fn of_set(
         return Ok(None);
     }
     let mut memory = memory::memories(case, set);
-    if let Some(full) = memory.iter().find(|memory| memory.room() == 0) {
-        return Err(PlanError::WeightsDoNotFit {
-            device: full.memory.clone(),
-            needed: full.needed(),
-            limit: full.limit_bytes,
-        });
-    }
+    let room = memory::room(case, set, &memory)?;
     let Some(pair) = pair(case, &prefill, &decode, differ) else { return Ok(None) };
     let mut reasons = pair.reasons;
-    let room = memory.iter().map(MemoryUse::room).min().unwrap_or(0);
     let kv = kv_plan(case.graph, case.options, room, &mut reasons)?;
     let mut considered = pair.considered;
     let shared = shared(case, &prefill, pair.prefill_s, &mut considered);

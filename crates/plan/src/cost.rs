@@ -35,36 +35,35 @@ pub struct Work {
     pub elements: f64,
 }
 
-/// What is true of a node's weight: worked out once, as weights may be stacks of many parts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stored {
+/// What a node's weight is on a device: worked out once, as weights may be stacks of many parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// Bytes of it as it is packed.
     bytes: f64,
     /// Which of [`Rates::group_share`] counts.
     class: usize,
+    /// Arithmetic that is padded to tiles, over what it is without.
+    padding: f64,
 }
 
-impl Stored {
-    pub(crate) fn of(graph: &Graph, node: &Node) -> Self {
-        let (Op::Linear { weight, .. } | Op::Embed { table: weight }) = &node.op else {
-            return Self::default();
+impl Held {
+    pub(crate) fn on(device: &DeviceProfile, graph: &Graph, node: &Node) -> Self {
+        let (Op::Linear { weight: id, .. } | Op::Embed { table: id }) = node.op else {
+            return Self { bytes: 0.0, class: 0, padding: 1.0 };
         };
-        let weight = graph.weight(*weight);
-        let class = match weight.layout() {
+        let class = match graph.weight(id).layout() {
             Some(Layout::Quant { group, .. }) if group >= 128 => 2,
             Some(Layout::Quant { group, .. }) if group >= 64 => 1,
             _ => 0,
         };
-        Self { bytes: weight.stored_bytes() as f64, class }
+        let padding = matrix_padding(graph, node, device.rates.matrix_tile);
+        Self { bytes: device.packed.bytes(graph, id), class, padding }
     }
 }
 
-/// What `node` does for a batch.
+/// What `node` does for a batch where its weight takes `held` bytes.
 #[must_use]
-pub fn work(graph: &Graph, node: &Node, shape: &Shape) -> Work {
-    work_of(graph, node, Stored::of(graph, node), shape)
-}
-
-fn work_of(graph: &Graph, node: &Node, stored: Stored, shape: &Shape) -> Work {
+pub fn work(graph: &Graph, node: &Node, held: f64, shape: &Shape) -> Work {
     let elements = elements(graph, node, shape);
     match &node.op {
         Op::Linear { weight, .. } => {
@@ -74,11 +73,11 @@ fn work_of(graph: &Graph, node: &Node, stored: Stored, shape: &Shape) -> Work {
                 return Work::default();
             }
             let ops = 2.0 * rows * weight.rows() as f64 * weight.cols() as f64;
-            Work { ops, bytes: stored.bytes, elements }
+            Work { ops, bytes: held, elements }
         }
         Op::Embed { table } => {
             let table = graph.weight(*table);
-            let row = stored.bytes / table.rows() as f64;
+            let row = held / table.rows() as f64;
             Work { ops: 0.0, bytes: shape.rows as f64 * row, elements }
         }
         Op::Attention(a) => {
@@ -121,21 +120,18 @@ pub fn kv_bytes(kv: KvType) -> f64 {
 #[must_use]
 pub fn seconds(graph: &Graph, range: Range<usize>, device: &DeviceProfile, shape: &Shape) -> f64 {
     let nodes = graph.nodes.get(range).unwrap_or_default();
-    let tile = device.rates.matrix_tile;
-    let of_node = |node: &Node| {
-        let known = (Stored::of(graph, node), matrix_padding(graph, node, tile));
-        node_seconds(graph, node, device, shape, known)
-    };
+    let of_node =
+        |node: &Node| node_seconds(graph, node, device, shape, Held::on(device, graph, node));
     device.rates.run_s + nodes.iter().map(of_node).sum::<f64>()
 }
 
-/// Seconds that one node takes, whose weight and [`matrix_padding`] are known.
+/// Seconds that one node takes.
 pub(crate) fn node_seconds(
     graph: &Graph,
     node: &Node,
     device: &DeviceProfile,
     shape: &Shape,
-    (stored, padding): (Stored, f64),
+    held: Held,
 ) -> f64 {
     // Each count is padded by itself: the last row alone is a batch of one row.
     let padded = Shape {
@@ -144,26 +140,25 @@ pub(crate) fn node_seconds(
         ..*shape
     };
     let rates = &device.rates;
-    let work = work_of(graph, node, stored, &padded);
-    let (arithmetic, read) = match &node.op {
+    let work = work(graph, node, held.bytes, &padded);
+    let arithmetic = match &node.op {
         Op::Linear { .. } => {
-            let rate = rates.int8_ops_per_s * rates.group_share[stored.class];
-            (work.ops * padding / rate, work.bytes * device.layout_bytes)
+            work.ops * held.padding / (rates.int8_ops_per_s * rates.group_share[held.class])
         }
         Op::Attention(_) if padded.rows < Rates::FEW_ROWS => {
-            (work.ops / rates.attention_row_ops_per_s, work.bytes)
+            work.ops / rates.attention_row_ops_per_s
         }
-        Op::Attention(_) => (work.ops / rates.attention_ops_per_s, work.bytes),
-        _ => (0.0, work.bytes),
+        Op::Attention(_) => work.ops / rates.attention_ops_per_s,
+        _ => 0.0,
     };
     let few = rows_of(graph, node, &padded) < Rates::FEW_ROWS as f64;
     let fixed = if few { rates.node_row_s } else { rates.node_s };
-    arithmetic.max(read / rates.read_bytes_per_s) + work.elements * rates.element_s + fixed
+    arithmetic.max(work.bytes / rates.read_bytes_per_s) + work.elements * rates.element_s + fixed
 }
 
 /// Arithmetic of a linear that is padded to tiles, over what it is without. What is stored as one
 /// matrix but is several, q, k and v or gates and ups, is padded one by one.
-pub(crate) fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usize; 2]) -> f64 {
+fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usize; 2]) -> f64 {
     let (Op::Linear { weight, .. }, true) = (&node.op, inputs > 1 || outputs > 1) else {
         return 1.0;
     };
@@ -180,10 +175,4 @@ pub(crate) fn matrix_padding(graph: &Graph, node: &Node, [inputs, outputs]: [usi
     let padded: usize = parts.iter().map(|part| part.next_multiple_of(outputs.max(1))).sum();
     let cols_padded = cols.next_multiple_of(inputs.max(1));
     (padded as f64 * cols_padded as f64) / (rows as f64 * cols as f64)
-}
-
-/// Bytes of all weights, each counted once.
-#[must_use]
-pub fn weights_bytes(graph: &Graph) -> u64 {
-    graph.weights.iter().map(|named| named.weight.stored_bytes() as u64).sum()
 }

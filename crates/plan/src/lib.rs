@@ -33,6 +33,6 @@ pub use options::{DeviceChoice, KvType, PlanOptions, Policy};
 pub use plan::{
     Considered, Plan, PlanError, Predicted, SegmentPlan, Stage, StagePlan, plan, replan,
 };
-pub use profile::{DeviceProfile, Kind, Rates};
+pub use profile::{DeviceProfile, Kind, MemoryKind, PackedWeights, Rates};
 pub use tangor_model as model;
 pub use timeline::{Slot, Timeline};

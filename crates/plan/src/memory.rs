@@ -3,7 +3,7 @@
 
 use crate::arena::Arena;
 use crate::case::Case;
-use crate::{DeviceProfile, PlanOptions};
+use crate::{DeviceProfile, PlanError, PlanOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tangor_model::Graph;
@@ -44,6 +44,13 @@ impl MemoryUse {
         self.kv_bytes = kv_bytes.saturating_mul(self.caches);
     }
 
+    /// Bytes of weights and activations of a device that packs weights in this form.
+    pub(crate) fn needed_with(&self, layout: &str) -> u64 {
+        let copy = self.copies.iter().find(|(name, _)| name == layout);
+        let weights = copy.map_or(0, |(_, bytes)| *bytes);
+        weights.saturating_add(self.scratch_bytes / self.caches.max(1))
+    }
+
     /// Bytes that cannot be fewer: of weights and activations.
     pub(crate) fn needed(&self) -> u64 {
         self.weights_bytes().saturating_add(self.scratch_bytes)
@@ -59,17 +66,33 @@ pub fn scratch_bytes(graph: &Graph, rows: usize, logit_rows: usize) -> u64 {
     Arena::new(graph, rows, logit_rows).bytes.saturating_mul(3)
 }
 
-/// Bytes that a device may use.
-pub(crate) fn limit(device: &DeviceProfile, options: &PlanOptions) -> u64 {
-    options.memory_limit.map_or(device.memory_bytes, |limit| limit.min(device.memory_bytes))
+/// Bytes of `bytes` that may be used.
+fn limited(bytes: u64, options: &PlanOptions) -> u64 {
+    options.memory_limit.map_or(bytes, |limit| limit.min(bytes))
 }
 
-/// Bytes of `stored` bytes of weights as a device packs them.
-pub(crate) fn packed_bytes(stored: u64, device: &DeviceProfile) -> u64 {
-    if device.layout_bytes == 1.0 {
-        return stored;
-    }
-    (stored as f64 * device.layout_bytes).ceil() as u64
+/// Bytes that a device may use, beside what other models take of it.
+pub(crate) fn limit(device: &DeviceProfile, options: &PlanOptions) -> u64 {
+    limited(device.memory_bytes, options).saturating_sub(device.taken_bytes)
+}
+
+/// Bytes that a device needs for weights and activations.
+pub(crate) fn needed(case: &Case<'_>, device: usize) -> u64 {
+    case.weights_bytes[device].saturating_add(case.scratch_bytes)
+}
+
+/// The name of the memory that a device uses.
+pub(crate) fn name(device: &DeviceProfile) -> &str {
+    if device.memory.is_host() { "host" } else { &device.name }
+}
+
+/// Bytes that devices may use of a memory together: what all models leave of it. It is as large as
+/// the greatest part of it that a device may have.
+fn limit_of(memory: &str, case: &Case<'_>) -> u64 {
+    let sharing = || case.devices.iter().filter(|device| name(device) == memory);
+    let size = sharing().map(|device| device.memory_bytes).max().unwrap_or(0);
+    let taken = sharing().map(|device| device.taken_bytes).fold(0, u64::saturating_add);
+    limited(size, case.options).saturating_sub(taken)
 }
 
 /// The memories that these devices use, each with the weights in it.
@@ -78,8 +101,9 @@ pub(crate) fn packed_bytes(stored: u64, device: &DeviceProfile) -> u64 {
 /// just.
 pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
     let mut of: BTreeMap<&str, MemoryUse> = BTreeMap::new();
-    for device in used.iter().map(|&index| &case.devices[index]) {
-        let memory = if device.host_memory { "host" } else { &device.name };
+    for &index in used {
+        let device = &case.devices[index];
+        let memory = name(device);
         let used = of.entry(memory).or_insert_with(|| MemoryUse {
             memory: memory.to_owned(),
             copies: Vec::new(),
@@ -88,15 +112,41 @@ pub(crate) fn memories(case: &Case<'_>, used: &[usize]) -> Vec<MemoryUse> {
             kv_bytes: 0,
             limit_bytes: 0,
         });
-        let bytes = packed_bytes(case.weights_bytes, device);
+        let bytes = case.weights_bytes[index];
         match used.copies.iter_mut().find(|(layout, _)| *layout == device.layout) {
             Some((_, most)) => *most = (*most).max(bytes),
             None => used.copies.push((device.layout.clone(), bytes)),
         }
         used.scratch_bytes = used.scratch_bytes.saturating_add(case.scratch_bytes);
         used.caches += 1;
-        used.limit_bytes = used.limit_bytes.max(limit(device, case.options));
+        used.limit_bytes = used.limit_bytes.saturating_add(limit(device, case.options));
     }
-    of.values_mut().for_each(|used| used.copies.sort());
+    for (memory, used) in &mut of {
+        used.copies.sort();
+        used.limit_bytes = used.limit_bytes.min(limit_of(memory, case));
+    }
     of.into_values().collect()
+}
+
+/// Bytes that are left for the keys and values of each of these devices.
+///
+/// # Errors
+/// [`PlanError::WeightsDoNotFit`] for the first memory that has none left.
+pub(crate) fn room(
+    case: &Case<'_>,
+    used: &[usize],
+    memories: &[MemoryUse],
+) -> Result<u64, PlanError> {
+    if let Some(full) = memories.iter().find(|memory| memory.room() == 0) {
+        return Err(PlanError::WeightsDoNotFit {
+            device: full.memory.clone(),
+            needed: full.needed(),
+            limit: full.limit_bytes,
+        });
+    }
+    let own = |&device: &usize| {
+        limit(&case.devices[device], case.options).saturating_sub(needed(case, device))
+    };
+    let room = memories.iter().map(MemoryUse::room).chain(used.iter().map(own));
+    Ok(room.min().unwrap_or(0))
 }

@@ -154,6 +154,18 @@ impl Plan {
         let shared = self.cooperative.iter().flat_map(|both| both.devices);
         segments.map(|segment| segment.device).chain(shared).collect()
     }
+
+    /// Bytes that it takes of a device's memory, by the device's index: weights, activations and
+    /// the KV cache.
+    #[must_use]
+    pub fn taken_bytes(&self, device: usize) -> u64 {
+        if !self.used().contains(&device) {
+            return 0;
+        }
+        let device = &self.devices[device];
+        let memory = self.memory.iter().find(|memory| memory.memory == memory::name(device));
+        memory.map_or(0, |memory| memory.needed_with(&device.layout)).saturating_add(self.kv.bytes)
+    }
 }
 
 /// The smallest of a stage's plans that takes `m` rows, or the largest.
@@ -380,9 +392,7 @@ fn that_fit(
 ) -> Result<Seats, PlanError> {
     let devices = case.devices;
     let room = |d: usize| memory::limit(&devices[d], case.options);
-    let needed = |d: usize| {
-        memory::packed_bytes(case.weights_bytes, &devices[d]).saturating_add(case.scratch_bytes)
-    };
+    let needed = |d: usize| memory::needed(case, d);
     let fits = |d: &usize| room(*d) > needed(*d);
     for &d in seats.first.iter().filter(|d| !fits(d)) {
         let reason = format!(

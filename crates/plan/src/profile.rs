@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+use tangor_model::{Graph, WeightId};
 
 /// Kinds of processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,6 +121,55 @@ impl Rates {
     }
 }
 
+/// Where a device keeps weights, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryKind {
+    /// In the host's memory: what one device writes there, others read without a copy.
+    Host,
+    /// In buffers of its own that take the host's memory: others get copies.
+    HostBuffers,
+    /// In memory of its own.
+    Own,
+}
+
+impl MemoryKind {
+    /// Whether it takes what others could have of the host's memory.
+    #[must_use]
+    pub fn is_host(self) -> bool {
+        self != Self::Own
+    }
+}
+
+/// Bytes of packed weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackedWeights {
+    /// So many times the bytes of the weights as they are stored.
+    Times(f64),
+    /// Of each of the graph's weights, by index.
+    Each(Vec<u64>),
+}
+
+impl PackedWeights {
+    /// Bytes of one weight.
+    #[must_use]
+    pub fn bytes(&self, graph: &Graph, weight: WeightId) -> f64 {
+        let stored = graph.weight(weight).stored_bytes();
+        match self {
+            Self::Times(times) => stored as f64 * times,
+            Self::Each(bytes) => bytes.get(weight.0).map_or(stored as f64, |&bytes| bytes as f64),
+        }
+    }
+
+    /// Bytes of all weights, each counted once.
+    #[must_use]
+    pub fn all_bytes(&self, graph: &Graph) -> u64 {
+        let each = (0..graph.weights.len()).map(|index| self.bytes(graph, WeightId(index)));
+        each.sum::<f64>().ceil() as u64
+    }
+}
+
 /// A device as the planner sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceProfile {
@@ -131,14 +181,15 @@ pub struct DeviceProfile {
     pub description: String,
     /// Bytes of memory that weights and KV may take.
     pub memory_bytes: u64,
-    /// Whether it shares the host's memory: what one device writes there, others read without a
-    /// copy.
-    pub host_memory: bool,
+    /// Bytes that other models take of it already.
+    pub taken_bytes: u64,
+    /// Whose memory that is.
+    pub memory: MemoryKind,
     /// Names the form in which it packs weights: devices that share memory and form hold one copy
     /// between them, all others one each.
     pub layout: String,
-    /// Bytes of packed weights over bytes of the weights as they are stored.
-    pub layout_bytes: f64,
+    /// What weights take in that form.
+    pub packed: PackedWeights,
     /// How fast it is.
     pub rates: Rates,
     /// Numbers of rows that it is compiled for, ascending: a batch is padded to the next one, and
@@ -149,17 +200,19 @@ pub struct DeviceProfile {
 }
 
 impl DeviceProfile {
-    /// A device with typical rates, a packed form of its own, and nothing that it refuses.
+    /// A device with typical rates, a packed form of its own, as large as what is stored, and
+    /// nothing that it refuses.
     #[must_use]
-    pub fn new(name: &str, kind: Kind, memory_bytes: u64, host_memory: bool) -> Self {
+    pub fn new(name: &str, kind: Kind, memory_bytes: u64, memory: MemoryKind) -> Self {
         Self {
             name: name.to_owned(),
             kind,
             description: name.to_owned(),
             memory_bytes,
-            host_memory,
+            taken_bytes: 0,
+            memory,
             layout: name.to_owned(),
-            layout_bytes: 1.0,
+            packed: PackedWeights::Times(1.0),
             rates: Rates::typical(kind),
             row_counts: Vec::new(),
             refused: BTreeSet::new(),

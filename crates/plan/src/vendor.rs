@@ -6,7 +6,7 @@ use crate::case::Case;
 use crate::choose::Chosen;
 use crate::cost::Shape;
 use crate::kv::kv_plan;
-use crate::memory::{self, MemoryUse};
+use crate::memory;
 use crate::place::{self, Placement, Seats};
 use crate::plan::{PlanError, Stage, StagePlan};
 use crate::{Kind, predict};
@@ -59,14 +59,7 @@ pub(crate) fn choose(
     let used: BTreeSet<usize> = [many, one].into();
     let used: Vec<usize> = used.into_iter().collect();
     let mut memory = memory::memories(case, &used);
-    if let Some(full) = memory.iter().find(|memory| memory.room() == 0) {
-        return Err(PlanError::WeightsDoNotFit {
-            device: full.memory.clone(),
-            needed: full.needed(),
-            limit: full.limit_bytes,
-        });
-    }
-    let room = memory.iter().map(MemoryUse::room).min().unwrap_or(0);
+    let room = memory::room(case, &used, &memory)?;
     let kv = kv_plan(case.graph, case.options, room, reasons)?;
     memory.iter_mut().for_each(|memory| memory.hold(forecast.kv_bytes));
     let reasons = std::mem::take(reasons);

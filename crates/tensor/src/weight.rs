@@ -298,6 +298,16 @@ impl Weight {
         self.parts.iter().map(|part| part.rows.len() * part.stored.row_bytes(part.cols)).sum()
     }
 
+    /// A few rows by which to guess what is true of all: first, middle and last of every part that
+    /// was stored by itself.
+    pub fn sample_rows(&self) -> impl Iterator<Item = usize> {
+        let ends = self.parts.iter().scan(0, |end, part| {
+            *end += part.rows.len();
+            Some((*end, part.rows.len()))
+        });
+        ends.flat_map(|(end, rows)| [end - rows, end - rows.div_ceil(2), end - 1])
+    }
+
     /// The rows `range`, sharing the bytes.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tangor_device::oracle::OracleDevice;
 use tangor_device::{
-    Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, Prepare, Runnable, Segment,
+    Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, MemoryKind, Prepare,
+    Runnable, Segment,
 };
 
 /// What a device does about a batch that contains [`POISON`], where nothing else is said.
@@ -51,7 +52,7 @@ impl Faulty {
         let descriptor = Descriptor {
             name: name.into(),
             kind,
-            host_memory: false,
+            memory: MemoryKind::Own,
             ..inner.descriptor().clone()
         };
         let (runs, prepared, most) = Default::default();

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use tangor_device_cpu::Isa;
 use tangor_device_npu::{DeviceInfo, NpuError};
-use tangor_engine::device::Device;
+use tangor_engine::device::{Device, HostMemory};
 use tangor_eval::MachineLimits;
 use tangor_store::{ModelName, Store, StoreError};
 
@@ -41,7 +41,7 @@ struct Report {
     isa: &'static str,
     isas: Vec<&'static str>,
     isa_ops_per_s: load::IsaSpeeds,
-    memory: sys::Memory,
+    memory: HostMemory,
     python: Option<String>,
     pip: Option<String>,
     chip: Chip,
@@ -188,7 +188,7 @@ fn report(store: &Store, options: &Options) -> Outcome<Report> {
         isa: Isa::best().name(),
         isas,
         isa_ops_per_s: load::isa_speeds(),
-        memory: sys::memory(),
+        memory: HostMemory::now(),
         python: python.map(|(command, version)| format!("{command} {version}")),
         pip,
         chip: Chip::of(facts.processor.as_deref().unwrap_or_default()),

@@ -3,13 +3,14 @@
 use crate::args::{Global, ModelOptions, SpeculateChoice, positive};
 use crate::error::{Failure, Outcome};
 use crate::service::{self, Service};
-use crate::{interrupt, load, sys, terminal};
+use crate::{interrupt, load, terminal};
 use clap::{Args, ValueEnum};
 use etcetera::BaseStrategy;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tangor_engine::device::HostMemory;
 use tangor_engine::{LoadOptions, Speculate};
 use tangor_server::{
     Key, Limits, LoadAsk, LoadError, Loaded, Loader, Log, LogForm, ServeError, Server,
@@ -337,7 +338,7 @@ fn limits(options: &Options) -> Limits {
         memory: options
             .memory
             .map(|gigabytes| (f64::from(gigabytes) * 1e9) as u64)
-            .or_else(|| sys::memory().usable_bytes().map(most_of)),
+            .or_else(|| HostMemory::now().usable_bytes().map(most_of)),
         answer_time: seconds(options.answer_time, usual.answer_time),
         grace: options.grace(),
         ..usual
@@ -416,10 +417,9 @@ mod tests {
     fn models_take_no_more_together_than_what_is_free_unless_that_is_said() {
         let memory = |line: &str| limits(&parsed(line).unwrap()).memory;
         assert_eq!(memory("smollm2 --memory 1.5"), Some(1_500_000_000));
-        let (usual, now) = (memory("smollm2"), sys::memory());
+        let (usual, now) = (memory("smollm2"), HostMemory::now());
         assert_eq!(usual.is_some(), now.available_bytes.is_some());
-        let bounds = [now.total_bytes, now.limit_bytes].into_iter().flatten();
-        assert!(bounds.min().is_none_or(|all| usual.is_some_and(|usual| usual < all)));
+        assert!(now.size_bytes().is_none_or(|all| usual.is_some_and(|usual| usual < all)));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use super::tools::{GENAI, GGUF, TORCH, Tools, scripts};
 use super::{Argv, argv};
 use crate::error::{Failure, Outcome};
-use crate::{load, sys};
+use crate::load;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use tangor_engine::device::HostMemory;
 use tangor_engine::plan::model::formats::Checkpoint;
 use tangor_engine::plan::model::{Config, Mixture, shapes};
 use tangor_store::Installed;
@@ -95,7 +96,7 @@ impl Subject {
 
     /// Why a program that takes so many bytes for a weight cannot run it; `None` if it can.
     pub(crate) fn too_large(&self, bytes_per_weight: f64) -> Option<Memory> {
-        let available = sys::memory().usable_bytes()?;
+        let available = HostMemory::now().usable_bytes()?;
         let needed = (self.count as f64 * bytes_per_weight) as u64;
         let lack = Memory { needed_bytes: needed, available_bytes: available };
         (needed > available).then_some(lack)

@@ -271,3 +271,17 @@ fn a_constrained_answer_is_the_same_alone_in_a_batch_and_with_proposals() {
     // The model goes on.
     assert_eq!(ask_all(&together, &requests), expected);
 }
+
+#[test]
+fn a_draft_model_gets_what_the_model_leaves() {
+    let (graph, devices) = (llama(), oracle());
+    let options = LoadOptions { kv_bytes: Some(1 << 20), ..exact() };
+    let taken = load(&graph, &devices, &options).plan().taken_bytes(0);
+    let both = |memory_limit: u64| {
+        let options = LoadOptions { memory_limit: Some(memory_limit), ..options.clone() };
+        let model = || (graph.clone(), Text::default());
+        Model::from_graphs(model(), model(), &devices, &options, &mut |_| {})
+    };
+    assert!(both(2 * taken).is_ok());
+    assert!(matches!(both(taken + taken / 4), Err(EngineError::Plan(_))));
+}

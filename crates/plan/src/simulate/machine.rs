@@ -3,7 +3,7 @@
 //! Every number of a file stands with what it is worth (its grade) and where it comes from. Nothing
 //! of a file is trusted: sizes, names and ranges are checked, and errors name the field.
 
-use crate::{DeviceProfile, Kind, Rates};
+use crate::{DeviceProfile, Kind, MemoryKind, PackedWeights, Rates};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -176,7 +176,7 @@ impl Machine {
         let mut devices: Vec<DeviceProfile> = Vec::with_capacity(count);
         for device in file.devices {
             let mut device = device.profile(&mut sources)?;
-            device.rates.shared_read_bytes_per_s = shared.filter(|_| device.host_memory);
+            device.rates.shared_read_bytes_per_s = shared.filter(|_| device.memory.is_host());
             if devices.iter().any(|other| other.name == device.name) {
                 return Err(field("devices", device.name, "named differently each"));
             }
@@ -203,11 +203,12 @@ impl FileDevice {
             let value = format!("{:?}", self.row_counts.iter().take(4).collect::<Vec<_>>());
             return Err(field(&format!("{}.row_counts", self.name), value, "rising, 1 to 1048576"));
         }
+        let memory = if self.host_memory { MemoryKind::Host } else { MemoryKind::Own };
         let mut device = DeviceProfile {
             description: self.description,
             layout: self.layout,
             row_counts: self.row_counts,
-            ..DeviceProfile::new(&self.name, self.kind, 0, self.host_memory)
+            ..DeviceProfile::new(&self.name, self.kind, 0, memory)
         };
         let mut attention = false;
         for (key, number) in self.numbers {
@@ -244,7 +245,10 @@ fn set(device: &mut DeviceProfile, key: &str, value: f64, what: &str) -> Result<
         "run_s" => (&mut rates.run_s, SPAN, is_span(value)),
         "sync_s" => (&mut rates.sync_s, SPAN, is_span(value)),
         "together" => (&mut rates.together, "above 0 and at most 1", value > 0.0 && value <= 1.0),
-        "layout_bytes" => (&mut device.layout_bytes, "0.1 to 10", (0.1..=10.0).contains(&value)),
+        "layout_bytes" if (0.1..=10.0).contains(&value) => {
+            device.packed = PackedWeights::Times(value);
+            return Ok(());
+        }
         "memory_bytes" if (1.0..1e15).contains(&value) => {
             device.memory_bytes = value as u64;
             return Ok(());
@@ -257,6 +261,7 @@ fn set(device: &mut DeviceProfile, key: &str, value: f64, what: &str) -> Result<
             rates.row_tile = value as usize;
             return Ok(());
         }
+        "layout_bytes" => return Err(field(what, value, "0.1 to 10")),
         "memory_bytes" => return Err(field(what, value, "a number of bytes")),
         "matrix_tile_inputs" | "matrix_tile_outputs" | "row_tile" => {
             return Err(field(what, value, "a whole number from 1 to 65536"));

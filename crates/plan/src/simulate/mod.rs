@@ -14,7 +14,10 @@ pub use published::{
 };
 pub use table::{Figures, Row, SHORT, markdown, row, seed_models};
 
-use crate::{DeviceChoice, DeviceProfile, Plan, PlanError, PlanOptions, Policy, plan};
+use crate::{
+    DeviceChoice, DeviceProfile, MemoryKind, PackedWeights, Plan, PlanError, PlanOptions, Policy,
+    plan,
+};
 use serde::Serialize;
 use tangor_model::{Graph, ImportError, Mixture, shapes};
 
@@ -79,8 +82,9 @@ pub fn devices(machine: &Machine, step: Step) -> Vec<DeviceProfile> {
     let mut devices = machine.devices.clone();
     for device in &mut devices {
         let kind = device.kind;
-        if step >= Step::OneCopy && kind != crate::Kind::Cpu && device.host_memory {
-            (device.layout, device.layout_bytes) = ("shared".to_owned(), 1.0);
+        if step >= Step::OneCopy && kind != crate::Kind::Cpu && device.memory == MemoryKind::Host {
+            device.layout = "shared".to_owned();
+            device.packed = PackedWeights::Times(1.0);
         }
         if let Some(seconds) = machine.assumed.gpu_node_row_s
             && step >= Step::Replay
@@ -118,7 +122,8 @@ fn with_devices(
     let options = PlanOptions { policy, cooperative, ..options.clone() };
     let mut plan = plan(graph, devices, &options)?;
     if let (Some([factor, low, high]), Step::Speculation) = (machine.assumed.speculation, step)
-        && crate::cost::weights_bytes(graph) as f64 >= machine.assumed.speculation_least_weights
+        && PackedWeights::Times(1.0).all_bytes(graph) as f64
+            >= machine.assumed.speculation_least_weights
         && options.device != DeviceChoice::Npu
     {
         plan.predicted.decode_tps *= factor;

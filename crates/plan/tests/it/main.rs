@@ -10,7 +10,8 @@ use tangor_plan::model::ir::Rows;
 use tangor_plan::model::tensor::{Layout, Offset};
 use tangor_plan::model::{Graph, shapes};
 use tangor_plan::{
-    Arena, DeviceChoice, DeviceProfile, Kind, KvType, PlanError, PlanOptions, Rates, Stage, plan,
+    Arena, DeviceChoice, DeviceProfile, Kind, KvType, MemoryKind, PackedWeights, PlanError,
+    PlanOptions, Rates, Stage, plan,
 };
 
 static LLAMA_1B: LazyLock<Graph> = LazyLock::new(|| {
@@ -19,7 +20,7 @@ static LLAMA_1B: LazyLock<Graph> = LazyLock::new(|| {
 });
 
 fn device(kind: Kind) -> DeviceProfile {
-    let profile = DeviceProfile::new(&format!("{kind}0"), kind, 16 << 30, true);
+    let profile = DeviceProfile::new(&format!("{kind}0"), kind, 16 << 30, MemoryKind::Host);
     DeviceProfile { description: format!("a {kind}"), ..profile }
 }
 
@@ -132,7 +133,7 @@ fn nothing_is_handed_over_for_a_gain_that_is_smaller() {
     devices[0].rates.int8_ops_per_s = 1e15;
     let rates = devices[0].rates;
     // A graphics card that reads a little faster and has memory of its own.
-    devices[1].host_memory = false;
+    devices[1].memory = MemoryKind::Own;
     devices[1].rates = Rates { read_bytes_per_s: rates.read_bytes_per_s * 1.001, ..rates };
     let prefill = |decode_device: Option<String>| {
         let options = PlanOptions { decode_device, ..PlanOptions::default() };
@@ -182,7 +183,7 @@ fn the_cache_is_as_large_as_asked_and_never_larger_than_fits() {
 #[test]
 fn a_device_that_holds_too_little_loses_to_a_slower_one_that_holds_the_prompt() {
     let mut devices = vec![device(Kind::Cpu), device(Kind::Gpu)];
-    devices[1].host_memory = false;
+    devices[1].memory = MemoryKind::Own;
     devices[1].rates.read_bytes_per_s = 1e12;
     devices[1].rates.int8_ops_per_s = 1e14;
     let options = PlanOptions::default();
@@ -215,6 +216,72 @@ fn every_device_has_room_for_keys_and_values_of_its_own() {
     let needed = host.weights_bytes() + host.scratch_bytes;
     assert!(needed + 2 * plan.kv.bytes <= host.limit_bytes, "{}", plan.explain());
     assert_eq!(host.kv_bytes, 2 * plan.predicted.kv_bytes);
+}
+
+#[test]
+fn weights_count_as_they_are_packed() {
+    let plain = plan(&LLAMA_1B, &[device(Kind::Cpu)], &PlanOptions::default()).unwrap();
+    let double = LLAMA_1B.weights.iter().map(|named| 2 * named.weight.stored_bytes() as u64);
+    let packed = PackedWeights::Each(double.collect());
+    let wide = DeviceProfile { packed, ..device(Kind::Cpu) };
+    let plan_of = |device: &DeviceProfile| {
+        plan(&LLAMA_1B, std::slice::from_ref(device), &PlanOptions::default())
+    };
+    let twice = plan_of(&wide).unwrap();
+    assert_eq!(twice.predicted.weights_bytes, 2 * plain.predicted.weights_bytes);
+    assert_eq!(twice.taken_bytes(0) - plain.taken_bytes(0), plain.predicted.weights_bytes);
+    let slower = plain.predicted.decode_tps / twice.predicted.decode_tps;
+    assert!((1.8..2.0).contains(&slower), "all but the fixed costs is reading: {slower}");
+    let memory_bytes = plain.predicted.weights_bytes * 3 / 2;
+    let error = plan_of(&DeviceProfile { memory_bytes, ..wide }).unwrap_err();
+    assert!(matches!(error, PlanError::WeightsDoNotFit { .. }), "{error}");
+}
+
+#[test]
+fn a_gpu_without_memory_of_its_own_takes_the_hosts() {
+    let mut devices = vec![device(Kind::Cpu), device(Kind::Gpu)];
+    devices[1].memory = MemoryKind::HostBuffers;
+    devices[1].memory_bytes = 8 << 30;
+    let both = PlanOptions {
+        prefill_device: Some("cpu".into()),
+        decode_device: Some("gpu".into()),
+        kv_bytes: Some(u64::MAX),
+        ..PlanOptions::default()
+    };
+    let of = |devices: &[DeviceProfile]| plan(&LLAMA_1B, devices, &both);
+    let shared = of(&devices).unwrap();
+    let [host] = &shared.memory[..] else { panic!("{}", shared.explain()) };
+    let limits = (host.memory.as_str(), host.caches, host.limit_bytes);
+    assert_eq!(limits, ("host", 2, 16 << 30));
+    assert_eq!(host.copies.len(), 2, "each packs weights for itself");
+    assert!(host.weights_bytes() + host.scratch_bytes + 2 * shared.kv.bytes <= 16 << 30);
+    assert!(shared.taken_bytes(1) <= 8 << 30, "no more than it may have by itself");
+    // What the GPU holds is missing to the CPU.
+    let needed = shared.predicted.weights_bytes;
+    devices.iter_mut().for_each(|device| device.memory_bytes = needed * 4 / 5);
+    let error = of(&devices).unwrap_err();
+    assert!(matches!(error, PlanError::WeightsDoNotFit { .. }), "{error}");
+    devices[1].memory = MemoryKind::Own;
+    assert_eq!(of(&devices).unwrap().memory.len(), 2);
+}
+
+#[test]
+fn what_other_models_take_is_not_there() {
+    let cpu = device(Kind::Cpu);
+    let gpu = DeviceProfile { memory: MemoryKind::HostBuffers, ..device(Kind::Gpu) };
+    let only = |device| PlanOptions { device, kv_bytes: Some(u64::MAX), ..PlanOptions::default() };
+    let limit = |taken: [u64; 2], choice| {
+        let mut devices = [cpu.clone(), gpu.clone()];
+        devices[0].taken_bytes = taken[0];
+        devices[1].taken_bytes = taken[1];
+        let plan = plan(&LLAMA_1B, &devices, &only(choice)).map_err(|error| error.to_string())?;
+        Ok::<u64, String>(plan.memory[0].limit_bytes)
+    };
+    assert_eq!(limit([0, 0], DeviceChoice::Cpu), Ok(16 << 30));
+    assert_eq!(limit([5 << 30, 0], DeviceChoice::Cpu), Ok(11 << 30));
+    assert_eq!(limit([5 << 30, 4 << 30], DeviceChoice::Cpu), Ok(7 << 30), "one memory");
+    assert_eq!(limit([5 << 30, 4 << 30], DeviceChoice::Gpu), Ok(7 << 30));
+    assert!(limit([8 << 30, 8 << 30], DeviceChoice::Gpu).unwrap_err().contains("room for 0"));
 }
 
 #[test]

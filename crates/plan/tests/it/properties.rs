@@ -4,7 +4,8 @@ use crate::{LLAMA_1B, devices_of};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use tangor_plan::{
-    DeviceChoice, DeviceProfile, Kind, Plan, PlanError, PlanOptions, Rates, Stage, plan, replan,
+    DeviceChoice, DeviceProfile, Kind, MemoryKind, PackedWeights, Plan, PlanError, PlanOptions,
+    Rates, Stage, plan, replan,
 };
 
 prop_compose! {
@@ -14,7 +15,10 @@ prop_compose! {
         run_s in 0.0..2e-3_f64,
         node_s in 0.0..5e-4_f64,
         memory in 300_000_000_u64..8_000_000_000,
-        host_memory in any::<bool>(),
+        kind_of_memory in prop::sample::select(vec![
+            MemoryKind::Host, MemoryKind::HostBuffers, MemoryKind::Own,
+        ]),
+        times in 0.8..2.5_f64,
         row_tile in prop::sample::select(vec![1_usize, 64, 256]),
         refused in prop::collection::btree_set(0_usize..133, 0..3),
         refuses in any::<bool>(),
@@ -34,7 +38,8 @@ prop_compose! {
         DeviceProfile {
             rates,
             refused: if refuses { refused } else { BTreeSet::new() },
-            ..DeviceProfile::new(&name, kind, memory, host_memory)
+            packed: PackedWeights::Times(times),
+            ..DeviceProfile::new(&name, kind, memory, kind_of_memory)
         }
     }
 }
@@ -75,6 +80,9 @@ proptest! {
         for memory in &plan.memory {
             let needed = memory.weights_bytes() + memory.scratch_bytes;
             prop_assert!(needed + memory.caches * plan.kv.bytes <= memory.limit_bytes);
+        }
+        for (index, device) in devices.iter().enumerate() {
+            prop_assert!(plan.taken_bytes(index) <= device.memory_bytes);
         }
         if let Some(both) = &plan.cooperative {
             prop_assert!(both.predicted_s < both.alone_s);

@@ -4,16 +4,20 @@ mod picture;
 mod report;
 
 use crate::args::{Global, ModelOptions, positive};
+use crate::devices::{self, Opened};
 use crate::error::{Failure, Outcome};
-use crate::load::Measure;
+use crate::rates::{self, Measure};
 use crate::{chart, load, terminal};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tangor_engine::device::Device;
 use tangor_engine::plan::model::{Graph, Mixture, shapes};
 use tangor_engine::plan::simulate::{self, Machine, Step};
-use tangor_engine::plan::{DeviceProfile, Plan, PlanOptions, Policy as PlanPolicy, plan};
+use tangor_engine::plan::{Plan, PlanOptions, Policy as PlanPolicy, plan};
+use tangor_engine::profiles;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -129,8 +133,8 @@ enum Policy {
 
 /// Where a plan is for.
 enum Target {
-    /// This machine, measured or not.
-    Here(Vec<DeviceProfile>),
+    /// This machine, with what was measured of it.
+    Here(Vec<Opened>, rates::Named),
     /// Another one.
     Simulated(Box<Machine>),
 }
@@ -138,24 +142,29 @@ enum Target {
 impl Target {
     fn machine(&self) -> Option<&Machine> {
         match self {
-            Self::Here(_) => None,
+            Self::Here(..) => None,
             Self::Simulated(machine) => Some(machine),
         }
     }
 
     /// Takes what is measured of this machine, if it is that and the options allow it.
     fn measure(&mut self, options: &Options, global: &Global) -> Outcome<bool> {
-        let measured = matches!(self, Self::Here(_)) && !options.no_measure;
-        if measured {
-            let measure = if options.remeasure { Measure::Again } else { Measure::Once };
-            *self = Self::Here(load::profiles(&options.model_options, measure, global)?);
+        let Self::Here(devices, rates) = self else { return Ok(false) };
+        if options.no_measure {
+            return Ok(false);
         }
-        Ok(measured)
+        let wanted = if options.remeasure { Measure::Again } else { Measure::Once };
+        *rates = rates::all_measured(&load::store(global)?, devices, wanted)?;
+        Ok(true)
     }
 
     fn plan(&self, graph: &Graph, asked: &PlanOptions) -> Outcome<Plan> {
         Ok(match self {
-            Self::Here(devices) => plan(graph, devices, asked)?,
+            Self::Here(opened, rates) => {
+                let devices = opened.iter().map(|opened| Arc::clone(&opened.device));
+                let devices: Vec<Arc<dyn Device>> = devices.collect();
+                plan(graph, &profiles(graph, &devices, rates, &[]), asked)?
+            }
             Self::Simulated(machine) => simulate::simulate(graph, machine, step(asked), asked)?,
         })
     }
@@ -186,7 +195,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     }
     let mut target = match machine {
         Some(machine) => Target::Simulated(Box::new(machine)),
-        None => Target::Here(load::profiles(&options.model_options, Measure::Never, global)?),
+        None => Target::Here(devices::opened(&options.model_options, global)?, Vec::new()),
     };
     let asked = asked(options, &target);
     if options.all {
@@ -284,7 +293,7 @@ fn within(options: &Options, graph: &Graph, mut asked: PlanOptions) -> Outcome<P
 /// How a shape's matrices are stored: on another machine as its vendor stores them.
 fn mixture(options: &Options, target: &Target) -> Mixture {
     let usual = match target {
-        Target::Here(_) => Mixture::default(),
+        Target::Here(..) => Mixture::default(),
         Target::Simulated(_) => Mixture::Int4 { group: 128 },
     };
     options.which.weights().unwrap_or(usual)
