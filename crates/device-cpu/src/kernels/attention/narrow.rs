@@ -157,8 +157,8 @@ struct Tile {
 }
 
 /// A block for `R` rows: a function of its own, since compilers take far more than twice as long
-/// for one that is twice as long. What it shares with other tiles is behind references: it would be
-/// written for each, word by word, and read by vectors, which wait until all words are in the cache.
+/// for one that is twice as long. What it shares with other tiles is behind references: otherwise
+/// it is written for each, word by word, and read by vectors, which wait for all words to arrive.
 struct AttendTile<'a, 'b, B, const R: usize> {
     attend: &'a AttendNarrow<'b>,
     block: &'a Block,
