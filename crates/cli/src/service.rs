@@ -228,18 +228,18 @@ mod tests {
 
     #[test]
     fn a_unit_is_replaced_and_removed_if_it_is_ours() {
-        let folder = std::env::temp_dir().join(format!("tangor-unit-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let unit = of(&["serve"]).unwrap().unit().unwrap();
-        assert!(uninstall(&folder).unwrap().is_none());
+        assert!(uninstall(folder).unwrap().is_none());
         for _ in 0..2 {
-            let path = install(&folder, &unit).unwrap();
+            let path = install(folder, &unit).unwrap();
             assert_eq!(fs::read_to_string(path).unwrap(), unit);
         }
-        let path = uninstall(&folder).unwrap().unwrap();
+        let path = uninstall(folder).unwrap().unwrap();
         assert!(!path.exists());
         fs::write(&path, "[Unit]\n").unwrap();
-        assert!(install(&folder, &unit).is_err() && uninstall(&folder).is_err());
-        assert_eq!(fs::read_dir(units(&folder)).unwrap().count(), 1);
-        fs::remove_dir_all(&folder).unwrap();
+        assert!(install(folder, &unit).is_err() && uninstall(folder).is_err());
+        assert_eq!(fs::read_dir(units(folder)).unwrap().count(), 1);
     }
 }

@@ -165,7 +165,7 @@ mod tests {
         isas.sort();
         assert_eq!(isas, Isa::available());
         for Speed { isa, ops_per_s } in speeds() {
-            assert!(ops_per_s.is_none_or(|ops| ops > 1e6 && ops < 1e15), "{isa} {ops_per_s:?}");
+            assert!(ops_per_s.is_none_or(|ops| ops > 1e3 && ops < 1e15), "{isa} {ops_per_s:?}");
         }
     }
 }

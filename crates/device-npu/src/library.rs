@@ -178,14 +178,12 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_newest_library_of_a_folder_is_taken() {
-        let folder = env::temp_dir().join(format!("tangor-npu-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         for name in ["libonnxruntime.so.1.30.0", "libonnxruntime.so.1.32.0"] {
             std::fs::write(folder.join(name), "").unwrap();
         }
         std::fs::write(folder.join("libonnxruntime_providers_shared.so"), "").unwrap();
-        let found = newest(&folder);
-        std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(found, Some(folder.join("libonnxruntime.so.1.32.0")));
+        assert_eq!(newest(folder), Some(folder.join("libonnxruntime.so.1.32.0")));
     }
 }

@@ -368,9 +368,9 @@ impl Worker {
 
     /// The model cannot compute any more.
     fn lose(&mut self, lost: EngineError) {
+        // The first reason stays. It is known before anybody hears of it: who has heard is refused.
+        let _ = self.shared.lost.set(lost.clone());
         self.core.fail_all(&lost);
-        // The first reason stays.
-        let _ = self.shared.lost.set(lost);
     }
 
     /// If `error` means that a device is lost and there are others: plans anew for these and starts

@@ -428,19 +428,27 @@ mod tests {
         )
     }
 
+    /// A load that lasts until more than a hundred questions were asked, however slow the machine.
     fn run(answer: fn(usize, &Value) -> String) -> LoadReport {
-        let spec = LoadSpec {
-            url: server(answer),
-            model: None,
-            key: None,
-            streams: 4,
-            lasting: Duration::from_millis(300),
-            words: 8,
-            new_tokens: 4,
-            check: true,
-            leaving: 20,
-        };
-        load(&spec, &mut |_, _| ControlFlow::Continue(())).unwrap()
+        let mut lasting = Duration::from_millis(300);
+        loop {
+            let spec = LoadSpec {
+                url: server(answer),
+                model: None,
+                key: None,
+                streams: 4,
+                lasting,
+                words: 8,
+                new_tokens: 4,
+                check: true,
+                leaving: 20,
+            };
+            let report = load(&spec, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            if report.answers + report.left + report.failed > 100 {
+                return report;
+            }
+            lasting *= 4;
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tangor_store::Store;
@@ -29,6 +30,8 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 const THREADS: usize = 4;
 /// After the system refused a connection, as when there are too many files open.
 const BREATH: Duration = Duration::from_millis(50);
+/// When the grace is over, until connections on which the last words are not read are left behind.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A server that has its address, and serves when it is run.
 pub struct Server {
@@ -138,10 +141,11 @@ impl Server {
             }
         }
         drop(listener);
-        if tokio::time::timeout(app.limits().grace, graceful.shutdown()).await.is_err() {
+        let mut over = pin!(graceful.shutdown());
+        if tokio::time::timeout(app.limits().grace, &mut over).await.is_err() {
             app.abort();
-            // Streams say so and end.
-            tokio::time::sleep(BREATH * 4).await;
+            // Streams say so and end; who does not read that is not waited for.
+            let _ = tokio::time::timeout(LAST_WORDS, over).await;
         }
         app.residents.clear();
         match preload.is_finished() {

@@ -80,6 +80,8 @@ fn wheel(
 /// Beginning of the name of pip's folders. Each process has its own, lest a pip that has outlived
 /// a killed one writes into it.
 const PIP_FOLDER: &str = "pip-";
+/// How long what pip said is waited for once it has ended: a child of its own may keep the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Removes what earlier attempts have left.
 fn clear_leftovers(place: Place<'_>) -> Result<()> {
@@ -186,7 +188,7 @@ impl Pip<'_> {
         if status.success() {
             return Ok(Ended::Well);
         }
-        let said = said.map(|said| said.recv_timeout(Duration::from_secs(2)).unwrap_or_default());
+        let said = said.map(|said| said.recv_timeout(LAST_WORDS).unwrap_or_default());
         // 9009: how Windows says that there is no such program.
         let no_pip = said.iter().any(|said| said.contains("No module named pip"));
         if no_pip || status.code() == Some(9009) {

@@ -520,9 +520,14 @@ mod tests {
     fn only_files_that_rest_have_an_identity() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
-        std::fs::write(&path, b"weights").unwrap();
         let map = || map_file(&File::open(&path).unwrap()).unwrap().1;
-        assert_eq!(map().identity(), None, "it was written just now");
+        // A machine that is busy may take so long that the file has rested: it is written again.
+        let just_now = || {
+            std::fs::write(&path, b"weights").unwrap();
+            map().identity()
+        };
+        let identities = (0..20).map(|_| just_now());
+        assert!(identities.into_iter().any(|one| one.is_none()), "it was written just now");
         assert_eq!(MapGuard::default().identity(), None);
         std::thread::sleep(std::time::Duration::from_millis(2100));
         let first = map();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tangor_device::oracle::OracleDevice;
 use tangor_device::{
     Batch, Descriptor, Device, DeviceError, DeviceKind, KvCache, KvSpec, MemoryKind, Prepare,
@@ -21,6 +22,8 @@ pub enum Fault {
     GetsLost,
     /// It computes what are not numbers.
     NotNumbers,
+    /// Whatever the batch: it takes at least so long.
+    Slow(Duration),
     /// Whatever the batch: it has no room for weights.
     Full,
     /// Whatever the batch: it is lost after so many runs, for good.
@@ -137,6 +140,7 @@ impl Runnable for FaultyRunnable {
             Fault::GetsLost if poisoned => return Err(lost()),
             Fault::Dies { after } if runs >= after => return Err(lost()),
             Fault::Panics if poisoned => panic!("poisoned"),
+            Fault::Slow(time) => std::thread::sleep(time),
             _ => {}
         }
         self.inner.run(batch, kv, inputs, outputs)?;

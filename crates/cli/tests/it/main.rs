@@ -33,7 +33,7 @@ impl Place {
         command.env("TANGOR_HOME", self.folder.path().join("home")).env("TANGOR_OFFLINE", "1");
         // Mesa's driver complains on stderr where there is no such folder.
         command.env("XDG_RUNTIME_DIR", self.folder.path());
-        command.current_dir(self.folder.path()).timeout(Duration::from_secs(120));
+        command.current_dir(self.folder.path()).timeout(Duration::from_secs(600));
         command.args(args).write_stdin("");
         command
     }

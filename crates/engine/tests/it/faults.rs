@@ -251,11 +251,14 @@ fn a_panic_between_runs_loses_the_model_and_leaves_nobody_waiting() {
         assert!(model.lost().is_none());
         let mut session = model.session(SessionOptions::default()).unwrap();
         session.append(&[1]).unwrap();
-        let other = model.generate(greedy(&[1, 2], 100)).unwrap();
+        let gate = Gate::default();
+        let closed = gate.close();
+        let other = model.generate(gate.before(greedy(&[1, 2], 100))).unwrap();
         let culprit = match by_owner {
             true => model.generate_with(greedy(&[1], 2), deaf),
             false => model.generate_with(constrained(), drop),
         };
+        drop(closed);
         let lost =
             |error: &EngineError| matches!(error, EngineError::Lost(why) if why.contains("defect"));
         assert!(lost(&other.wait().unwrap_err()));

@@ -66,10 +66,13 @@ fn a_dropped_or_cancelled_answer_leaves_others_alone_and_its_place_free() {
     let kept = greedy(&prompt(1, 20), 60);
     let expected = ask(&model, &kept);
     for cut in [0, 1, 7] {
-        let answer = model.generate(kept.clone()).unwrap();
+        let gate = Gate::default();
+        let closed = gate.close();
+        let answer = model.generate(gate.before(kept.clone())).unwrap();
         let mut dropped = model.generate(greedy(&prompt(2, 60), 60)).unwrap();
         let busy = model.generate(greedy(&[1], 1)).unwrap_err();
         assert_eq!(busy, EngineError::Busy { limit: 3 });
+        drop(closed);
         for _ in 0..cut {
             dropped.next().unwrap().unwrap();
         }

@@ -1,12 +1,12 @@
 //! Tiny models, and what they must answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use tangor_engine::device::oracle::OracleDevice;
 use tangor_engine::device::tensor::{Layout, Offset};
 use tangor_engine::device::{Activations, Batch, Device, KvSpec, KvType, Prepare, Segment, Span};
 use tangor_engine::plan::PAGE_TOKENS;
 use tangor_engine::plan::model::Graph;
-use tangor_engine::{Generation, LoadOptions, Model, Request, SamplingParams, Text};
+use tangor_engine::{Constraint, Generation, LoadOptions, Model, Request, SamplingParams, Text};
 use tangor_testkit::tiny;
 
 /// 4-bit weights in groups of 32 with a minimum each.
@@ -68,6 +68,38 @@ pub(crate) fn sampled(prompt: &[u32], tokens: usize, seed: u64) -> Request {
         ..SamplingParams::default()
     };
     Request { sampling, ..greedy(prompt, tokens) }
+}
+
+/// A request with which the engine stops before its first token, and everything else with it, while
+/// a test holds this: however slow the test is, the answer has not ended yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<Mutex<()>>);
+
+impl Gate {
+    pub(crate) fn close(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn before(&self, request: Request) -> Request {
+        Request { constraint: Some(Box::new(self.clone())), ..request }
+    }
+}
+
+impl Constraint for Gate {
+    /// Rules nothing out.
+    fn restrict(&mut self, _: &mut [f32]) -> Result<(), String> {
+        // A test that has failed holds nobody up.
+        drop(self.0.lock());
+        Ok(())
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn duplicate(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
 }
 
 /// Tokens, each with the bits of its log-probability and of the most likely ones': equal only if

@@ -2,26 +2,29 @@
 
 use crate::support::*;
 use serde_json::json;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-fn child(slow: Duration) -> Running {
-    let loader = OnOracle { slow: slow.into(), ..OnOracle::default() };
+fn child(held: Arc<Mutex<()>>) -> Running {
+    let loader = OnOracle { held, ..OnOracle::default() };
     Running::with(&["tiny", "other"], loader, |options| options.one_model = true)
 }
 
 #[test]
 fn a_parent_is_told_when_the_model_is_loaded() {
-    let server = child(Duration::from_millis(300));
+    let held = Arc::new(Mutex::new(()));
+    let holds = held.lock().unwrap();
+    let server = child(Arc::clone(&held));
     let early = server.get("/health");
     assert_eq!(early.status, 503, "{}", early.text);
     assert_eq!(early.header("retry-after"), Some("1"));
+    drop(holds);
     wait_until(|| server.get("/health").status == 200);
     assert_eq!(server.get("/health").json(), json!({"status": "ok"}));
 }
 
 #[test]
 fn whatever_the_parent_calls_the_model_it_is_the_one_there_is() {
-    let server = child(Duration::ZERO);
+    let server = child(Arc::default());
     let theirs = "Llama-3.2-1B-Instruct-Hybrid";
     let chat = json!({"model": theirs, "messages": said("Hi"), "max_completion_tokens": 4,
                       "temperature": 0});

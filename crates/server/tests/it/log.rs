@@ -10,9 +10,13 @@ type Lines = Arc<Mutex<Vec<String>>>;
 
 /// A server that writes its lines into a list.
 fn logged(form: LogForm, texts: bool) -> (Running, Lines) {
+    logged_with(OnOracle::default(), form, texts)
+}
+
+fn logged_with(loader: OnOracle, form: LogForm, texts: bool) -> (Running, Lines) {
     let lines = Lines::default();
     let sink = Arc::clone(&lines);
-    let server = Running::new(move |options| {
+    let server = Running::with(&["tiny"], loader, move |options| {
         let write = Arc::new(move |line: &str| sink.lock().unwrap().push(line.to_owned()));
         options.log = Some(Log { form, texts, write });
         options.key = Key::new("open sesame");
@@ -83,25 +87,24 @@ fn an_id_that_is_none_is_not_taken_and_every_answer_has_one() {
 
 #[test]
 fn streams_are_written_when_they_have_ended_and_clients_that_left_are_named() {
-    let (server, lines) = logged(LogForm::Json, false);
-    let long = json!({"messages": said("Hi"), "max_tokens": 400, "ignore_eos": true,
-                      "stream": true})
-    .to_string();
-    let id = ("x-request-id", "stream-1");
-    let response = server.send("/v1/chat/completions", &[KEY, id], &long);
-    let mut reader = response.into_body().into_reader();
-    reader.read_exact(&mut [0; 200]).unwrap();
-    assert!(lines.lock().unwrap().iter().all(|line| !line.contains("stream-1")));
+    let (server, lines) = logged_with(slow(), LogForm::Json, false);
+    let ask = |id, tokens: usize| {
+        let ask = json!({"messages": said("Hi"), "max_tokens": tokens, "ignore_eos": true,
+                         "stream": true});
+        let headers = [KEY, ("x-request-id", id)];
+        let response = server.send("/v1/chat/completions", &headers, &ask.to_string());
+        let mut reader = response.into_body().into_reader();
+        reader.read_exact(&mut [0; 200]).unwrap();
+        reader
+    };
     let mut rest = String::new();
-    reader.read_to_string(&mut rest).unwrap();
+    ask("stream-1", 40).read_to_string(&mut rest).unwrap();
     let line = json_of(&lines, "stream-1");
-    assert_eq!((&line["completion_tokens"], &line["finish"]), (&json!(400), &json!("length")));
+    assert_eq!((&line["completion_tokens"], &line["finish"]), (&json!(40), &json!("length")));
     assert!(line["duration_s"].as_f64() > line["ttft_s"].as_f64());
 
-    let id = ("x-request-id", "stream-2");
-    let response = server.send("/v1/chat/completions", &[KEY, id], &long);
-    let mut reader = response.into_body().into_reader();
-    reader.read_exact(&mut [0; 200]).unwrap();
+    let reader = ask("stream-2", 1900);
+    assert!(lines.lock().unwrap().iter().all(|line| !line.contains("stream-2")));
     drop(reader);
     let line = json_of(&lines, "stream-2");
     assert_eq!((&line["status"], &line["finish"]), (&json!(200), &json!("client left")));

@@ -123,15 +123,22 @@ fn models_of_one_name_are_both_served() {
 
 #[test]
 fn requests_at_once_load_a_model_once() {
-    let loader = OnOracle { slow: Duration::from_millis(300).into(), ..OnOracle::default() };
-    let server = Running::with(&["tiny"], loader, |_| {});
+    let server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
+        options.limits.models = 1;
+    });
+    wait_until(|| server.get("/health").status == 200);
+    server.loader.loads.store(0, Ordering::SeqCst);
+    let holds = server.loader.held.lock().unwrap();
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
-                let ask = json!({"messages": said("Hi"), "max_tokens": 2});
+                let ask = json!({"model": "other", "messages": said("Hi"), "max_tokens": 2});
                 assert_eq!(server.post("/v1/chat/completions", ask).status, 200);
             });
         }
+        // The seventh is who asks.
+        wait_until(|| server.get("/metrics").text.contains("tangor_active_requests 7"));
+        drop(holds);
     });
     assert_eq!(server.loader.loads.load(Ordering::SeqCst), 1);
 }
@@ -199,7 +206,7 @@ fn in_memory(server: &Running) -> String {
 
 #[test]
 fn a_model_that_a_client_lets_go_goes_once_and_when_nobody_uses_it() {
-    let server = Running::new(|_| {});
+    let server = Running::with(&["tiny"], slow(), |_| {});
     wait_until(|| server.get("/health").status == 200);
     let loads = || server.loader.loads.load(Ordering::SeqCst);
     let lets_go = json!({"keep_alive": 0, "options": {"num_predict": 1900}});
@@ -340,14 +347,17 @@ fn a_load_that_panics_fails_and_the_next_one_does_not() {
 fn whoever_waits_too_long_for_a_load_is_told_so() {
     let server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
         options.limits.models = 1;
-        options.limits.load_time = Duration::from_secs(3);
+        options.limits.load_time = Duration::from_secs(4);
     });
     wait_until(|| server.get("/health").status == 200);
-    *server.loader.slow.lock().unwrap() = Duration::from_secs(5);
+    let holds = server.loader.held.lock().unwrap();
     let ask = json!({"model": "other", "messages": said("Hi"), "max_tokens": 1});
     let early = server.post("/v1/chat/completions", ask.clone());
     assert_eq!((early.status, early.header("retry-after")), (503, Some("1")));
     assert!(early.text.contains("still being loaded"), "{}", early.text);
+    drop(holds);
+    // It goes on although nobody waits for it.
+    wait_until(|| in_memory(&server) == "other");
     assert_eq!(server.post("/v1/chat/completions", ask).status, 200);
 }
 

@@ -4,7 +4,9 @@ use crate::support::*;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use tangor_server::Key;
+use tangor_testkit::faulty::Fault;
 
 /// The files that one of the page's files names.
 fn named(text: &str) -> Vec<String> {
@@ -199,7 +201,10 @@ fn the_page_works_in_a_browser() {
     if packages().is_none() {
         return;
     }
-    let mut server = Running::with(&["tiny", "other"], OnOracle::default(), |options| {
+    // Answers last long enough to be watched, and stopped, by a browser on a machine that is busy.
+    let fault = Some(Fault::Slow(Duration::from_millis(4)));
+    let loader = OnOracle { fault, ..OnOracle::default() };
+    let mut server = Running::with(&["tiny", "other"], loader, |options| {
         options.limits.models = 1;
     });
     let keyed = Running::new(|options| options.key = Key::new("secret"));

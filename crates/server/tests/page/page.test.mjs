@@ -37,6 +37,7 @@ before(async () => {
   browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",
     args,
+    timeout: 180_000,
   });
 });
 
@@ -48,12 +49,15 @@ beforeEach(async () => {
     viewport: { width: 1200, height: 800 },
   });
   page = await fresh(base);
+  // Whoever asks before the models are known leaves the choice to the server.
+  await page.locator("#model option").first().waitFor({ state: "attached" });
 });
 
 /** A new page, watched. */
 async function fresh(at) {
   const made = await context.newPage();
-  made.setDefaultTimeout(20_000);
+  // What ends well ends early, however slow the machine.
+  made.setDefaultTimeout(120_000);
   wrong = [];
   asked = [];
   made.on("request", (request) => {
@@ -810,19 +814,18 @@ test("a model is fetched with its progress, and a server that is offline says so
     (route) => route.fulfill({ contentType: "text/event-stream", body }),
     { times: 1 },
   );
-  const words = [];
-  await page.exposeFunction("told", (text) => words.push(text));
-  await page.evaluate(() =>
-    new MutationObserver(() =>
-      globalThis.told(document.getElementById("pull-words").textContent),
-    ).observe(document.getElementById("pull-words"), {
+  await page.evaluate(() => {
+    globalThis.words = [];
+    const place = document.getElementById("pull-words");
+    new MutationObserver(() => globalThis.words.push(place.textContent)).observe(place, {
       childList: true,
       characterData: true,
       subtree: true,
-    }),
-  );
+    });
+  });
   await page.getByRole("button", { name: "Fetch" }).click();
   await alert.locator(".trouble").waitFor();
+  const words = await page.evaluate(() => globalThis.words);
   assert.ok(words.includes("model.gguf: 49.0 MB of 98.0 MB"), words.join("; "));
   assert.match(await alert.textContent(), /ended before the model was here/);
   fine();

