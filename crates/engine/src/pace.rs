@@ -1,8 +1,11 @@
 //! How fast rows of prompts are: a batch with many of them keeps the answers that run beside it
 //! waiting.
 
-/// How long answers may wait for a batch with rows of a prompt, in seconds.
-const GAP: f64 = 0.25;
+/// How long answers may wait for a batch with rows of a prompt, in times of one without.
+const TOKENS: f64 = 2.0;
+/// But always so long, in seconds, since nobody notices it, and prompts are read faster in batches
+/// of many rows; and never longer than this.
+const GAPS: [f64; 2] = [0.05, 0.25];
 /// Rows of prompts that a batch may have in any case: weights are read once for all of a batch, and
 /// fewer rows would hardly take less time.
 const FEW: usize = 32;
@@ -13,6 +16,13 @@ const NEWEST: f64 = 0.3;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
     seconds_per_row: Option<f64>,
+    /// Of a batch without rows of prompts.
+    seconds_per_token: Option<f64>,
+}
+
+fn newest(known: &mut Option<f64>, seconds: f64) {
+    let before = known.unwrap_or(seconds);
+    *known = Some(before + (seconds - before) * NEWEST);
 }
 
 impl Pace {
@@ -22,15 +32,22 @@ impl Pace {
         if rows < FEW || !seconds.is_finite() {
             return;
         }
-        let newest = seconds / rows as f64;
-        let known = self.seconds_per_row.unwrap_or(newest);
-        self.seconds_per_row = Some(known + (newest - known) * NEWEST);
+        newest(&mut self.seconds_per_row, seconds / rows as f64);
+    }
+
+    /// A batch without rows of prompts took so long.
+    pub(crate) fn measured_token(&mut self, seconds: f64) {
+        if seconds.is_finite() {
+            newest(&mut self.seconds_per_token, seconds);
+        }
     }
 
     /// Rows of prompts beside `others` rows that answers can wait for, at most `room`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn rows(&self, others: usize, room: usize) -> usize {
-        let all = self.seconds_per_row.map_or(usize::MAX, |seconds| (GAP / seconds) as usize);
+        let [least, most] = GAPS;
+        let gap = self.seconds_per_token.map_or(most, |token| (TOKENS * token).clamp(least, most));
+        let all = self.seconds_per_row.map_or(usize::MAX, |seconds| (gap / seconds) as usize);
         all.saturating_sub(others).max(FEW).min(room)
     }
 }
@@ -57,5 +74,16 @@ mod tests {
         pace.measured(64, f64::NAN);
         pace.measured(1, 0.0);
         assert_eq!(pace.seconds_per_row, before, "nothing to learn from");
+    }
+
+    #[test]
+    fn answers_wait_no_longer_than_they_are_used_to() {
+        let mut pace = Pace::default();
+        pace.measured(256, 0.256);
+        assert_eq!(pace.rows(0, 256), 250, "a quarter of a second, while nothing else is known");
+        for (token, rows) in [(0.001, 50), (0.05, 100), (0.5, 250), (f64::NAN, 250)] {
+            (0..50).for_each(|_| pace.measured_token(token));
+            assert!(pace.rows(0, 256).abs_diff(rows) <= 1, "{token}: {pace:?}");
+        }
     }
 }

@@ -285,7 +285,10 @@ impl Core {
         let rows = work.tokens.len();
         if work.stage == Stage::Prefill {
             self.pace.measured(rows, seconds);
-        } else if let Some(speculator) = &mut self.speculator {
+            return;
+        }
+        self.pace.measured_token(seconds);
+        if let Some(speculator) = &mut self.speculator {
             speculator.measured(rows, seconds);
         }
     }
