@@ -5,7 +5,7 @@
 //! first: everything on disk is written so that it may be cut off at any point. A request to
 //! terminate is a Ctrl-C after which nobody goes on ([`terminated`]).
 
-use crate::terminal;
+use crate::{sys, terminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,6 +70,7 @@ pub(crate) fn terminated() -> bool {
 
 #[allow(clippy::exit, reason = "nothing listens that could unwind, and no destructor must run")]
 fn exit_now() -> ! {
+    let _groups = sys::end_groups();
     std::process::exit(i32::from(EXIT_CODE))
 }
 

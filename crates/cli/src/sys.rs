@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most memory that this process has had resident, in bytes.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
@@ -98,22 +99,76 @@ pub(crate) fn pip(python: &str) -> Option<String> {
     text.split_whitespace().nth(1).map(str::to_owned)
 }
 
-/// Makes a command and whatever it starts end together, by [`end_group`].
-pub(crate) fn own_group(command: &mut Command) {
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(command, 0);
-    #[cfg(not(unix))]
-    let _ = command;
+/// A child with all that it starts, where the system can tell: they end when this is dropped, and
+/// when this program ends at once ([`end_groups`]).
+#[derive(Debug)]
+pub(crate) struct Group(Child);
+
+/// Leaders of all groups that run.
+static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn groups() -> MutexGuard<'static, Vec<u32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends a child of [`own_group`] with all that it has started, where the system can, and waits.
-pub(crate) fn end_group(child: &mut Child) {
+impl Group {
+    /// Starts a program.
+    pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(command, 0);
+        let mut groups = groups();
+        let child = command.spawn()?;
+        groups.push(child.id());
+        Ok(Self(child))
+    }
+
+    /// Ends it, unless it has ended, and waits.
+    pub(crate) fn end(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            kill_group(self.0.id());
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+impl std::ops::Deref for Group {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Group {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.end();
+        let id = self.0.id();
+        groups().retain(|&group| group != id);
+    }
+}
+
+fn kill_group(leader: u32) {
     #[cfg(unix)]
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+    if let Some(group) = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    #[cfg(not(unix))]
+    let _ = leader;
+}
+
+/// Ends all groups, for a program that ends without unwinding; no other one starts while what this
+/// gives is held.
+pub(crate) fn end_groups() -> impl Sized {
+    let groups = groups();
+    groups.iter().for_each(|&leader| kill_group(leader));
+    groups
 }
 
 /// What a command that succeeds prints.
@@ -140,6 +195,21 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The child that the shell starts holds its output open for as long as it lives.
+    #[cfg(unix)]
+    #[test]
+    fn a_group_ends_with_whatever_it_has_started() {
+        use std::io::Read;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "sleep 1000 & wait"]).stdout(Stdio::piped());
+        let mut group = Group::start(&mut shell).unwrap();
+        let (id, mut stdout) = (group.id(), group.stdout.take().unwrap());
+        assert!(groups().contains(&id));
+        drop(group);
+        assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert!(!groups().contains(&id));
+    }
 
     #[test]
     fn reads_what_the_kernel_writes() {

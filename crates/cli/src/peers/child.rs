@@ -3,10 +3,11 @@
 use crate::error::{Failure, Outcome};
 use crate::interrupt::Listening;
 use crate::progress::Progress;
-use crate::{sys, terminal};
+use crate::sys::Group;
+use crate::terminal;
 use std::ffi::OsString;
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -69,7 +70,6 @@ pub(crate) fn run(argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
     let (out, err) = (child.stdout.take().map(keep), child.stderr.take().map(keep));
     let status = loop {
         if ctrl_c.pressed() {
-            sys::end_group(&mut child);
             return Err(Failure::Interrupted);
         }
         if let Some(status) = child.try_wait()? {
@@ -89,14 +89,13 @@ pub(crate) fn run(argv: &Argv, ctrl_c: &Listening) -> Outcome<String> {
 }
 
 /// Starts a program whose outputs are read, in a group of its own.
-pub(super) fn spawn(argv: &Argv, stdin: Stdio) -> Outcome<Child> {
+pub(super) fn spawn(argv: &Argv, stdin: Stdio) -> Outcome<Group> {
     let Some((program, args)) = argv.split_first() else {
         return Err(Failure::new("no program to start"));
     };
     let mut command = Command::new(program);
     command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-    sys::own_group(&mut command);
-    command.spawn().map_err(|error| {
+    Group::start(&mut command).map_err(|error| {
         Failure::from(error).about(format!("{} cannot be started", program.display()))
     })
 }

@@ -5,10 +5,10 @@ use super::argv;
 use super::child::{keep, last_words, spawn};
 use super::tools::{GGUF, Tools, scripts};
 use crate::error::Outcome;
-use crate::sys;
+use crate::sys::Group;
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::thread::JoinHandle;
 use tangor_eval::{EvalError, Reader};
 
@@ -24,7 +24,7 @@ pub(crate) enum Mode {
 /// A process of llama.cpp that reads a text.
 #[derive(Debug)]
 pub(crate) struct LlamaCpp {
-    child: Child,
+    child: Group,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     stderr: Option<JoinHandle<Vec<u8>>>,
@@ -66,7 +66,7 @@ impl Tools {
 }
 
 impl LlamaCpp {
-    fn start(mut child: Child, context: usize) -> Result<Self, EvalError> {
+    fn start(mut child: Group, context: usize) -> Result<Self, EvalError> {
         let stderr = child.stderr.take().map(keep);
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(program("it cannot be spoken to".to_owned()));
@@ -84,7 +84,7 @@ impl LlamaCpp {
     }
 
     fn failure(&mut self, error: &std::io::Error) -> EvalError {
-        sys::end_group(&mut self.child);
+        self.child.end();
         let said = self.stderr.take().and_then(|reader| reader.join().ok());
         let said = last_words(&String::from_utf8_lossy(&said.unwrap_or_default()));
         let gone = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe);
@@ -124,14 +124,6 @@ impl Reader for LlamaCpp {
         let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         logits.extend(floats);
         Ok(())
-    }
-}
-
-impl Drop for LlamaCpp {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            sys::end_group(&mut self.child);
-        }
     }
 }
 

@@ -3,10 +3,11 @@
 use super::argv;
 use super::child::{Argv, keep, last_words, spawn};
 use crate::error::{Failure, Outcome};
-use crate::{interrupt, sys};
+use crate::interrupt;
+use crate::sys::{self, Group};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A server that runs.
 #[derive(Debug)]
 pub(crate) struct Served {
-    child: Child,
+    child: Group,
     words: Option<JoinHandle<Vec<u8>>>,
     url: String,
 }
@@ -69,12 +70,6 @@ impl Served {
         let words = self.words.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         Failure::new(last_words(&String::from_utf8_lossy(&words)).unwrap_or(usual.to_owned()))
             .hint(HINT)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        sys::end_group(&mut self.child);
     }
 }
 
