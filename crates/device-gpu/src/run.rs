@@ -445,3 +445,22 @@ fn add_times(names: &[&'static str], ticks: &[[u8; 8]], period: f32, to: &Mutex<
         spent.count += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_of_a_linear_is_compiled_ahead() {
+        for (tiles, below) in [(1, 256), (9, 256), (40, 256), (300, 256), (9, 0), (9, u32::MAX)] {
+            for most in [1, 2, 3, 4, 5, 8, 9, 17, 256, 600] {
+                let rows = SHAPES.into_iter().chain([most]).filter(|&rows| rows <= most);
+                let shapes: Vec<_> = rows.map(|rows| linear_shape(rows, tiles, below)).collect();
+                for rows in 1..=most {
+                    let shape = linear_shape(rows, tiles, below);
+                    assert!(shapes.contains(&shape), "{rows} of {most} rows, {tiles}, {below}");
+                }
+            }
+        }
+    }
+}

@@ -20,7 +20,8 @@ pub(crate) struct Pace {
     seconds_per_token: Option<f64>,
 }
 
-fn newest(known: &mut Option<f64>, seconds: f64) {
+/// Moves what is known towards the newest measurement.
+fn learn(known: &mut Option<f64>, seconds: f64) {
     let before = known.unwrap_or(seconds);
     *known = Some(before + (seconds - before) * NEWEST);
 }
@@ -32,13 +33,13 @@ impl Pace {
         if rows < FEW || !seconds.is_finite() {
             return;
         }
-        newest(&mut self.seconds_per_row, seconds / rows as f64);
+        learn(&mut self.seconds_per_row, seconds / rows as f64);
     }
 
     /// A batch without rows of prompts took so long.
     pub(crate) fn measured_token(&mut self, seconds: f64) {
         if seconds.is_finite() {
-            newest(&mut self.seconds_per_token, seconds);
+            learn(&mut self.seconds_per_token, seconds);
         }
     }
 
