@@ -137,7 +137,11 @@ impl Packed {
         let panel = match weight.layout() {
             Some(Layout::Dense(dtype)) => PackedDense::shaped(weight, dtype).panel_bytes(),
             Some(Layout::Quant { bits, group, offset }) => {
-                let numbers = likely(weight, group, offset);
+                // Every start asks: a file that is packed already need not be read for it.
+                let numbers = match weight.is_uniform() {
+                    true => unread(weight, offset),
+                    false => likely(weight, group, offset),
+                };
                 PackedCodes::shaped(weight, (bits, group), numbers)?.panel_bytes()
             }
             None => return Err(mixed()),
@@ -425,18 +429,27 @@ fn mixed() -> PackError {
     PackError::Layout("rows of different layouts in one weight".into())
 }
 
-/// How scales and offsets of a quantised weight are stored, going by a few of its rows.
+/// The least general form of scales and offsets that a weight may have, but for its zero point.
+fn unread(weight: &Weight, offset: Offset) -> Numbers {
+    let scales = if weight.factored().is_some() { Scales::Units } else { Scales::F16 };
+    let offsets = match offset {
+        Offset::Zero => Offsets::Uniform(0),
+        Offset::Min => Offsets::Min,
+    };
+    (scales, offsets)
+}
+
+/// How scales and offsets of a quantised weight are stored, going by its first row, and by a few
+/// where rows may differ: reading them takes long.
 fn likely(weight: &Weight, group: usize, offset: Offset) -> Numbers {
     let mut codes = vec![0; weight.cols()];
     let mut groups = vec![Group::default(); weight.cols().div_ceil(group)];
-    weight.row_codes(0, &mut codes, &mut groups);
-    let scales = if weight.factored().is_some() { Scales::Units } else { Scales::F16 };
-    let offsets = match offset {
-        Offset::Zero => Offsets::Uniform(zero_point(groups[0].offset)),
-        Offset::Min => Offsets::Min,
-    };
-    let mut numbers = (scales, offsets);
-    for row in weight.sample_rows() {
+    let mut numbers = unread(weight, offset);
+    if let Offsets::Uniform(zero) = &mut numbers.1 {
+        weight.row_codes(0, &mut codes, &mut groups);
+        *zero = zero_point(groups[0].offset);
+    }
+    for row in weight.sample_rows().filter(|_| !weight.is_uniform()) {
         weight.row_codes(row, &mut codes, &mut groups);
         for &group in &groups {
             while let Some(wider) = fit(group, numbers).wider(numbers) {
@@ -591,6 +604,21 @@ mod tests {
             let packed = Packed::new(&weight, &pool).unwrap();
             assert_eq!(Packed::bytes_of(&weight).unwrap(), packed.bytes(), "{name}");
         }
+    }
+
+    #[test]
+    fn rows_are_read_only_where_they_may_differ() {
+        let all = every_form(2, 512);
+        let of = |name: &str| &all.iter().find(|(other, _)| other == name).unwrap().1;
+        let uniform = |name: &str| of(name).is_uniform();
+        for name in ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "4 bits, groups of 32, f16 middle"] {
+            assert!(uniform(name), "{name}");
+        }
+        for other in ["f32 middle", "bf16 middle", "f16 packed", "f16 float"] {
+            assert!(!uniform(&format!("4 bits, groups of 32, {other}")), "{other}");
+        }
+        let both = Weight::stack(&[of("Q4_1"), of("Q4_K")]).unwrap();
+        assert!(!both.is_uniform(), "halves, and products of factors");
     }
 
     #[test]

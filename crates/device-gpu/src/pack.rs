@@ -213,7 +213,8 @@ impl Outline {
     fn likely(slice: &Weight) -> Self {
         let outline = Self::of(slice);
         let (mut scales, mut codes) = (Scales::default(), vec![0; slice.cols()]);
-        for row in slice.sample_rows().filter(|_| outline.groups > 0) {
+        let most = if slice.is_uniform() { 1 } else { usize::MAX };
+        for row in slice.sample_rows().take(most).filter(|_| outline.groups > 0) {
             scales.read(slice, row, &outline, &mut codes);
         }
         settled(outline, &scales)

@@ -298,6 +298,14 @@ impl Weight {
         self.parts.iter().map(|part| part.rows.len() * part.stored.row_bytes(part.cols)).sum()
     }
 
+    /// Whether scales and minima of all rows are stored as halves, or as factors that all rows
+    /// have, and zero points not at all: then no row needs a more general form than others do.
+    #[must_use]
+    pub fn is_uniform(&self) -> bool {
+        let factored = self.factored().is_some();
+        self.parts.iter().all(|part| factored || part.stored.has_halves())
+    }
+
     /// A few rows by which to guess what is true of all: first, middle and last of every part that
     /// was stored by itself.
     pub fn sample_rows(&self) -> impl Iterator<Item = usize> {
@@ -515,6 +523,21 @@ impl Stored {
     fn factored(&self) -> Option<usize> {
         let Self::Blocks { format, .. } = self else { return None };
         format.factored().map(|_| format.block_len())
+    }
+
+    /// Whether every group has a half as its scale, likewise its minimum, and no zero point.
+    fn has_halves(&self) -> bool {
+        match self {
+            Self::Dense { .. } => true,
+            // One group, one scale: those of more are products.
+            Self::Blocks { format, .. } => matches!(
+                format.layout(),
+                Layout::Quant { group, .. } if group == format.block_len()
+            ),
+            Self::Grouped { scales, zeros, .. } => {
+                scales.dtype == DType::F16 && matches!(zeros, Zeros::Middle)
+            }
+        }
     }
 
     fn row_factors(&self, row: usize, cols: usize, factors: &mut [Factors], units: &mut [Units]) {
