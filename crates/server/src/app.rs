@@ -139,7 +139,7 @@ impl App {
         all.into_iter().find(|resident| resident.id.eq_ignore_ascii_case(wanted))
     }
 
-    /// Has models loaded again that are lost; whether there are any.
+    /// Has models loaded again that are lost; whether there are any, or some are on their way.
     pub(crate) fn reload_lost(self: &Arc<Self>) -> bool {
         let all = self.residents.list().into_iter().map(|listed| listed.resident);
         let lost: Vec<Arc<Resident>> = all.filter(|resident| resident.is_lost()).collect();
@@ -156,7 +156,8 @@ impl App {
                 }
             });
         }
-        any
+        // What is on its way is not listed.
+        any || self.reloading.available_permits() == 0
     }
 
     /// Starts to answer.

@@ -145,7 +145,14 @@ impl Running {
         store(&mut home);
         let server = Server::bind(options, Store::open(home).unwrap()).unwrap();
         let (base, stopper) = (format!("http://{}", server.address()), server.stopper());
-        let thread = Some(std::thread::spawn(move || server.run(|| {})));
+        let (is_ready, ready) = std::sync::mpsc::channel();
+        let run = move || server.run(move || drop(is_ready));
+        let thread = Some(std::thread::spawn(run));
+        // Before that, what a test asks for may go again to make room for the models of the start.
+        let holds_loads = loader.held.try_lock().is_err();
+        if !holds_loads {
+            let _: Result<(), _> = ready.recv();
+        }
         Self { folder, base, loader, stopper, thread }
     }
 
