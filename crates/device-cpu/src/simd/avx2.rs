@@ -212,15 +212,15 @@ impl<D: Dots> Simd for Avx2<D> {
         unsafe { [_mm256_round_ps::<8>(a[0]), _mm256_round_ps::<8>(a[1])] }
     }
     #[inline(always)]
-    fn exp2i(self, n: F) -> F {
+    fn scale2(self, a: F, n: F) -> F {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {
             let bias = _mm256_set1_epi32(127);
             let low = _mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias);
             let high = _mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias);
             [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)),
+                _mm256_mul_ps(a[0], _mm256_castsi256_ps(_mm256_slli_epi32::<23>(low))),
+                _mm256_mul_ps(a[1], _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high))),
             ]
         }
     }

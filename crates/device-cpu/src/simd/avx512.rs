@@ -168,12 +168,9 @@ impl<const BF16: bool> Simd for With<BF16> {
         unsafe { _mm512_roundscale_ps::<0>(a) }
     }
     #[inline(always)]
-    fn exp2i(self, n: __m512) -> __m512 {
+    fn scale2(self, a: __m512, n: __m512) -> __m512 {
         // SAFETY: `self` proves that the processor has the instructions.
-        unsafe {
-            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
-        }
+        unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
     fn first(self, n: usize, a: __m512, b: __m512) -> __m512 {
@@ -274,6 +271,18 @@ impl<const BF16: bool> Simd for With<BF16> {
                 _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(nearest(a)))
             };
             _mm256_storeu_si256(p.cast(), halves);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_kept_bf16(self, p: *mut u16, a: __m512) {
+        // SAFETY: the caller vouches for the pointer, `self` for the instructions.
+        unsafe {
+            if BF16 {
+                let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(a));
+                _mm256_storeu_si256(p.cast(), halves);
+            } else {
+                self.store_bf16(p, a);
+            }
         }
     }
     #[inline(always)]

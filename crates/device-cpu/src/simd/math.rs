@@ -16,24 +16,23 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0] {
         p = s.fma(p, r, s.splat(c));
     }
-    let y = s.mul(p, s.exp2i(s.min(s.splat(127.0), n)));
+    let y = s.scale2(p, s.min(s.splat(127.0), n));
     s.zero_below(x, LOW, y)
 }
 
-/// `2^x` for `x` of at most about 0, to 4 in a million; at least `2^-126` or thereabouts; NaN stays
-/// NaN.
+/// `2^x` for `x` of at most about 0, to 4 in a million; 0 below `2^-50`, as what becomes bf16; NaN
+/// stays NaN.
 ///
 /// `x = n + r`, and a polynomial of degree 4 for `2^r` on `|r| <= 1/2` that meets it at 0.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let x = s.max(s.splat(-126.0), x);
     let n = s.round(x);
     let r = s.sub(x, n);
     let mut p = s.splat(9.666_368e-3);
     for c in [5.592_197_6e-2, 2.402_235e-1, 6.931_21e-1, 1.0] {
         p = s.fma(p, r, s.splat(c));
     }
-    s.mul(p, s.exp2i(n))
+    s.zero_below(x, -50.0, s.scale2(p, n))
 }
 
 /// `tanh x` as `1 - 2 / (e^2x + 1)`: absolute error below 2e-7.

@@ -79,8 +79,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn fnma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The nearest integers, ties to even.
     fn round(self, a: Self::F32) -> Self::F32;
-    /// `2^n` for integers in `-126..=127`.
-    fn exp2i(self, n: Self::F32) -> Self::F32;
+    /// `a * 2^n` for integers in `-126..=127` and products that are normal numbers.
+    fn scale2(self, a: Self::F32, n: Self::F32) -> Self::F32;
     /// Lanes of `a` below `n`, of `b` from there.
     fn first(self, n: usize, a: Self::F32, b: Self::F32) -> Self::F32;
     /// 0 where `x < limit`, else `a`.
@@ -116,6 +116,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 `bf16` can be written to `p`; they are rounded as
     /// [`round_bf16`](tangor_device::rounding::round_bf16) does.
     unsafe fn store_bf16(self, p: *mut u16, a: Self::F32);
+    /// [`Self::store_bf16`] of lanes that it does not flush to zero.
+    ///
+    /// # Safety
+    /// 16 `bf16` can be written to `p`.
+    #[inline(always)]
+    unsafe fn store_kept_bf16(self, p: *mut u16, a: Self::F32) {
+        // SAFETY: as the caller's.
+        unsafe { self.store_bf16(p, a) }
+    }
     /// # Safety
     /// 16 `i8` can be read from `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::F32;

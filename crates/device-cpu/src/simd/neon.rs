@@ -161,12 +161,13 @@ impl<D: Dots> Simd for Neon<D> {
         unsafe { quarters!(q => vrndnq_f32(a[q])) }
     }
     #[inline(always)]
-    fn exp2i(self, n: F) -> F {
+    fn scale2(self, a: F, n: F) -> F {
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {
             let bias = vdupq_n_s32(127);
             quarters!(q => {
-                vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(n[q]), bias)))
+                let power = vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(n[q]), bias));
+                vmulq_f32(a[q], vreinterpretq_f32_s32(power))
             })
         }
     }

@@ -105,8 +105,9 @@ impl Simd for Portable {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
-    fn exp2i(self, n: F) -> F {
-        n.map(|n| f32::from_bits(((n as i32 + 127) << 23).cast_unsigned()))
+    fn scale2(self, a: F, n: F) -> F {
+        let power = |n: f32| f32::from_bits((n as i32).wrapping_add(127).cast_unsigned() << 23);
+        map2(a, n, |a, n| a * power(n))
     }
     #[inline(always)]
     fn first(self, n: usize, a: F, b: F) -> F {

@@ -1,7 +1,7 @@
 //! Every operation of every instruction set against plain Rust, bit by bit, where kernels rarely
 //! go: infinities, NaNs, zeros of both signs, the greatest products.
 
-use super::{LANES, Op, Simd, Uses, dispatch};
+use super::{LANES, Op, Simd, Uses, dispatch, math};
 use crate::isa::Isa;
 
 /// What sixteen lanes are made of; shifted against each other in every way.
@@ -100,7 +100,7 @@ impl Op for Floats {
                 out.push(greatest.is_finite().into());
             }
             let small = s.max(s.min(a, s.splat(127.0)), s.splat(-126.0));
-            put(s, &mut out, s.exp2i(s.round(small)));
+            put(s, &mut out, s.scale2(s.splat(1.25), s.round(small)));
             put_i32(s, &mut out, s.to_i32(small));
         }
         out
@@ -110,6 +110,43 @@ impl Op for Floats {
 #[test]
 fn arithmetic_is_the_same() {
     same_on_all(|| Floats);
+}
+
+/// 2 to these powers.
+struct Powers<'a>(&'a [[f32; LANES]]);
+
+impl Op for Powers<'_> {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let mut out = Vec::new();
+        for x in self.0 {
+            // SAFETY: 16 elements.
+            put(s, &mut out, math::exp2(s, unsafe { s.load(x.as_ptr()) }));
+        }
+        out
+    }
+}
+
+#[test]
+fn powers_of_two_are_the_same_and_right() {
+    let special = [-50.0, -50.000_004, -49.5, -126.0, -200.0, -3e38, f32::NEG_INFINITY, -0.0, 0.0];
+    let mut all: Vec<f32> = (0_u16..=60_000).map(|i| f32::from(i) * -1e-3).collect();
+    all.extend(special);
+    all.push(f32::NAN);
+    all.resize(all.len().next_multiple_of(LANES), -1e-30);
+    let (x, _) = all.as_chunks::<LANES>();
+    same_on_all(|| Powers(x));
+    for (x, y) in all.iter().zip(dispatch(Isa::Portable, Powers(x))) {
+        let (y, want) = (f64::from(f32::from_bits(y)), f64::from(*x).exp2());
+        let right = match *x {
+            x if x.is_nan() => y.is_nan(),
+            x if x < -50.0 => y == 0.0,
+            _ => ((y - want) / want).abs() < 4e-6,
+        };
+        assert!(right, "2^{x} is {want}, not {y}");
+    }
 }
 
 /// All halves to `f32`, and `f32` around all halves to halves.

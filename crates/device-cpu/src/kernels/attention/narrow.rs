@@ -504,7 +504,7 @@ impl AttendNarrow<'_> {
                     let at = r * slots + vector * LANES;
                     let p = math::exp2(s, s.fma(s.load(scores.add(at)), factor, down[r]));
                     sum[r] = s.add(sum[r], p);
-                    s.store_bf16(weights.add(at), p);
+                    s.store_kept_bf16(weights.add(at), p);
                 });
             }
         }
