@@ -15,6 +15,7 @@ use crate::buffer::Aligned;
 use crate::kernels::pairs::{Codes, Pairs};
 use crate::kernels::tile::{Elements, Half};
 use crate::simd::{LANES, Simd};
+use crate::system::Readying;
 use half::{bf16, f16};
 use std::any::Any;
 use std::marker::PhantomData;
@@ -22,10 +23,18 @@ use std::ops::Range;
 use tangor_device::rounding::{KEY_GROUP, VALUE_GROUP, cached_scale};
 use tangor_device::{DeviceError, KvCache, KvSpec, KvType, PageId};
 
+/// Tokens whose memory is made ready ahead: those of the first prompt.
+const READY: usize = 1024;
+
+/// Bytes from which on that is worth a thread.
+const MUCH: usize = 4 << 20;
+
 /// Keys and values in this process's memory.
 #[derive(Debug)]
 pub(crate) struct CpuKv {
     spec: KvSpec,
+    /// Dropped before the memory is.
+    _readying: Option<Readying>,
     /// `(pages, layers, kv_heads, block_bytes)`.
     data: Aligned,
 }
@@ -335,12 +344,16 @@ impl CpuKv {
         let bytes = [spec.pages, spec.layers, spec.kv_heads]
             .iter()
             .try_fold(block, |bytes, &n| bytes.checked_mul(n));
-        let data = bytes.and_then(Aligned::zeroed).ok_or_else(|| DeviceError::OutOfMemory {
+        let mut data = bytes.and_then(Aligned::zeroed).ok_or_else(|| DeviceError::OutOfMemory {
             device: device.to_owned(),
             what: "KV cache",
             bytes: bytes.map_or(u64::MAX, |bytes| bytes as u64),
         })?;
-        Ok(Self { spec: *spec, data })
+        let pages = spec.pages.min(READY.div_ceil(spec.page_tokens));
+        let first = data.get_mut(block * pages * spec.layers * spec.kv_heads);
+        // SAFETY: the two are dropped together, the memory last.
+        let readying = (first.len() >= MUCH).then(|| unsafe { Readying::start(first) });
+        Ok(Self { spec: *spec, _readying: readying, data })
     }
 
     /// Where the block of a page, layer and head is.

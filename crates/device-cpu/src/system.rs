@@ -1,6 +1,10 @@
-//! What depends on the operating system: how many processors there are for us, and which.
+//! What depends on the operating system: how many processors there are for us, and which; how
+//! memory is had.
 
 use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 /// Processors that this process may use at a time, quotas of containers included.
 pub(crate) fn parallelism() -> usize {
@@ -32,6 +36,58 @@ pub(crate) fn prefer_large_pages(memory: &mut [u8]) {
     #[cfg(not(target_os = "linux"))]
     let _ = memory;
 }
+
+/// Memory that is being made ready to be written, until this is dropped: systems hand out pages,
+/// and clear them, when they are first written to, and whoever writes would wait for that.
+#[derive(Debug)]
+pub(crate) struct Readying {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Readying {
+    /// Begins, on a thread that gives way to others. Does nothing where the system cannot.
+    ///
+    /// # Safety
+    /// The memory is there for longer than this.
+    pub(crate) unsafe fn start(memory: &mut [u8]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (range, stops) = (memory.as_mut_ptr_range(), Arc::clone(&stop));
+        let (start, end) = (range.start.addr(), range.end.addr());
+        let work = move || ready(start, end, &stops);
+        let thread = std::thread::Builder::new().name("tangor-memory".into()).spawn(work).ok();
+        Self { stop, thread }
+    }
+}
+
+impl Drop for Readying {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A panic there has nothing to say here.
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Has the whole pages between two addresses there, a large one at a time.
+#[cfg(target_os = "linux")]
+fn ready(start: usize, end: usize, stop: &AtomicBool) {
+    const STEP: usize = 2 << 20;
+    // SAFETY: it changes this thread's priority, and may fail.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    let mut at = start.next_multiple_of(4096);
+    while at < end / 4096 * 4096 && !stop.load(Ordering::Relaxed) {
+        let next = (at + 1).next_multiple_of(STEP).min(end / 4096 * 4096);
+        let page = std::ptr::without_provenance_mut(at);
+        // SAFETY: whoever started this vouches for the memory, and its contents stay as they are.
+        if unsafe { libc::madvise(page, next - at, libc::MADV_POPULATE_WRITE) } != 0 {
+            return;
+        }
+        at = next;
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ready(_: usize, _: usize, _: &AtomicBool) {}
 
 /// The processor's name, if the system tells.
 pub(crate) fn processor_name() -> Option<String> {
