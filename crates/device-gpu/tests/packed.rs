@@ -4,10 +4,7 @@
 
 use tangor_device::model::Graph;
 use tangor_device::tensor::{DType, Layout, Offset};
-use tangor_device::{
-    Activations, Device, KvType, PackedBytes, PackedCache, PackedKey, PackedWriter, Prepare,
-    Segment,
-};
+use tangor_device::{Activations, Device, KvType, PackedCache, Prepare, Segment};
 use tangor_device_gpu::{GpuDevice, GpuOptions};
 use tangor_testkit::drive::Driver;
 use tangor_testkit::kept::{Counts, Memory};
@@ -241,6 +238,7 @@ mod lost {
     use tangor_device::model::WeightId;
     use tangor_device::model::ir::NamedWeight;
     use tangor_device::tensor::{MapGuard, map_file};
+    use tangor_device::{PackedBytes, PackedKey, PackedWriter};
 
     /// A guard of a file that was lost.
     fn failed_guard() -> MapGuard {
