@@ -5,7 +5,7 @@ use crate::kernels::Kernels;
 use crate::shader::{Constants, Inputs, Kernel};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 use tangor_device::DeviceError;
 use wgpu::{BufferUsages, ErrorFilter};
@@ -373,20 +373,21 @@ impl Context {
     ) -> Result<(), DeviceError> {
         self.check()?;
         self.queue.submit([encoder.finish()]);
-        let mapped = Arc::new(Mutex::new(None));
-        let to = Arc::clone(&mapped);
-        from.map_async(wgpu::MapMode::Read, ..bytes, move |result| *lock(&to) = Some(result));
+        let (to, mapped) = mpsc::channel();
+        // Whoever gave up has no use for it.
+        from.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(to.send(result)));
         self.wait()?;
-        match lock(&mapped).take() {
-            Some(Ok(())) => {
+        // Another thread that waits may have been given this to call, and not have done so yet.
+        match mapped.recv_timeout(self.time_limit) {
+            Ok(Ok(())) => {
                 let view = from.get_mapped_range(..bytes).map_err(|error| self.broken(&error))?;
                 take(&view);
                 drop(view);
                 from.unmap();
                 Ok(())
             }
-            Some(Err(error)) => Err(self.broken(&error)),
-            None => Err(DeviceError::Timeout { device: NAME.into() }),
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => Err(DeviceError::Timeout { device: NAME.into() }),
         }
     }
 }

@@ -2,11 +2,21 @@
 
 use crate::app::App;
 use crate::error::{ApiError, Kind, Result};
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Bytes of a body that nobody asked for that are still read, and how long they are waited for.
+const REST_BYTES: usize = 64 << 10;
+const REST_TIME: Duration = Duration::from_secs(1);
 
 /// The JSON that a request carries. An empty body is an empty object.
 #[derive(Debug)]
@@ -43,6 +53,53 @@ async fn read(body: Body, app: &App) -> Result<Bytes> {
         }
         Err(_) => Err(ApiError::new(Kind::Timeout, "the body did not arrive in time")),
     }
+}
+
+/// A body that is read in one place, and in another if that left some of it.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Body>>);
+
+impl Shared {
+    fn body(&self) -> MutexGuard<'_, Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HttpBody for Shared {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut *self.body()).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body().size_hint()
+    }
+}
+
+/// Answers that are given before all of a body has come, as refusals are: the rest is read if it is
+/// short, or the client is told that the connection ends. Otherwise the connection would be closed
+/// without a word, and the client's next request on it be lost.
+pub(crate) async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let body = Shared(Arc::new(Mutex::new(body)));
+    let mut response = next.run(Request::from_parts(head, Body::new(body.clone()))).await;
+    let rest = axum::body::to_bytes(Body::new(body), REST_BYTES);
+    if !matches!(tokio::time::timeout(REST_TIME, rest).await, Ok(Ok(_))) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Parses JSON; what is wrong with it is said with the field's name.

@@ -5,10 +5,10 @@ use crate::client::Client;
 use crate::error::{ApiError, Kind};
 use crate::options::Options;
 use crate::routes::routes;
-use crate::{ServeError, guard, log};
+use crate::{ServeError, body, guard, log};
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, Request, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -222,6 +222,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(map_response(plainly))
         .layer(cors)
         .layer(from_fn_with_state(Arc::clone(&app), guard::place))
+        .layer(from_fn(body::to_its_end))
         .layer(from_fn_with_state(Arc::clone(&app), log::record))
         .with_state(app)
 }

@@ -199,3 +199,42 @@ fn a_slow_head_is_not_waited_for() {
     stream.read_to_end(&mut answer).unwrap();
     assert_eq!(server.get("/live").status, 200);
 }
+
+#[test]
+fn refusals_leave_a_connection_that_goes_on_or_say_that_it_ends() {
+    use std::io::Write;
+    let server = Running::new(|_| {});
+    let refused = [
+        ("/api/copy", "", 501),
+        ("/nowhere", "", 404),
+        ("/v1/models", "", 405),
+        ("/v1/completions", "Origin: http://elsewhere.example\r\n", 403),
+    ];
+    for (path, header, status) in refused {
+        let head = |length: usize| {
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\n{header}Content-Length: {length}\r\n\r\n"
+            )
+        };
+        // The body follows when the answer is known, as from a client that sends it apart.
+        let mut wire = Wire::new(&server.base);
+        wire.stream().write_all(head(2).as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        wire.stream().write_all(b"{}").unwrap();
+        let reply = wire.reply();
+        assert_eq!((reply.status, reply.header("connection")), (status, None), "{path}");
+        let next = wire.ask("GET", "/live", &[("Host", "localhost")], "");
+        assert_eq!(next.status, 200, "{path}");
+        // One that does not come, and one that is too long to be read for nothing.
+        for length in [2, 1 << 20] {
+            let mut wire = Wire::new(&server.base);
+            wire.stream().write_all(head(length).as_bytes()).unwrap();
+            let reply = wire.reply();
+            assert_eq!(
+                (reply.status, reply.header("connection")),
+                (status, Some("close")),
+                "{path}"
+            );
+        }
+    }
+}

@@ -324,6 +324,11 @@ impl Wire {
         let mut head = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
         headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         self.stream().write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        self.reply()
+    }
+
+    /// Reads an answer whose length is known.
+    pub(crate) fn reply(&mut self) -> Reply {
         let mut line = || {
             let mut line = String::new();
             self.0.read_line(&mut line).unwrap();
