@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use tangor_device::tensor::Bytes;
 
-/// Bytes from which on large pages are worth asking for.
-const LARGE: usize = 4 << 20;
+/// Bytes from which on large pages are worth asking for, and having them ready.
+pub(crate) const LARGE: usize = 4 << 20;
 
 /// A cache line, and an AVX-512 register.
 const LINE: usize = 64;

@@ -11,7 +11,7 @@
 //!             (groups, tokens)           (tokens, groups)
 //! ```
 
-use crate::buffer::Aligned;
+use crate::buffer::{Aligned, LARGE};
 use crate::kernels::pairs::{Codes, Pairs};
 use crate::kernels::tile::{Elements, Half};
 use crate::simd::{LANES, Simd};
@@ -25,9 +25,6 @@ use tangor_device::{DeviceError, KvCache, KvSpec, KvType, PageId};
 
 /// Tokens whose memory is made ready ahead: those of the first prompt.
 const READY: usize = 1024;
-
-/// Bytes from which on that is worth a thread.
-const MUCH: usize = 4 << 20;
 
 /// Keys and values in this process's memory.
 #[derive(Debug)]
@@ -352,7 +349,7 @@ impl CpuKv {
         let pages = spec.pages.min(READY.div_ceil(spec.page_tokens));
         let first = data.get_mut(block * pages * spec.layers * spec.kv_heads);
         // SAFETY: the two are dropped together, the memory last.
-        let readying = (first.len() >= MUCH).then(|| unsafe { Readying::start(first) });
+        let readying = (first.len() >= LARGE).then(|| unsafe { Readying::start(first) });
         Ok(Self { spec: *spec, _readying: readying, data })
     }
 

@@ -19,12 +19,15 @@ pub(crate) fn pin(index: usize) {
     }
 }
 
+/// Bytes of a page, of the usual size.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 4096;
+
 /// Asks for large pages behind memory that is about to be filled and then streamed: fewer
 /// translations to miss. Does nothing where the system has no such wish.
 pub(crate) fn prefer_large_pages(memory: &mut [u8]) {
     #[cfg(target_os = "linux")]
     {
-        const PAGE: usize = 4096;
         let skip = memory.as_ptr().align_offset(PAGE);
         if let Some(pages) = memory.get_mut(skip..).filter(|rest| rest.len() >= PAGE) {
             let len = pages.len() / PAGE * PAGE;
@@ -55,7 +58,8 @@ impl Readying {
         let (range, stops) = (memory.as_mut_ptr_range(), Arc::clone(&stop));
         let (start, end) = (range.start.addr(), range.end.addr());
         let work = move || ready(start, end, &stops);
-        let thread = std::thread::Builder::new().name("tangor-memory".into()).spawn(work).ok();
+        let builder = std::thread::Builder::new().name("tangor-memory".into());
+        let thread = cfg!(target_os = "linux").then(|| builder.spawn(work).ok()).flatten();
         Self { stop, thread }
     }
 }
@@ -74,9 +78,9 @@ fn ready(start: usize, end: usize, stop: &AtomicBool) {
     const STEP: usize = 2 << 20;
     // SAFETY: it changes this thread's priority, and may fail.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
-    let mut at = start.next_multiple_of(4096);
-    while at < end / 4096 * 4096 && !stop.load(Ordering::Relaxed) {
-        let next = (at + 1).next_multiple_of(STEP).min(end / 4096 * 4096);
+    let (mut at, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    while at < end && !stop.load(Ordering::Relaxed) {
+        let next = (at + 1).next_multiple_of(STEP).min(end);
         let page = std::ptr::without_provenance_mut(at);
         // SAFETY: whoever started this vouches for the memory, and its contents stay as they are.
         if unsafe { libc::madvise(page, next - at, libc::MADV_POPULATE_WRITE) } != 0 {
@@ -112,5 +116,38 @@ pub(crate) fn processor_name() -> Option<String> {
         let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
         let line = text.lines().find(|line| line.to_lowercase().starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::buffer::Aligned;
+
+    #[test]
+    fn memory_is_there_before_it_is_written_to_and_keeps_what_is() {
+        const LEN: usize = 6 << 20;
+        let mut memory = Aligned::zeroed(LEN).unwrap();
+        let bytes = memory.get_mut::<u8>(LEN);
+        // SAFETY: it is dropped before the memory is.
+        let readying = unsafe { Readying::start(bytes) };
+        bytes[LEN / 2] = 7;
+        while readying.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            std::thread::yield_now();
+        }
+        let first = bytes.as_ptr().align_offset(PAGE);
+        let mut there = [0_u8; LEN / PAGE - 1];
+        // SAFETY: one byte is written for each of that many pages of our own.
+        let asked = unsafe {
+            let at = bytes.as_mut_ptr().add(first);
+            libc::mincore(at.cast(), there.len() * PAGE, there.as_mut_ptr())
+        };
+        // Linux can since 5.14.
+        let mut one = Aligned::zeroed(2 * PAGE).unwrap();
+        let at = one.as_mut_ptr().wrapping_add(one.as_ptr().align_offset(PAGE));
+        // SAFETY: a page of our own.
+        let can = unsafe { libc::madvise(at.cast(), PAGE, libc::MADV_POPULATE_WRITE) } == 0;
+        assert!(asked == 0 && (!can || there.iter().all(|page| page & 1 == 1)));
+        assert!(bytes.iter().enumerate().all(|(at, &x)| x == if at == LEN / 2 { 7 } else { 0 }));
     }
 }

@@ -12,6 +12,9 @@ use tangor_device::{
 use tangor_device_gpu::{AdapterChoice, AdapterKind, GpuDevice, GpuError, GpuOptions, adapters};
 use tangor_testkit::tiny;
 
+/// Reads of each thread: enough for one to look before another has called it, more often than not.
+const ROUNDS: usize = 2_000;
+
 fn open(options: &GpuOptions) -> GpuDevice {
     GpuDevice::open(options).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -50,6 +53,30 @@ fn run(
     runnable.run(&batch, kv, &[], &mut outputs)?;
     let [logits] = outputs;
     Ok(logits)
+}
+
+/// Whoever waits calls what others are waiting for, too.
+#[test]
+fn threads_that_wait_at_the_same_time_all_get_what_they_read() {
+    let (device, graph) = (open(&GpuOptions::default()), graph());
+    let width = graph.hyper.kv_heads * graph.hyper.head_dim;
+    let repeat = |value: f32| {
+        let mut kv = device.kv_cache(&spec(&graph, 4)).expect("a cache");
+        let written = vec![value; 16 * width];
+        [2, 3].iter().for_each(|&page| kv.write_page(page, 0, 16, &written, &written));
+        // What was read last is kept: one after the other.
+        for page in [2, 3].into_iter().cycle().take(ROUNDS) {
+            let (mut keys, mut values) = (vec![0.0; 16 * width], vec![0.0; 16 * width]);
+            kv.read_page(page, 0, 16, &mut keys, &mut values);
+            assert!(keys == written && values == written);
+        }
+    };
+    std::thread::scope(|scope| {
+        for value in [1.0, 2.0, 3.0, 4.0] {
+            let repeat = &repeat;
+            scope.spawn(move || repeat(value));
+        }
+    });
 }
 
 #[test]
